@@ -1,0 +1,8 @@
+"""`python -m appo`: the same as `appo`."""
+
+import sys
+
+from appo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

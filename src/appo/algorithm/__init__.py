@@ -1,0 +1,46 @@
+"""The mathematics of APPO: pure functions on tensors, no model, no trainer.
+
+`future_value` (Eq. 4) and token entropies (Eq. 3, measured elsewhere) give `branching_score` (Eq. 5), from which
+`select_branch_points` chooses where to branch; the rewards that come back give `dual_group_advantage` (Eq. 6) and
+`future_aware_advantage` (Eq. 7). Every step has its rivals from the paper's ablations beside it.
+"""
+
+from appo.algorithm.advantages import (
+    dual_group_advantage,
+    future_aware_advantage,
+    group_advantage,
+    pooled_advantage,
+    prefix_advantage,
+)
+from appo.algorithm.branch_selection import allocate_budget, branching_priority, select_branch_points, select_top
+from appo.algorithm.branching_score import (
+    branching_score,
+    entropy_score,
+    future_value_score,
+    random_score,
+    tool_boundary_score,
+    weighted_sum_score,
+)
+from appo.algorithm.future_value import FUTURE_CLIP, clip_future_value, future_value, half_life_to_gamma
+
+__all__ = [
+    "FUTURE_CLIP",
+    "allocate_budget",
+    "branching_priority",
+    "branching_score",
+    "clip_future_value",
+    "dual_group_advantage",
+    "entropy_score",
+    "future_aware_advantage",
+    "future_value",
+    "future_value_score",
+    "group_advantage",
+    "half_life_to_gamma",
+    "pooled_advantage",
+    "prefix_advantage",
+    "random_score",
+    "select_branch_points",
+    "select_top",
+    "tool_boundary_score",
+    "weighted_sum_score",
+]

@@ -1,0 +1,65 @@
+"""The command line: `appo sft | train | eval RECIPE [--field value ...]`.
+
+Only the standard library is imported here, so that help and mistakes answer at once; the work is in `run.py`.
+"""
+
+import sys
+
+USAGE = """\
+appo: reinforcement learning for tool-using language-model agents
+
+  appo train RECIPE [--field value ...]   cold start, then APPO; success before and after
+  appo sft   RECIPE [--field value ...]   the cold start only
+  appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
+  appo COMMAND --help                     the fields of a recipe
+
+RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
+--cold_start.field. An interrupted run goes on from its last checkpoint when started again.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, or 2 after a mistake in the recipe or the flags."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command, rest = arguments[:1], arguments[1:]
+    if command == ["--version"]:
+        from appo import __version__
+
+        print(__version__)
+        return 0
+    if not command or command[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    if command[0] not in ("sft", "train", "eval"):
+        print(f"appo: unknown command {command[0]}; use sft, train or eval.", file=sys.stderr)
+        return 2
+    if not rest or rest[0] in ("-h", "--help"):
+        if rest:
+            from appo.recipe import describe_fields
+
+            print(USAGE + "\nFields besides those of TRL's GRPOConfig (cold_start: SFTConfig):\n" + describe_fields())
+            return 0
+        print(
+            f"appo: {command[0]} needs a recipe, for example: appo {command[0]} recipes/kinship.yaml", file=sys.stderr
+        )
+        return 2
+    return _run(command[0], rest[0], rest[1:])
+
+
+def _run(command: str, recipe: str, overrides: list[str]) -> int:
+    import warnings
+
+    # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from appo import run
+    from appo.recipe import RecipeError, read_recipe
+
+    try:
+        getattr(run, command)(*read_recipe(recipe, overrides))
+    except RecipeError as error:
+        print(f"appo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("appo: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0

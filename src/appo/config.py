@@ -1,0 +1,177 @@
+"""`APPOConfig`: TRL's `GRPOConfig` and what APPO adds.
+
+Defaults are the paper's (`docs/algorithm.md`, "Settings"); inherited fields are repeated only where the paper wants
+another default. Checks across fields run before anything is loaded.
+
+Batch sizes count all rollouts of a task, branches included, as `num_generations` does: an optimizer step takes
+`per_device_train_batch_size * gradient_accumulation_steps / num_generations` tasks per device.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
+
+CHOICES = {
+    "branching": ("branching_score", "entropy", "future_value", "weighted_sum", "random", "tool_boundary"),
+    "advantage": ("dual_group", "pooled", "prefix", "group"),
+    "discount_over": ("all", "policy"),
+    "resample": ("token", "after_token"),
+    "tool_protocol": ("chat_template", "tags"),
+}
+
+
+@dataclass
+class APPOConfig(GRPOConfig):
+    """Configuration of `APPOTrainer`. Only what differs from `GRPOConfig` is listed.
+
+    Raises:
+        ValueError: for values that contradict each other; one sentence that names field, value and remedy.
+    """
+
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "Rollouts (initial and branches) per device and micro-batch."}
+    )
+    num_generations: int | None = field(
+        default=16, metadata={"help": "M: rollouts per task, initial and branches together."}
+    )
+    max_completion_length: int | None = field(
+        default=4096, metadata={"help": "Tokens per rollout after the prompt, tool results included."}
+    )
+    loss_type: str = field(
+        default="grpo", metadata={"help": "Eq. 8 is 'grpo': mean over a rollout's tokens, then over rollouts."}
+    )
+    epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper PPO clip."})
+
+    num_initial_rollouts: int = field(
+        default=4, metadata={"help": "N: rollouts per task that the behaviour policy writes and that are trained on."}
+    )
+    num_branch_points: int = field(default=3, metadata={"help": "B: branch points per rollout and round."})
+    num_branch_rounds: int = field(
+        default=1, metadata={"help": "L: rounds of branching; from the second on, branches are branched as well."}
+    )
+    future_weight: float = field(default=0.5, metadata={"help": "b of Eq. 7; 0 turns the future-aware factor off."})
+    half_life: float = field(default=32.0, metadata={"help": "Tokens after which a log-ratio counts half in Eq. 4."})
+    future_clip: list[float] = field(
+        default_factory=lambda: [1.0, 1.2], metadata={"help": "Bounds of Omega in Eq. 5 and 7."}
+    )
+    branching: str = field(
+        default="branching_score", metadata={"help": f"Score of branch points: {', '.join(CHOICES['branching'])}."}
+    )
+    advantage: str = field(default="dual_group", metadata={"help": f"One of {', '.join(CHOICES['advantage'])}."})
+    require_positive: bool = field(
+        default=True, metadata={"help": "Whether both factors of Eq. 5 have to be positive at a branch point."}
+    )
+    min_branch_distance: int = field(default=1, metadata={"help": "Least distance of a rollout's branch points."})
+    discount_over: str = field(
+        default="all", metadata={"help": "Whether the distance in Eq. 4 counts 'all' tokens or 'policy' tokens."}
+    )
+    resample: str = field(
+        default="token", metadata={"help": "A branch redraws the branch 'token', or starts 'after_token'."}
+    )
+    tool_protocol: str = field(
+        default="chat_template", metadata={"help": "How calls are written: 'chat_template' as in TRL, or 'tags'."}
+    )
+    result_format: str = field(
+        default="\n<result>\n{}\n</result>\n", metadata={"help": "Tool result in the tag protocol, with one {}."}
+    )
+    tool_timeout: float = field(default=30.0, metadata={"help": "Seconds that one tool call may take."})
+    tool_join_steps: int = field(
+        default=4, metadata={"help": "Tokens written by other rollouts before a tool's result is waited for."}
+    )
+    success_reward: float = field(default=1.0, metadata={"help": "Least total reward that counts as success."})
+    rollout_batch_size: int = field(default=256, metadata={"help": "Rollouts written at once per device."})
+    save_records: bool = field(
+        default=True, metadata={"help": "Whether each step appends a record per rollout to records.jsonl."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.generation_batch_size is None and self.steps_per_generation is None:
+            self.steps_per_generation = UPDATES_PER_GENERATION * self.gradient_accumulation_steps
+        self._check_choices()
+        self._check_tree()
+        self._check_unsupported()
+        super().__post_init__()
+        self._check_batches()
+
+    def _check_choices(self) -> None:
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        self.future_clip = [float(bound) for bound in self.future_clip]
+        if len(self.future_clip) != 2 or not 0 < self.future_clip[0] <= self.future_clip[1]:
+            raise ValueError(f"future_clip must be two bounds, 0 < low <= high, got {self.future_clip}.")
+        if self.half_life <= 0:
+            raise ValueError(f"half_life must be a positive number of tokens, got {self.half_life}.")
+        least: dict[str, float] = {
+            "num_initial_rollouts": 1, "num_branch_points": 0, "num_branch_rounds": 1, "min_branch_distance": 1,
+            "tool_join_steps": 1, "rollout_batch_size": 1, "future_weight": 0,
+        }  # fmt: skip
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}.")
+        if self.tool_timeout <= 0:
+            raise ValueError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
+        if "{}" not in self.result_format:
+            raise ValueError(f"result_format must hold one {{}} for the result's text, got {self.result_format!r}.")
+
+    def _check_tree(self) -> None:
+        rollouts, initial, points = self.num_generations, self.num_initial_rollouts, self.num_branch_points
+        if rollouts is None:
+            raise ValueError("num_generations must be given: it is the number of rollouts per task.")
+        if self.num_branch_rounds == 1 and initial * (points + 1) != rollouts:
+            raise ValueError(
+                f"num_initial_rollouts * (num_branch_points + 1) must equal num_generations, got {initial} * "
+                f"({points} + 1) = {initial * (points + 1)} and num_generations = {rollouts}; change one of the three."
+            )
+        if self.num_branch_rounds > 1 and (initial >= rollouts or points < 1):
+            raise ValueError(
+                f"num_branch_rounds = {self.num_branch_rounds} needs num_initial_rollouts < num_generations and "
+                f"num_branch_points >= 1, got {initial}, {rollouts} and {points}."
+            )
+
+    def _check_unsupported(self) -> None:
+        unsupported: dict[str, tuple[Any, str]] = {
+            "use_vllm": (False, "the embedded engine writes the rollouts"),
+            "use_transformers_continuous_batching": (False, "the embedded engine batches by itself"),
+            "repetition_penalty": (1.0, "it would change the policy that Eq. 4 compares"),
+            "generation_kwargs": (None, "sampling is set by temperature, top_p, top_k and min_p"),
+            "cache_implementation": (None, "the embedded engine has its own cache"),
+            "multi_objective_aggregation": ("sum_then_normalize", "Eq. 6 normalises the summed reward"),
+        }
+        for name, (value, reason) in unsupported.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is not supported ({reason}); leave it at {value!r}."
+                )
+
+    def _check_batches(self) -> None:
+        rollouts, micro = self.num_generations or 1, self.per_device_train_batch_size
+        per_update = micro * self.gradient_accumulation_steps
+        if per_update % rollouts:
+            raise ValueError(
+                f"per_device_train_batch_size * gradient_accumulation_steps = {per_update} must hold whole tasks of "
+                f"num_generations = {rollouts} rollouts; use a multiple of {rollouts}."
+            )
+        if micro * self.num_initial_rollouts % rollouts:
+            raise ValueError(
+                f"per_device_train_batch_size = {micro} must be a multiple of num_generations / num_initial_rollouts "
+                f"= {rollouts / self.num_initial_rollouts:g}, so that micro-batches hold whole initial rollouts."
+            )
+        if (self.steps_per_generation or 1) % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"steps_per_generation = {self.steps_per_generation} must be a multiple of "
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: a generation holds whole updates."
+            )
+
+    @property
+    def gamma(self) -> float:
+        """Discount of Eq. 4 per token: `2 ** (-1 / half_life)`."""
+        return 2.0 ** (-1.0 / self.half_life)
+
+    @property
+    def micro_batch_rows(self) -> int:
+        """Initial rollouts in one forward and backward."""
+        return self.per_device_train_batch_size * self.num_initial_rollouts // (self.num_generations or 1)

@@ -1,0 +1,53 @@
+"""What a task consists of: data, tools, rewards and, for the cold start, demonstrations.
+
+An environment follows TRL's convention: `reset(**row)` starts an episode, public methods are tools, an optional
+`get_reward()` scores it. One method is added, optional too: `fork()` returns an independent copy in the present
+state, so that a branch starts from the state its prefix left. Without it a deep copy is kept after each call; where
+copying fails, the prefix's calls are replayed.
+
+Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+
+
+@dataclass
+class Segment:
+    """A piece of a demonstration. `trained` is False for text that the policy does not write (tool results)."""
+
+    text: str
+    trained: bool = True
+
+
+@dataclass
+class Demonstration:
+    """One cold-start example: the prompt as the trainer's dataset has it, then what follows, piece by piece."""
+
+    prompt: str | list[dict[str, str]]
+    segments: list[Segment]
+
+
+@dataclass
+class Task:
+    """A task that recipes can name. All but `dataset` and one source of reward is optional.
+
+    Args:
+        dataset: `(size, seed) -> Dataset` with a `prompt` column; other columns reach `reset` and the rewards. Two
+            seeds give disjoint episodes with overwhelming probability.
+        reward_funcs: Reward functions with TRL's signature.
+        tools: Python functions that the policy may call.
+        environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`.
+        demonstrations: `(size, seed) -> Iterable[Demonstration]` for the cold start.
+        make_model: `() -> (model, tokenizer)`; without it a recipe has to name a model.
+    """
+
+    dataset: Callable[[int, int], Dataset]
+    reward_funcs: list[Callable[..., Any]] = field(default_factory=list)
+    tools: list[Callable[..., Any]] = field(default_factory=list)
+    environment_factory: Callable[[], Any] | None = None
+    demonstrations: Callable[[int, int], Iterable[Demonstration]] | None = None
+    make_model: Callable[[], tuple[Any, Any]] | None = None

@@ -1,0 +1,266 @@
+"""The embedded testbed: chains of look-ups in a table of relations, learnable in minutes on a CPU.
+
+The prompt is the bare list of relations, in the order in which they are to be looked up, and the entity to start
+from: `mother friend boss e32`. The agent thinks, asks, reads the result, and answers:
+
+    <think> filler .. plan start mother filler .. </think> <search> mother e32 </search> <result> e17 </result>
+    <think> filler .. plan mother friend filler .. </think> <search> friend e17 </search> <result> weak e9 </result>
+    <think> filler .. plan friend retry filler .. </think> <search> friend e17 </search> <result> e4 </result> ...
+    <think> filler .. plan boss done filler .. </think> <answer> e5 </answer>
+
+Every episode has a table of its own, so that nothing but asking helps. Fillers mean nothing and have a high entropy;
+the third word of each `plan` phrase decides the outcome (`decision_positions`). Demonstrations decide wrongly with
+probability `NOISE`, so that a cold start leaves reinforcement learning something to repair.
+
+Left out on purpose: tables in memory (an entry is a hash of episode, relation and entity) and repeated relations in a
+question (the last relation alone then says which one comes next).
+
+    from appo.environments.kinship import TASK
+    model, tokenizer = TASK.make_model()
+    rows = TASK.dataset(500, seed=1)
+"""
+
+import random
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any
+
+from datasets import Dataset
+from tokenizers import AddedToken, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from appo.environments.base import Demonstration, Segment, Task
+
+RELATIONS = ["boss", "friend", "mother", "father", "sister", "brother", "teacher", "neighbour"]
+ENTITIES = [f"e{number}" for number in range(40)]
+# fmt: off
+FILLERS = [
+    "well", "so", "hmm", "now", "let", "me", "see", "then", "ok", "here", "maybe", "right", "look", "first", "again",
+    "step", "next", "think", "fine", "sure", "yes", "note", "but", "also",
+]
+# fmt: on
+PLANNING = ["plan", "start", "retry", "done"]
+TAGS = [f"<{slash}{name}>" for name in ("think", "search", "result", "answer") for slash in ("", "/")]
+# `weak` marks an answer that should be asked again; the others spell the error of a malformed query.
+TOOL_WORDS = [
+    "weak",
+    "error",
+    "Error:",
+    "search",
+    "got",
+    "nothing",
+    "needs",
+    "one",
+    "relation",
+    "and",
+    "entity",
+    "like",
+]
+
+MIN_HOPS, MAX_HOPS = 2, 4
+WEAK_SHARE = 0.25
+NOISE = 0.12
+
+
+class KinshipEnvironment:
+    """One episode: a table of relations that the agent asks, entry by entry."""
+
+    def __init__(self) -> None:
+        self._seed = 0
+        self._asked: frozenset[tuple[str, str]] = frozenset()
+
+    def reset(self, seed: int, **row: Any) -> None:
+        """Starts the episode `seed`.
+
+        Args:
+            seed: The number that the episode's table is derived from.
+            row: The other columns of the dataset; not needed.
+        """
+        self._seed = int(seed)
+        self._asked = frozenset()
+
+    def search(self, query: str) -> str:
+        """Looks up who stands in a relation to an entity.
+
+        Args:
+            query: A relation and an entity, for example `mother e32`.
+
+        Returns:
+            The entity found, or `weak` and an entity that is usually wrong: ask again.
+        """
+        words = query.split()
+        if len(words) != 2 or words[0] not in RELATIONS or words[1] not in ENTITIES:
+            # Without punctuation, since the tokenizer knows words only.
+            got = " ".join(words) or "nothing"
+            raise ValueError(f"search got {got} but needs one relation and one entity like mother e32")
+        relation, entity = words
+        first_time = (relation, entity) not in self._asked
+        self._asked |= {(relation, entity)}
+        if first_time and is_weak(self._seed, relation, entity):
+            return f"weak {ENTITIES[_hash(self._seed, relation, entity, 'guess') % len(ENTITIES)]}"
+        return look_up(self._seed, relation, entity)
+
+    def fork(self) -> "KinshipEnvironment":
+        """Returns an independent copy in the present state."""
+        copy = KinshipEnvironment()
+        # The set is immutable, so sharing it is safe and costs nothing.
+        copy._seed, copy._asked = self._seed, self._asked
+        return copy
+
+
+def look_up(seed: int, relation: str, entity: str) -> str:
+    """The true entry of the episode's table."""
+    return ENTITIES[_hash(seed, relation, entity, "entry") % len(ENTITIES)]
+
+
+def is_weak(seed: int, relation: str, entity: str) -> bool:
+    """Whether the first answer to this query is a weak one."""
+    return _hash(seed, relation, entity, "weak") % 1000 < WEAK_SHARE * 1000
+
+
+def _hash(*parts: object) -> int:
+    # Python's own hash of a string differs from process to process.
+    text = " ".join(map(str, parts))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def exact_answer(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
+    """TRL reward function: 1 if the last `<answer> x </answer>` of the completion is the row's answer, else 0."""
+    return [float(final_answer(text) == right) for text, right in zip(completions, answer, strict=True)]
+
+
+def final_answer(completion: str | list[dict[str, Any]]) -> str | None:
+    """The text of the last closed answer of a completion (a string or TRL's messages), None without one."""
+    if not isinstance(completion, str):
+        written = [message.get("content") for message in completion if message.get("role") == "assistant"]
+        completion = " ".join(content for content in written if isinstance(content, str))
+    before, closing, _ = completion.rpartition("</answer>")
+    _, opening, text = before.rpartition("<answer>")
+    return text.strip() if opening and closing else None
+
+
+def decision_positions(words: list[str]) -> list[int]:
+    """Where the true decisions of a rollout stand: the third word of each `plan <last> <next>`."""
+    return [i + 2 for i, word in enumerate(words[:-2]) if word == "plan"]
+
+
+def make_dataset(size: int, seed: int) -> Dataset:
+    """Questions with the columns `prompt`, `seed` (of the episode), `answer` and `hops`."""
+    rng = random.Random(f"questions {seed}")
+    return Dataset.from_list([_make_question(rng) for _ in range(size)])
+
+
+def _make_question(rng: random.Random) -> dict[str, Any]:
+    episode = rng.getrandbits(62)
+    relations = rng.sample(RELATIONS, rng.randint(MIN_HOPS, MAX_HOPS))
+    entity = answer = rng.choice(ENTITIES)
+    for relation in relations:
+        answer = look_up(episode, relation, answer)
+    return {"prompt": " ".join([*relations, entity]), "seed": episode, "answer": answer, "hops": len(relations)}
+
+
+def make_demonstrations(size: int, seed: int, noise: float = NOISE) -> Iterator[Demonstration]:
+    """Demonstrations that decide wrongly with probability `noise` and go on consistently from there."""
+    rng = random.Random(f"demonstrations {seed}")
+    for _ in range(size):
+        question = _make_question(rng)
+        yield Demonstration(question["prompt"], _demonstrate(question, noise, rng))
+
+
+def _demonstrate(question: dict[str, Any], noise: float, rng: random.Random) -> list[Segment]:
+    *relations, entity = question["prompt"].split()
+    environment = KinshipEnvironment()
+    environment.reset(question["seed"])
+    segments: list[Segment] = []
+    last, position, found, weak = "start", 0, entity, False
+    while True:
+        decision, position = _decide(relations, position, last, weak, noise, rng)
+        thought = f"<think> {_fill(rng, 1, 4)} plan {last} {decision} {_fill(rng, 0, 2)} </think>"
+        if decision == "done":
+            segments.append(Segment(f" {thought} <answer> {found} </answer>"))
+            return segments
+        # A retry asks the last query again; anything else asks about what was found.
+        if decision != "retry":
+            last, entity = decision, found
+        segments.append(Segment(f" {thought} <search> {last} {entity} </search>"))
+        result = environment.search(f"{last} {entity}")
+        segments.append(Segment(f" <result> {result} </result>", trained=False))
+        found, weak = result.split()[-1], result.startswith("weak")
+
+
+def _decide(
+    relations: list[str], position: int, last: str, weak: bool, noise: float, rng: random.Random
+) -> tuple[str, int]:
+    """The word that ends the plan, and how many relations of the question are then dealt with."""
+    onward = relations[position] if position < len(relations) else "done"
+    right = "retry" if weak else onward
+    decision = right
+    if rng.random() < noise:
+        # Ignore a weak result, stop early, repeat needlessly, skip a relation, ask for any relation.
+        options = {onward, "done", rng.choice(RELATIONS), *relations[position + 1 : position + 2]}
+        if last != "start":
+            options.add("retry")
+        decision = rng.choice(sorted(options - {right, last}))
+    if decision == "retry":
+        return decision, position
+    skipped = decision in relations[position + 1 : position + 2]
+    return decision, min(position + 1 + skipped, len(relations))
+
+
+def _fill(rng: random.Random, least: int, most: int) -> str:
+    return " ".join(rng.choices(FILLERS, k=rng.randint(least, most)))
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer: one token per word, words joined by spaces in decoding.
+
+    The tags are added tokens and not words of the model's vocabulary: text that only looks like a tag (encoded
+    without added tokens) becomes `<unk>`. They are not special, since decoding without special tokens, which is what
+    a reward function gets to see, would drop them.
+    """
+    words = ["<unk>", *RELATIONS, *ENTITIES, *FILLERS, *PLANNING, *TOOL_WORDS]
+    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    return tokenizer
+
+
+def make_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """A Llama of about 0.2M parameters with fresh weights (from torch's generator) and its tokenizer."""
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        # 1 / sqrt(hidden_size): with the usual 0.02 a model this narrow learns to copy many times later.
+        initializer_range=0.1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        attn_implementation="sdpa",
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config), tokenizer
+
+
+TASK = Task(
+    dataset=make_dataset,
+    reward_funcs=[exact_answer],
+    environment_factory=KinshipEnvironment,
+    demonstrations=make_demonstrations,
+    make_model=make_model,
+)

@@ -1,0 +1,112 @@
+"""records.jsonl: one line per rollout and optimizer step, with everything that the step decided.
+
+The report and the pictures read this file, never the trainer. Times are left out: two runs with one seed write the
+same records.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from appo.rollout.tree import RolloutTree
+
+
+def _rounded(value: Any) -> Any:
+    """JSON has no NaN; five significant digits are more than float32 scores mean."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def rollout_records(trees: list[RolloutTree], per_token: dict[str, torch.Tensor], step: int) -> list[dict[str, Any]]:
+    """One record per rollout of a mini-batch, branches included.
+
+    Args:
+        trees: The mini-batch's tasks.
+        per_token: Names and tensors (B, T), rows being the initial rollouts in the order of the trees; cut to each
+            rollout's length. A branch has the engine's log-probabilities only: the others are not computed for it.
+        step: Number of the optimizer step, from 1.
+    """
+    lists = {name: tensor.tolist() for name, tensor in per_token.items()}
+    records, row = [], 0
+    for tree in trees:
+        for index, rollout in enumerate(tree.rollouts):
+            record = {
+                "step": step,
+                "task": tree.id,
+                "rollout": index,
+                "parent": rollout.parent,
+                "branch_position": rollout.branch_position,
+                "prompt": rollout.prompt,
+                "completion_ids": rollout.completion_ids,
+                "policy_mask": rollout.policy_mask,
+                "finish_reason": rollout.finish_reason,
+                "reward": rollout.reward,
+                "rewards": rollout.rewards,
+                "tool_calls": [
+                    {name: value for name, value in vars(call).items() if name != "seconds"}
+                    for call in rollout.tool_calls
+                ],
+            }
+            if index < tree.num_initial:
+                size = len(rollout.completion_ids)
+                record.update({name: values[row][:size] for name, values in lists.items()})
+                row += 1
+            else:
+                record["logprobs"] = rollout.logprobs
+            records.append(record)
+    return records
+
+
+def append_records(path: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -> None:
+    """Appends records, each as one line; NaN becomes null."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(_rounded(record), ensure_ascii=False, default=str) + "\n" for record in records)
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Records in order of writing; a last line cut off by a kill is skipped.
+
+    Raises:
+        ValueError: for a broken line elsewhere, with its number.
+    """
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise ValueError(f"{path}, line {number} is not JSON; the file was changed by hand?") from None
+
+
+def start_records(path: str | os.PathLike[str], step: int) -> None:
+    """Prepares the file for a run that continues after optimizer step `step`.
+
+    Records of later steps are dropped, as these steps will be done again. A new run (step 0) moves a file that is
+    already there to `records.1.jsonl`, `records.2.jsonl` and so on: nothing is lost.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    if step == 0:
+        number = 1
+        while (old := path.with_suffix(f".{number}.jsonl")).exists():
+            number += 1
+        path.rename(old)
+        return
+    partial = path.with_suffix(".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.writelines(
+            json.dumps(record, ensure_ascii=False) + "\n" for record in read_records(path) if record["step"] <= step
+        )
+    partial.replace(path)

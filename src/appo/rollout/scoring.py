@@ -1,0 +1,72 @@
+"""Rollouts as padded tensors, and their log-probabilities and entropies under a policy.
+
+The forward is TRL's own (`GRPOTrainer._get_per_token_logps_and_entropies`), which projects through the LM head in
+tiles: no (B, T, V) tensor, the entropy is over the full vocabulary at the sampling temperature (Eq. 3), and what is
+scored is, to the bit, what the loss computes.
+
+Left out on purpose: anything that compares two policies (`appo.algorithm`).
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from trl.trainer.utils import pad
+
+from appo.rollout.types import Rollout
+
+# Shapes: B rollouts, P prompt tokens (left-padded), T completion tokens (right-padded).
+
+
+@dataclass
+class RolloutBatch:
+    """Padded rollouts.
+
+    Args:
+        prompt_ids_BP, prompt_mask_BP: int64; 1 at prompt tokens.
+        completion_ids_BT, completion_mask_BT: int64; 1 at completion tokens, results included.
+        policy_mask_BT: int64; 1 at tokens that the policy wrote.
+    """
+
+    prompt_ids_BP: torch.Tensor
+    prompt_mask_BP: torch.Tensor
+    completion_ids_BT: torch.Tensor
+    completion_mask_BT: torch.Tensor
+    policy_mask_BT: torch.Tensor
+
+    def rows(self, start: int, stop: int) -> "RolloutBatch":
+        """Rollouts `start` to `stop`, padding unchanged."""
+        return RolloutBatch(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+
+
+@dataclass
+class TokenScores:
+    """`logps_BT` (nats) and `entropies_BT` (nats), float32; meaningless outside the completion mask."""
+
+    logps_BT: torch.Tensor
+    entropies_BT: torch.Tensor
+
+
+def collate(
+    rollouts: list[Rollout], *, pad_token_id: int, pad_to_multiple_of: int | None = None, device: torch.device | str
+) -> RolloutBatch:
+    """Pads rollouts to one batch: prompts on the left, completions on the right."""
+
+    def padded(lists: list[list[int]], value: int, side: str) -> torch.Tensor:
+        tensors = [torch.tensor(ids, dtype=torch.long) for ids in lists]
+        return pad(tensors, padding_value=value, padding_side=side, pad_to_multiple_of=pad_to_multiple_of).to(device)
+
+    return RolloutBatch(
+        padded([r.prompt_ids for r in rollouts], pad_token_id, "left"),
+        padded([[1] * len(r.prompt_ids) for r in rollouts], 0, "left"),
+        padded([r.completion_ids for r in rollouts], pad_token_id, "right"),
+        padded([[1] * len(r.completion_ids) for r in rollouts], 0, "right"),
+        padded([r.policy_mask for r in rollouts], 0, "right"),
+    )
+
+
+def pad_floats(lists: list[list[float]], length: int, device: torch.device | str) -> torch.Tensor:
+    """Per-token numbers as a float32 tensor (B, length), NaN behind each list's end."""
+    padded = torch.full((len(lists), length), float("nan"), device=device)
+    for row, values in enumerate(lists):
+        padded[row, : len(values)] = torch.tensor(values)
+    return padded

@@ -1,0 +1,300 @@
+"""`RolloutTrainer`: TRL's `GRPOTrainer` with rollouts written by the agent loop.
+
+Everything that writing, rewarding and scoring rollouts takes from a trainer: tools and environments, prompts, reward
+functions, the model in a state to generate from, and the forward of the loss. What to do with the rollouts is for
+`APPOTrainer` to say.
+
+Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-ends: TRL's and transformers' own.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from trl import GRPOTrainer
+from trl.data_utils import is_conversational
+from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
+from trl.trainer.utils import get_config_model_id, use_adapter
+
+from appo import metrics
+from appo.config import APPOConfig
+from appo.environments.pool import EnvironmentPool, with_observation
+from appo.generation.transformers_engine import TransformersEngine
+from appo.rollout.agent_loop import AgentLoop, Start
+from appo.rollout.protocol import ChatProtocol, TagProtocol, ToolProtocol
+from appo.rollout.scoring import RolloutBatch, TokenScores, collate
+from appo.rollout.tree import RolloutTree
+from appo.rollout.types import Rollout
+from appo.tools.runner import ToolRunner
+
+# Shapes: B rollouts, F reward functions, T completion tokens.
+
+
+class RolloutTrainer(GRPOTrainer):
+    """Writes, rewards and scores rollouts; see `APPOTrainer` for the arguments."""
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: APPOConfig | None = None,
+        *positional: Any,
+        tools: list[Any] | None = None,
+        environment_factory: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else get_config_model_id(model.config)
+            args = APPOConfig(f"{name.split('/')[-1]}-APPO")
+        if kwargs.pop("rollout_func", None) is not None:
+            raise ValueError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
+        self._pool = EnvironmentPool(list(tools or []), environment_factory)
+        if args.tool_protocol == "chat_template":
+            kwargs.update(tools=tools, environment_factory=environment_factory)
+        else:
+            # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
+            reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        if self._is_vlm:
+            raise ValueError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
+        self._hide_fork()
+        self.protocol = self._make_protocol()
+        self.runner = ToolRunner(timeout=args.tool_timeout)
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = {"tokens/generated": 0, "tokens/trained": 0, "tools/failures": 0}
+
+    def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
+        """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
+        funcs = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [f for f in [reward_funcs] if f]
+        types = {type(environment) for environment in self._pool.probe()}
+        for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
+
+            def environment_reward(environments: list[Any], kind: type = kind, **_: Any) -> list[float | None]:
+                return [e.get_reward() if type(e) is kind else None for e in environments]
+
+            environment_reward.__name__ = kind.__name__
+            funcs.append(environment_reward)
+            weights = None if weights is None else [*weights, 1.0]
+        return funcs, weights
+
+    def _hide_fork(self) -> None:
+        """TRL offers every public method of an environment as a tool; `fork` is none."""
+        if self.environment_factories is None:
+            return
+        for name, tools in self._env_tools.items():
+            self._env_tools[name] = [tool for tool in tools if tool.__name__ != "fork"]
+        self.tools = [tool for tool in self.tools if tool.__name__ != "fork"]
+
+    def _make_protocol(self) -> ToolProtocol:
+        if self.args.tool_protocol == "tags":
+            names = {tool.__name__ for tool in self._pool.tools}
+            for environment in self._pool.probe():
+                names |= set(self._pool.tools_of(environment))
+            return TagProtocol(self._tokenizer, names, self.args.result_format)
+        return ChatProtocol(self._tokenizer, self.tools, self._get_tool_suffix_ids)
+
+    # ---- writing ----
+
+    def write_initial(self, rows: list[dict[str, Any]], size: int, stream: int = 0) -> list[RolloutTree]:
+        """Writes and rewards `size` rollouts for each row with the current policy.
+
+        Args:
+            rows: Rows of a data set with a `prompt` column, one per task.
+            size: Rollouts per task.
+            stream: Another stream gives other random numbers at the same optimizer step.
+
+        Returns:
+            One tree per row. Its environments are kept until `release_environments`.
+        """
+        trees, prompts, environments, names = [], [], [], []
+        for row in rows:
+            trees.append(RolloutTree(row, f"{self.state.global_step}.{self.accelerator.process_index}.{len(trees)}"))
+            for _ in range(size):
+                environment, observation = self._pool.open(row)
+                prompts.append(with_observation(row.get("prompt", [{"role": "user", "content": ""}]), observation))
+                environments.append(environment)
+                names.append(self._pool.name_of(row))
+        self._batch_environments = names  # TRL's `_tokenize_prompts` renders each prompt with its own tools
+        prompt_ids, _, _ = self._tokenize_prompts(prompts)
+        starts = []
+        for ids, prompt, environment in zip(prompt_ids, prompts, environments, strict=True):
+            rollout = Rollout(list(ids), prompt, environment=environment)
+            starts.append(Start(rollout, self._pool.tools_of(environment)))
+        with self._timed("generate"):
+            rollouts = self._run_loop(starts, stream, keep_snapshots=self.model.training)
+        for index, rollout in enumerate(rollouts):
+            trees[index // size].add_initial(rollout)
+        self._reward([(tree, rollout) for tree in trees for rollout in tree.initial])
+        return trees
+
+    def release_environments(self, trees: list[RolloutTree]) -> None:
+        """Gives the environments of `write_initial` back for reuse."""
+        self._pool.release(rollout.environment for tree in trees for rollout in tree.rollouts)
+
+    def _run_loop(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
+        training = self.model.training
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+        ):
+            model.eval()
+            engine = TransformersEngine(
+                model,
+                pad_token_id=self._tokenizer.pad_token_id,
+                eos_token_ids=self.eos_token_ids,
+                stop_candidates=self.protocol.stop_candidates,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                min_p=self.min_p,
+                max_rows=self.args.rollout_batch_size,
+            )
+            loop = AgentLoop(
+                engine,
+                self.protocol,
+                self.runner,
+                max_completion_length=self.max_completion_length,
+                max_tool_turns=self.args.max_tool_calling_iterations,
+                context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+                join_every=self.args.tool_join_steps,
+                keep_snapshots=keep_snapshots,
+            )
+            rollouts = loop.run(starts, self._seed(stream))
+            model.train(training)
+        self._counts["tokens/generated"] += loop.counters.policy_tokens
+        self._counts["tools/failures"] += sum(loop.counters.errors.values())
+        self._seconds["tools"] += loop.counters.tool_seconds
+        return rollouts
+
+    def _seed(self, stream: int) -> int:
+        """A function of run, process, optimizer step and stream: a resumed run draws what it would have drawn."""
+        entropy = [self.args.seed, self.accelerator.process_index, self.state.global_step, stream]
+        return int(np.random.SeedSequence(entropy).generate_state(1, dtype=np.uint64)[0])
+
+    def _reward(self, pairs: list[tuple[RolloutTree, Rollout]]) -> None:
+        """Calls TRL's reward machinery and stores each rollout's weighted sum."""
+        count = len(pairs)
+        if self.accelerator.num_processes > 1:
+            # TRL gathers rewards, so processes need equally many rows; the last ones are repeated and dropped.
+            most = int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
+            pairs = (pairs + pairs[-1:] * (most - count)) if pairs else pairs
+        if not pairs:
+            return
+        rollouts = [rollout for _, rollout in pairs]
+        conversational = is_conversational({"prompt": rollouts[0].prompt})
+        self.environments = [r.environment for r in rollouts] if self._pool.factories else None
+        completions = [self.protocol.completion(rollout, conversational) for rollout in rollouts]
+        rewards_BF = self._calculate_rewards(
+            [tree.row for tree, _ in pairs],
+            [rollout.prompt for rollout in rollouts],
+            completions,
+            [rollout.completion_ids for rollout in rollouts],
+        )
+        first = self.accelerator.process_index * len(pairs)
+        rewards_BF = rewards_BF[first : first + count]
+        totals_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
+        unscored_B = rewards_BF.isnan().all(dim=1)
+        for rollout, total, unscored, parts in zip(
+            rollouts, totals_B.tolist(), unscored_B.tolist(), rewards_BF.tolist(), strict=False
+        ):
+            rollout.reward = None if unscored else total
+            rollout.rewards = dict(zip(self.reward_func_names, parts, strict=True))
+
+    # ---- scoring ----
+
+    def _collate(self, rollouts: list[Rollout]) -> RolloutBatch:
+        return collate(
+            rollouts,
+            pad_token_id=self._tokenizer.pad_token_id,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            device=self.accelerator.device,
+        )
+
+    @torch.no_grad()
+    def _score(self, batch: RolloutBatch) -> TokenScores:
+        """Log-probabilities and entropies under the current policy, without dropout (Eq. 3)."""
+        training = self.model.training
+        self.model.eval()
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logps_BT, entropies_BT = self._forward(self.model, batch)
+        self.model.train(training)
+        return TokenScores(logps_BT, entropies_BT)
+
+    def _forward(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch.prompt_ids_BP, batch.completion_ids_BT], dim=1),
+            torch.cat([batch.prompt_mask_BP, batch.completion_mask_BT], dim=1),
+            batch.completion_ids_BT.shape[1],
+            batch_size=max(self.args.micro_batch_rows, 1),
+            compute_entropy=True,
+        )
+        return logps_BT.float(), entropies_BT.float()
+
+    @torch.no_grad()
+    def _reference_logps(self, batch: RolloutBatch) -> torch.Tensor:
+        """Log-probabilities under pi_ref, found as TRL finds it: a model of its own, or the adapter switched off."""
+        if self.ref_model is not None:
+            return self._forward(self.ref_model, batch)[0]
+        model = self.accelerator.unwrap_model(self.model)
+        assert is_peft_model(model)
+        with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
+            return self._forward(self.model, batch)[0]
+
+    # ---- logging ----
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[phase] += time.perf_counter() - start
+
+    def _log_means(self, values: dict[str, float]) -> None:
+        """Adds metrics, averaged over processes; TRL's `log` averages over steps and leaves NaN out."""
+        mode = "train" if self.model.training else "eval"
+        local = torch.tensor([list(values.values())], device=self.accelerator.device)
+        for name, value in zip(values, self.accelerator.gather(local).nanmean(dim=0).tolist(), strict=True):
+            self._metrics[mode][name].append(value)
+
+    def _log_generation(self, trees: list[RolloutTree]) -> None:
+        """TRL's own metrics of a generation, over the initial rollouts."""
+        rollouts = [rollout for tree in trees for rollout in tree.initial]
+        self._log_means(metrics.generation_metrics(trees, self.reward_func_names))
+        if self.model.training:
+            tokens = sum(len(r.prompt_ids) + sum(r.policy_mask) for r in rollouts)
+            seen = self.accelerator.gather(torch.tensor([tokens], device=self.accelerator.device)).sum().item()
+            self.state.num_input_tokens_seen += int(seen)
+        if self.log_completions:
+            conversational = is_conversational({"prompt": rollouts[0].prompt})
+            completions = [self.protocol.completion(rollout, conversational) for rollout in rollouts]
+            self._logs["prompt"].extend(gather_object([rollout.prompt for rollout in rollouts]))
+            self._logs["completion"].extend(gather_object(completions))
+            for name in self.reward_func_names:
+                self._logs["rewards"][name].extend(gather_object([r.rewards.get(name) for r in rollouts]))
+            base = [tree_advantage for tree in trees for tree_advantage in metrics.reward_z(tree)]
+            self._logs["advantages"].extend(gather_object(base))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        before = sum(self._seconds[phase] for phase in ("generate", "score", "branch"))
+        start = time.perf_counter()
+        loss = super().training_step(*args, **kwargs)
+        prepared = sum(self._seconds[phase] for phase in ("generate", "score", "branch")) - before
+        self._seconds["train"] += time.perf_counter() - start - prepared
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            logs.update({f"time/{phase}": seconds for phase, seconds in self._seconds.items()})
+            logs.update({name: float(count) for name, count in self._counts.items()})
+            self._seconds.clear()
+        super().log(logs, start_time)

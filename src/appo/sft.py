@@ -1,0 +1,108 @@
+"""Cold start: teaches a model the form of an agent's rollouts from demonstrations, on TRL's `SFTTrainer`.
+
+A demonstration is tokenised piece by piece, never across a boundary, because a rollout is built that way too: what
+the policy writes and what a tool returns are encoded apart. Loss falls on the pieces that the policy writes and on
+the end token; the prompt and the tool results carry none.
+
+Left out on purpose: packing (the rollouts are short, and packed rows would see each other without flash attention)
+and truncation (a demonstration cut short teaches an agent that never answers; too long ones are left out and counted).
+
+    metrics = cold_start(model, tokenizer, TASK.demonstrations(8000, 0), SFTConfig(output_dir="out", max_steps=400))
+"""
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from appo.environments.base import Demonstration
+
+IGNORED = -100  # the label that torch's and TRL's losses skip
+CHUNK = 1000  # demonstrations per tokenizer call: a call per piece would take longer than the training
+
+
+def cold_start(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Iterable[Demonstration],
+    args: SFTConfig,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, float]:
+    """Trains `model` in place and returns the metrics, among them how many demonstrations were too long."""
+    trainer, counts = make_sft_trainer(model, tokenizer, demonstrations, args, callbacks)
+    return {**trainer.train().metrics, **counts}
+
+
+def make_sft_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Iterable[Demonstration],
+    args: SFTConfig,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> tuple[SFTTrainer, dict[str, float]]:
+    """The trainer, ready to run, and the counts `demonstrations` and `demonstrations_too_long`."""
+    if args.packing or args.padding_free:
+        name = "packing" if args.packing else "padding_free"
+        raise ValueError(f"{name}=True is not supported in the cold start: set it to False.")
+    rows = tokenize_demonstrations(tokenizer, demonstrations)
+    kept = [row for row in rows if args.max_length is None or len(row["input_ids"]) <= args.max_length]
+    too_long = len(rows) - len(kept)
+    if not kept:
+        reason = f"all {too_long} are longer than max_length={args.max_length}: raise it" if rows else "there are none"
+        raise ValueError(f"demonstrations: {reason}.")
+    if too_long:
+        warnings.warn(
+            f"{too_long} of {len(rows)} demonstrations are longer than max_length={args.max_length} tokens and were "
+            "left out: raise max_length or shorten them.",
+            stacklevel=2,
+        )
+    # The rows carry their labels; TRL's own preparation would only walk over them several times.
+    args = copy.copy(args)
+    args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=Dataset.from_list(kept),
+        processing_class=tokenizer,
+        callbacks=list(callbacks),
+    )
+    return trainer, {"demonstrations": len(kept), "demonstrations_too_long": too_long}
+
+
+def tokenize_demonstrations(
+    tokenizer: PreTrainedTokenizerBase, demonstrations: Iterable[Demonstration]
+) -> list[dict[str, list[int]]]:
+    """One row with `input_ids` and `labels` per demonstration; labels are -100 where no loss falls."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("tokenizer.eos_token is None, but a demonstration has to end with it: set it.")
+    rows: list[dict[str, list[int]]] = []
+    remaining = iter(demonstrations)
+    while chunk := list(islice(remaining, CHUNK)):
+        texts = [segment.text for demonstration in chunk for segment in demonstration.segments]
+        pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        for demonstration, prompt in zip(chunk, _prompt_ids(tokenizer, chunk), strict=True):
+            ids, labels = list(prompt), [IGNORED] * len(prompt)
+            for segment in demonstration.segments:
+                piece = next(pieces)
+                ids += piece
+                labels += piece if segment.trained else [IGNORED] * len(piece)
+            rows.append({"input_ids": [*ids, tokenizer.eos_token_id], "labels": [*labels, tokenizer.eos_token_id]})
+    return rows
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, chunk: list[Demonstration]) -> list[list[int]]:
+    """The prompts' ids as the trainer makes them: plain text as it is, messages through the chat template."""
+    prompts: list[Any] = [demonstration.prompt for demonstration in chunk]
+    if all(isinstance(prompt, str) for prompt in prompts):
+        return tokenizer(prompts)["input_ids"]
+    return [
+        tokenizer(prompt)["input_ids"]
+        if isinstance(prompt, str)
+        else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+        for prompt in prompts
+    ]

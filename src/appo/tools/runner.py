@@ -1,0 +1,161 @@
+"""Runs tool calls in threads, each with its own time-out; failures become text that the policy can read.
+
+This is the one place where exceptions of users' code are caught; each is counted by its kind. A call that exceeds its
+time is abandoned: its thread cannot be killed, so it is a daemon, and another takes its place.
+
+Left out on purpose: isolation. A tool that runs foreign code brings its own (`python_sandbox.py`).
+"""
+
+import asyncio
+import inspect
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+
+@dataclass
+class ToolOutcome:
+    """What came of a call: the text for the policy, why it failed (None if it did not), and its wall time."""
+
+    text: str
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class _Job:
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+    started: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+    start_time: float = 0.0
+    outcome: ToolOutcome | None = None
+    abandoned: bool = False
+
+
+class PendingCall:
+    """A call under way, or one that failed before it began."""
+
+    def __init__(self, runner: "ToolRunner", job: _Job | None, outcome: ToolOutcome | None = None) -> None:
+        self._runner, self._job, self._outcome = runner, job, outcome
+
+    def result(self) -> ToolOutcome:
+        """Waits for the call, at most its time-out from the moment it began to run."""
+        if self._outcome is None:
+            assert self._job is not None
+            self._outcome = self._runner.wait(self._job)
+        return self._outcome
+
+
+def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, Any]:
+    """Keyword arguments for `function` from what the policy wrote.
+
+    A mapping is taken by name. Text goes to the only required parameter, converted to its annotation (int, float,
+    bool, str); a function with several parameters takes a JSON object.
+
+    Raises:
+        TypeError, ValueError: with a sentence for the policy.
+    """
+    signature = inspect.signature(function)
+    if isinstance(arguments, str):
+        names = list(signature.parameters)
+        required = [n for n, p in signature.parameters.items() if p.default is p.empty] or names[:1]
+        if len(required) == 1:
+            kind = get_type_hints(function).get(required[0], str)
+            convert = {int: int, float: float, bool: json.loads}.get(kind, str)
+            arguments = {required[0]: convert(arguments)}
+        else:
+            arguments = json.loads(arguments) if arguments else {}
+    if not isinstance(arguments, Mapping):
+        raise TypeError(f"arguments must be a JSON object with {', '.join(signature.parameters) or 'no names'}")
+    bound = signature.bind(**arguments)
+    return dict(bound.arguments)
+
+
+class ToolRunner:
+    """A growing pool of daemon threads.
+
+    Args:
+        timeout: Seconds that one call may run.
+        max_workers: Calls that run at once.
+    """
+
+    def __init__(self, timeout: float = 30.0, max_workers: int = 32) -> None:
+        self.timeout, self.max_workers = timeout, max_workers
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._unfinished = 0  # calls submitted and neither done nor abandoned
+        self._workers = 0  # threads that are not stuck
+
+    def submit(self, tools: Mapping[str, Callable[..., Any]], name: str, arguments: Any) -> PendingCall:
+        """Starts a call; a name or arguments that make no sense give an error outcome at once."""
+        if name not in tools:
+            known = ", ".join(sorted(tools)) or "none"
+            return PendingCall(self, None, ToolOutcome(f"error: no tool named {name}; tools: {known}", "unknown tool"))
+        if arguments is None:
+            text = f"error: malformed call of {name}: the opening tag is missing"
+            return PendingCall(self, None, ToolOutcome(text, "malformed call"))
+        try:
+            job = _Job(tools[name], bind_arguments(tools[name], arguments))
+        except (TypeError, ValueError) as error:
+            return PendingCall(self, None, ToolOutcome(f"error: bad arguments for {name}: {error}", "bad arguments"))
+        with self._lock:
+            self._unfinished += 1
+            self._grow()
+        self._jobs.put(job)
+        return PendingCall(self, job)
+
+    def wait(self, job: _Job) -> ToolOutcome:
+        """Waits for a job; after its time-out it is abandoned and the job's thread replaced."""
+        job.started.wait()
+        job.done.wait(max(0.0, job.start_time + self.timeout - time.monotonic()))
+        with self._lock:
+            if job.outcome is not None:
+                return job.outcome
+            job.abandoned = True
+            self._unfinished -= 1
+            self._workers -= 1
+            self._grow()
+        return ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
+
+    def _grow(self) -> None:
+        if self._workers < min(self._unfinished, self.max_workers):
+            self._workers += 1
+            threading.Thread(target=self._work, daemon=True, name="appo-tool").start()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.start_time = time.monotonic()
+            job.started.set()
+            outcome = _call(job.function, job.arguments)
+            outcome.seconds = time.monotonic() - job.start_time
+            with self._lock:
+                if job.abandoned:
+                    return
+                job.outcome = outcome
+                self._unfinished -= 1
+            job.done.set()
+
+    def close(self) -> None:
+        """Ends idle threads."""
+        for _ in range(self._workers):
+            self._jobs.put(None)
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> ToolOutcome:
+    try:
+        result = function(**arguments)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_finish(result))
+        return ToolOutcome(str(result))
+    except Exception as error:  # the tool edge: whatever a tool raises, the policy reads it
+        text = str(error) or "no message"
+        return ToolOutcome(f"error: {type(error).__name__}: {text}", type(error).__name__)
+
+
+async def _finish(awaitable: Any) -> Any:
+    return await awaitable

@@ -1,0 +1,275 @@
+"""`APPOTrainer`: TRL's `GRPOTrainer` with APPO's data preparation (Algorithm 1).
+
+Once per generation the current policy writes N initial rollouts per task. Then, before every optimizer step, that
+step's rollouts are scored with the current policy, branched with it, rewarded and credited. What reaches TRL's
+unchanged loss is a batch of initial rollouts with a (B, T) advantage: no gradient passes through branches.
+
+Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-ends: TRL's and transformers' own.
+
+    trainer = APPOTrainer("Qwen/Qwen3-0.6B", reward_funcs=..., args=APPOConfig(...), train_dataset=..., tools=[...])
+    trainer.train()
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from appo import metrics
+from appo.algorithm import future_value, group_advantage
+from appo.branching import BranchPoint, choose_branch_points
+from appo.credit import token_advantages
+from appo.records import append_records, rollout_records, start_records
+from appo.rollout.agent_loop import Start
+from appo.rollout.scoring import RolloutBatch, TokenScores
+from appo.rollout.tree import RolloutTree
+from appo.rollout_trainer import RolloutTrainer
+
+# Shapes: B initial rollouts of a mini-batch, T completion tokens.
+
+EVALUATION_STREAM = 1_000_003  # keeps an evaluation's random numbers apart from those of branching rounds
+
+
+@dataclass
+class MiniBatch:
+    """What one optimizer step trains on.
+
+    Args:
+        trees: Its tasks.
+        batch: Their initial rollouts, padded.
+        behaviour: Scores under the policy that wrote them.
+        written_at: `global_step` at which they were written.
+    """
+
+    trees: list[RolloutTree]
+    batch: RolloutBatch
+    behaviour: TokenScores
+    written_at: int
+
+
+class APPOTrainer(RolloutTrainer):
+    """Agentic Procedural Policy Optimization (arXiv 2606.12384).
+
+    Takes what `GRPOTrainer` takes, with an `APPOConfig`. `tools` and `environment_factory` mean what they mean in TRL;
+    an environment may add `fork()`. With `tool_protocol="tags"` the tokenizer needs no chat template for tools.
+
+    Raises:
+        ValueError: as `GRPOTrainer`, and for models that the embedded engine cannot run.
+    """
+
+    _tag_names = ["trl", "appo"]
+    _name = "APPO"
+    _paper = {"title": "APPO: Agentic Procedural Policy Optimization", "id": "2606.12384"}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._mini_batches: list[MiniBatch] | None = None
+        self._micro_batches: list[dict[str, Any]] | None = None
+        self._num_items: torch.Tensor | None = None
+        self._evaluation_batches = 0
+        self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
+
+    # ---- data preparation, the only part of GRPOTrainer that changes ----
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        if not self.model.training:
+            return self._evaluation_inputs(generation_batch)
+        accumulation, per_generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
+        if self._mini_batches is None:
+            # A resumed run goes on at the right place in the generation; TRL would count from 0 again.
+            self._step = self.state.global_step * accumulation
+            self._restore_counts()
+            if self.args.save_records and self.accelerator.is_main_process:
+                start_records(self._records_path, self.state.global_step)
+        if self._step % (per_generation * self.num_iterations) == 0 or self._mini_batches is None:
+            self._mini_batches = self._write_generation(generation_batch)
+        if self._step % accumulation == 0 or self._micro_batches is None:
+            mini_batch = self._mini_batches[self._step % per_generation // accumulation]
+            self._micro_batches = self._prepare_mini_batch(mini_batch)
+        return self._micro_batches[self._step % accumulation]
+
+    def _restore_counts(self) -> None:
+        """Totals go on from the last log of the run that is resumed."""
+        for entry in self.state.log_history:
+            self._counts.update({name: int(entry[name]) for name in self._counts if name in entry})
+
+    def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:
+        """Steps 1 and 2a's behaviour policy: initial rollouts, rewards, and their log-probabilities (pi_old)."""
+        self._pool.release()
+        trees = self.write_initial(rows[:: self.num_generations], self.args.num_initial_rollouts)
+        self._log_generation(trees)
+        updates = self.args.steps_per_generation // self.args.gradient_accumulation_steps
+        size = len(trees) // updates
+        mini_batches = []
+        with self._timed("score"):
+            for start in range(0, len(trees), size):
+                part = trees[start : start + size]
+                batch = self._collate([rollout for tree in part for rollout in tree.initial])
+                mini_batches.append(MiniBatch(part, batch, self._score(batch), self.state.global_step))
+        items = torch.stack([mini_batch.batch.policy_mask_BT.sum() for mini_batch in mini_batches]).sum()
+        self._num_items = self.accelerator.gather(items).sum()
+        return mini_batches
+
+    def _prepare_mini_batch(self, mini_batch: MiniBatch) -> list[dict[str, Any]]:
+        """Steps 2a-2c of Algorithm 1: score, branch, reward, credit; returns the micro-batches of one update."""
+        batch, behaviour = mini_batch.batch, mini_batch.behaviour
+        for tree in mini_batch.trees:
+            tree.drop_branches()
+        with self._timed("score"):
+            # Nothing to compute before the first update: the policy is still the one that wrote the rollouts.
+            fresh = mini_batch.written_at == self.state.global_step
+            current = behaviour if fresh else self._score(batch)
+        omega_BT = self._future_value(current.logps_BT - behaviour.logps_BT, batch.policy_mask_BT)
+        with self._timed("branch"):
+            self._branch(mini_batch.trees, current, omega_BT, current.logps_BT - behaviour.logps_BT, batch)
+        advantages_BT = token_advantages(mini_batch.trees, omega_BT, self.args)
+        mask_BT = self._loss_mask(mini_batch.trees, batch.policy_mask_BT)
+        self._log_mini_batch(mini_batch, omega_BT, advantages_BT, mask_BT)
+        if self.args.save_records:
+            self._write_records(mini_batch, current, omega_BT, advantages_BT)
+        inputs = {
+            "prompt_ids": batch.prompt_ids_BP,
+            "prompt_mask": batch.prompt_mask_BP,
+            "completion_ids": batch.completion_ids_BT,
+            "completion_mask": batch.completion_mask_BT,
+            "tool_mask": mask_BT,
+            "advantages": advantages_BT,
+            "old_per_token_logps": behaviour.logps_BT,
+        }
+        if self.beta != 0.0:
+            inputs["ref_per_token_logps"] = self._reference_logps(batch)
+        rows = self.args.micro_batch_rows
+        chunks = [
+            {name: tensor[start : start + rows] for name, tensor in inputs.items()}
+            for start in range(0, len(advantages_BT), rows)
+        ]
+        return [{**chunk, "num_items_in_batch": self._num_items} for chunk in chunks]
+
+    def _evaluation_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rollouts without branches, one per row; TRL's sampler puts the rows of one prompt together."""
+        size = self.num_generations_eval
+        self._evaluation_batches += 1
+        trees = self.write_initial(rows[::size], size, EVALUATION_STREAM + self._evaluation_batches)
+        rollouts = [rollout for tree in trees for rollout in tree.initial]
+        self._log_generation(trees)
+        self._log_means(metrics.rollout_metrics(rollouts, self.args.success_reward))
+        rewards = torch.tensor([[rollout.reward or 0.0 for rollout in tree.initial] for tree in trees])
+        batch = self._collate(rollouts)
+        self.release_environments(trees)
+        inputs = {
+            "prompt_ids": batch.prompt_ids_BP,
+            "prompt_mask": batch.prompt_mask_BP,
+            "completion_ids": batch.completion_ids_BT,
+            "completion_mask": batch.completion_mask_BT,
+            "tool_mask": batch.policy_mask_BT,
+            "advantages": group_advantage(rewards).flatten().to(self.accelerator.device),
+            "num_items_in_batch": self.accelerator.gather(batch.policy_mask_BT.sum()).sum(),
+        }
+        if self.beta != 0.0:
+            inputs["ref_per_token_logps"] = self._reference_logps(batch)
+        return inputs
+
+    # ---- rollouts ----
+
+    def _branch(
+        self,
+        trees: list[RolloutTree],
+        current: TokenScores,
+        omega_BT: torch.Tensor,
+        log_ratio_BT: torch.Tensor,
+        batch: RolloutBatch,
+    ) -> None:
+        """Step 2b: branch points, then branches with the current policy, in `num_branch_rounds` rounds."""
+        generator = torch.Generator().manual_seed(self._seed(0) % 2**63)
+        initial, entropies_BT, mask_BT = self.args.num_initial_rollouts, current.entropies_BT, batch.policy_mask_BT
+        rows = [list(range(i * initial, (i + 1) * initial)) for i in range(len(trees))]
+        for round_index in range(self.args.num_branch_rounds):
+            if round_index:
+                rows, omega_BT, log_ratio_BT, entropies_BT, mask_BT = self._score_trees(trees, log_ratio_BT, rows)
+            points = []
+            for tree, indices in zip(trees, rows, strict=True):
+                omega_NT, entropy_NT, mask_NT = (x[indices].cpu() for x in (omega_BT, entropies_BT, mask_BT))
+                points += choose_branch_points(
+                    tree, omega_NT, entropy_NT, mask_NT, self.args, round_index=round_index, generator=generator
+                )
+            self._write_branches(points, stream=round_index + 1)
+
+    def _score_trees(
+        self, trees: list[RolloutTree], log_ratio_BT: torch.Tensor, rows: list[list[int]]
+    ) -> tuple[list[list[int]], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores whole trees for a further round: a branch has its parent's ratios up to where it left it, then 1."""
+        rollouts = [rollout for tree in trees for rollout in tree.rollouts]
+        batch = self._collate(rollouts)
+        scores = self._score(batch)
+        ratios_BT = torch.zeros_like(scores.logps_BT)
+        new_rows: list[list[int]] = []
+        for tree, known in zip(trees, rows, strict=True):
+            first = new_rows[-1][-1] + 1 if new_rows else 0
+            new_rows.append(list(range(first, first + len(tree.rollouts))))
+            for index, rollout in enumerate(tree.rollouts):
+                if index < len(known):
+                    width = min(log_ratio_BT.shape[1], ratios_BT.shape[1])
+                    ratios_BT[first + index, :width] = log_ratio_BT[known[index], :width]
+                else:
+                    end = rollout.branch_position
+                    ratios_BT[first + index, :end] = ratios_BT[first + (rollout.parent or 0), :end]
+        omega_BT = self._future_value(ratios_BT, batch.policy_mask_BT)
+        return new_rows, omega_BT, ratios_BT, scores.entropies_BT, batch.policy_mask_BT
+
+    def _write_branches(self, points: list[BranchPoint], stream: int) -> None:
+        starts = []
+        for point in points:
+            prefix = point.tree.rollouts[point.rollout].prefix(point.position)
+            self._pool.enter_prefix(prefix, point.tree.row, self.runner)
+            starts.append(Start(prefix, self._pool.tools_of(prefix.environment)))
+        branches = self._run_loop(starts, stream, keep_snapshots=self.args.num_branch_rounds > 1)
+        for point, branch in zip(points, branches, strict=True):
+            point.tree.add_branch(branch, point.rollout, point.position)
+        self._reward([(point.tree, branch) for point, branch in zip(points, branches, strict=True)])
+
+    # ---- scores ----
+
+    def _future_value(self, log_ratio_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        return future_value(log_ratio_BT, mask_BT, gamma=self.args.gamma, discount_over=self.args.discount_over)
+
+    def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
+        """Policy tokens; none of a truncated rollout where `mask_truncated_completions` asks for that."""
+        if not self.mask_truncated_completions:
+            return policy_mask_BT
+        whole = [rollout.finish_reason != "length" for tree in trees for rollout in tree.initial]
+        return policy_mask_BT * torch.tensor(whole, device=policy_mask_BT.device)[:, None]
+
+    # ---- what is logged ----
+
+    def _log_mini_batch(
+        self, mini_batch: MiniBatch, omega_BT: torch.Tensor, advantages_BT: torch.Tensor, mask_BT: torch.Tensor
+    ) -> None:
+        trees, initial = mini_batch.trees, self.args.num_initial_rollouts
+        policy_mask_BT = mini_batch.batch.policy_mask_BT
+        without_signal = (advantages_BT * mask_BT).view(len(trees), initial, -1).abs().amax(dim=(1, 2)) == 0
+        self._log_means(
+            {
+                **metrics.rollout_metrics([r for tree in trees for r in tree.initial], self.args.success_reward),
+                **metrics.branch_metrics(trees, self.protocol),
+                **metrics.omega_metrics(omega_BT, policy_mask_BT, self.args.future_clip),
+                "groups_without_signal": without_signal.float().mean().item(),
+            }
+        )
+        self._counts["tokens/trained"] += int(mask_BT.sum())
+
+    def _write_records(
+        self, mini_batch: MiniBatch, current: TokenScores, omega_BT: torch.Tensor, advantages_BT: torch.Tensor
+    ) -> None:
+        per_token = {
+            "behaviour_logprobs": mini_batch.behaviour.logps_BT,
+            "logprobs": current.logps_BT,
+            "entropies": current.entropies_BT,
+            "omega": omega_BT,
+            "advantages": advantages_BT,
+        }
+        step = self.state.global_step + 1
+        records = gather_object(rollout_records(mini_batch.trees, per_token, step))
+        if self.accelerator.is_main_process:
+            append_records(self._records_path, records)
