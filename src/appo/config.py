@@ -88,7 +88,7 @@ class APPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.generation_batch_size is None and self.steps_per_generation is None:
+        if self.generation_batch_size is None and self.steps_per_generation is None:  # type: ignore[has-type]
             self.steps_per_generation = UPDATES_PER_GENERATION * self.gradient_accumulation_steps
         self._check_choices()
         self._check_tree()

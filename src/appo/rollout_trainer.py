@@ -74,7 +74,7 @@ class RolloutTrainer(GRPOTrainer):
         types = {type(environment) for environment in self._pool.probe()}
         for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
 
-            def environment_reward(environments: list[Any], kind: type = kind, **_: Any) -> list[float | None]:
+            def environment_reward(environments: list[Any], kind: Any = kind, **_: Any) -> list[float | None]:
                 return [e.get_reward() if type(e) is kind else None for e in environments]
 
             environment_reward.__name__ = kind.__name__
@@ -88,7 +88,7 @@ class RolloutTrainer(GRPOTrainer):
             return
         for name, tools in self._env_tools.items():
             self._env_tools[name] = [tool for tool in tools if tool.__name__ != "fork"]
-        self.tools = [tool for tool in self.tools if tool.__name__ != "fork"]
+        self.tools = [tool for tool in self.tools if tool.__name__ != "fork"]  # type: ignore[has-type]
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":
@@ -111,7 +111,8 @@ class RolloutTrainer(GRPOTrainer):
         Returns:
             One tree per row. Its environments are kept until `release_environments`.
         """
-        trees, prompts, environments, names = [], [], [], []
+        trees: list[RolloutTree] = []
+        prompts, environments, names = [], [], []
         for row in rows:
             trees.append(RolloutTree(row, f"{self.state.global_step}.{self.accelerator.process_index}.{len(trees)}"))
             for _ in range(size):
@@ -226,30 +227,30 @@ class RolloutTrainer(GRPOTrainer):
         training = self.model.training
         self.model.eval()
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            logps_BT, entropies_BT = self._forward(self.model, batch)
+            logps_BT, entropies_BT = self._forward(self.model, batch, compute_entropy=True)
         self.model.train(training)
         return TokenScores(logps_BT, entropies_BT)
 
-    def _forward(self, model: Any, batch: RolloutBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _forward(self, model: Any, batch: RolloutBatch, compute_entropy: bool) -> tuple[torch.Tensor, Any]:
         logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([batch.prompt_ids_BP, batch.completion_ids_BT], dim=1),
             torch.cat([batch.prompt_mask_BP, batch.completion_mask_BT], dim=1),
             batch.completion_ids_BT.shape[1],
             batch_size=max(self.args.micro_batch_rows, 1),
-            compute_entropy=True,
+            compute_entropy=compute_entropy,
         )
-        return logps_BT.float(), entropies_BT.float()
+        return logps_BT.float(), entropies_BT.float() if compute_entropy else None
 
     @torch.no_grad()
     def _reference_logps(self, batch: RolloutBatch) -> torch.Tensor:
         """Log-probabilities under pi_ref, found as TRL finds it: a model of its own, or the adapter switched off."""
         if self.ref_model is not None:
-            return self._forward(self.ref_model, batch)[0]
+            return self._forward(self.ref_model, batch, compute_entropy=False)[0]
         model = self.accelerator.unwrap_model(self.model)
         assert is_peft_model(model)
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):
-            return self._forward(self.model, batch)[0]
+            return self._forward(self.model, batch, compute_entropy=False)[0]
 
     # ---- logging ----
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from appo.tools import ToolError
 from appo.tools import python_sandbox as sandbox
-from appo.tools.python_sandbox import SandboxResult, ToolError, python, run_python
+from appo.tools.python_sandbox import SandboxResult, python, run_python
 
 LAUNCHERS = [launcher for launcher in sandbox._candidates() if sandbox._works(launcher)]
 Run = Callable[..., SandboxResult]

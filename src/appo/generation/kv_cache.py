@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         if self._buffers is None or self._buffers[0].shape[-2] < end:
             room = int(end * GROWTH) + 16
             buffers = []
-            for old, new in ((self.keys, key_states), (self.values, value_states)):
+            for old, new in ((self.keys, key_states), (self.values, value_states)):  # type: ignore[has-type]
                 buffer = new.new_zeros(*new.shape[:-2], room, new.shape[-1])
                 if start:
                     buffer[..., :start, :] = old

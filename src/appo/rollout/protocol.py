@@ -51,8 +51,15 @@ class ToolProtocol(Protocol):
 
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of `text` in which the text of special tokens is text."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    """Token ids of `text` in which the text of special and added tokens is text.
+
+    Such text is cut behind its first character, and the pieces are encoded apart. (`split_special_tokens` would leave
+    out tokens that were added without being special, such as `<tool_call>` in many models.)
+    """
+    added = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+    cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, added)), text) if len(match[0]) > 1]
+    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    return [token for ids in tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids]
 
 
 def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], offset: int) -> int:

@@ -37,6 +37,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from appo.tools import ToolError
+
 logger = logging.getLogger(__name__)
 
 MAX_COLLECTED_BYTES = 1_000_000
@@ -44,10 +46,6 @@ MAX_COLLECTED_BYTES = 1_000_000
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 # The range that systemd reserves for transient users. A uid per call, so that calls do not share the process limit.
 _UIDS = itertools.cycle(range(61184, 65520))
-
-
-class ToolError(RuntimeError):
-    """A program failed; the message is what the policy should read."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
+from appo.tools import ToolError
+
 
 @dataclass
 class ToolOutcome:
@@ -66,7 +68,8 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
         required = [n for n, p in signature.parameters.items() if p.default is p.empty] or names[:1]
         if len(required) == 1:
             kind = get_type_hints(function).get(required[0], str)
-            convert = {int: int, float: float, bool: json.loads}.get(kind, str)
+            converters: dict[Any, Callable[[str], Any]] = {int: int, float: float, bool: json.loads}
+            convert = converters.get(kind, str)
             arguments = {required[0]: convert(arguments)}
         else:
             arguments = json.loads(arguments) if arguments else {}
@@ -153,8 +156,8 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> ToolOutcom
             result = asyncio.run(_finish(result))
         return ToolOutcome(str(result))
     except Exception as error:  # the tool edge: whatever a tool raises, the policy reads it
-        text = str(error) or "no message"
-        return ToolOutcome(f"error: {type(error).__name__}: {text}", type(error).__name__)
+        text = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error or 'no message'}"
+        return ToolOutcome(f"error: {text}", type(error).__name__)
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -1,0 +1,24 @@
+"""What many tests share: the testbed's tiny model with random weights, one thread, no network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import pytest
+import torch
+
+from appo.environments import kinship
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_torch():
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture
+def tiny():
+    """(model, tokenizer) of the testbed; the weights are the same in every test."""
+    torch.manual_seed(0)
+    model, tokenizer = kinship.make_model()
+    return model.eval(), tokenizer

@@ -1,0 +1,421 @@
+"""APPOTrainer on the testbed's tiny model: Algorithm 1, step by step, and what TRL's users count on."""
+
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from appo import APPOConfig, APPOTrainer
+from appo.environments import kinship
+from appo.records import read_records
+
+RESULT = " <result> {} </result> "
+
+
+def parity_reward(completion_ids, **kwargs):
+    """Something that a random model's rollouts differ in."""
+    return [float(sum(ids) % 2) for ids in completion_ids]
+
+
+def make_trainer(tmp_path, model_and_tokenizer=None, reward=parity_reward, **options):
+    torch.manual_seed(0)
+    model, tokenizer = model_and_tokenizer or kinship.make_model()
+    options = {
+        "per_device_train_batch_size": 16,
+        "num_generations": 8,
+        "num_initial_rollouts": 4,
+        "num_branch_points": 1,
+        "steps_per_generation": 2,
+        "max_steps": 2,
+        "max_completion_length": 24,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "tool_protocol": "tags",
+        "result_format": RESULT,
+        **options,
+    }
+    args = APPOConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, **options)
+    kwargs = {} if args.tool_protocol != "tags" else {"environment_factory": kinship.KinshipEnvironment}
+    rows = kinship.make_dataset(16, seed=3)
+    return APPOTrainer(model, reward, args, rows, processing_class=tokenizer, **kwargs)
+
+
+def captured(trainer, monkeypatch):
+    """(inputs of the loss, policy weights at that time) of every micro-batch."""
+    seen = []
+    original = type(trainer)._compute_loss
+
+    def compute_loss(self, model, inputs):
+        weights = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+        seen.append(({**inputs}, weights))
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(type(trainer), "_compute_loss", compute_loss)
+    return seen
+
+
+def test_the_loss_is_trls_own():
+    assert APPOTrainer._compute_loss is GRPOTrainer._compute_loss
+
+
+def test_omega_is_exactly_1_before_the_first_update_and_not_after(tmp_path):
+    make_trainer(tmp_path).train()
+    omega = {1: [], 2: []}
+    for record in read_records(tmp_path / "records.jsonl"):
+        if record["parent"] is None:
+            omega[record["step"]] += [o for o, m in zip(record["omega"], record["policy_mask"], strict=True) if m]
+    assert set(omega[1]) == {1.0}
+    assert sum(abs(o - 1) > 1e-3 for o in omega[2]) > len(omega[2]) / 2
+
+
+def test_branches_come_from_the_updated_weights(tmp_path, monkeypatch):
+    """Each branch's sampled log-probabilities are those of the policy at its own step, not of the one before."""
+    trainer = make_trainer(tmp_path)
+    branches = []
+    original = trainer._write_branches
+
+    def write_branches(points, stream):
+        original(points, stream)
+        with torch.no_grad():
+            for branch in points[0].tree.branches:
+                ids = torch.tensor([branch.prompt_ids + branch.completion_ids])
+                logps = torch.log_softmax(trainer.model(ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
+                logps = logps[len(branch.prompt_ids) - 1 :]
+                own = [i for i, m in enumerate(branch.policy_mask) if m and i >= branch.branch_position]
+                sampled = torch.tensor([branch.logprobs[i] for i in own])
+                branches.append((trainer.state.global_step, (sampled - logps[own]).abs().max().item()))
+
+    monkeypatch.setattr(trainer, "_write_branches", write_branches)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    assert any((p != b).any() for p, b in zip(trainer.model.parameters(), before, strict=True))
+    assert {step for step, _ in branches} == {0, 1}
+    assert max(difference for _, difference in branches) < 1e-4
+
+
+def test_gradients_flow_through_initial_rollouts_only(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    initial = {1: [], 2: []}
+    for record in read_records(tmp_path / "records.jsonl"):
+        if record["parent"] is None:
+            initial[record["step"]].append(record["completion_ids"])
+    for step, (inputs, _) in enumerate(seen, 1):
+        rows = [
+            ids[m.bool()].tolist() for ids, m in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
+        ]
+        assert rows == initial[step]
+        assert inputs["advantages"].shape == inputs["completion_ids"].shape
+
+
+def test_tool_results_carry_no_loss(tmp_path, monkeypatch, tiny):
+    def reward(completions, **kwargs):
+        return parity_reward([[len(c)] for c in completions])
+
+    trainer = make_trainer(tmp_path, max_completion_length=40, max_steps=1, steps_per_generation=1, reward=reward)
+    # A random model closes calls rarely; with this bias it does all the time.
+    closing = trainer.processing_class.convert_tokens_to_ids("</search>")
+    with torch.no_grad():
+        trainer.model.model.embed_tokens.weight[closing] *= 3
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    inputs = seen[0][0]
+    result = trainer.processing_class.convert_tokens_to_ids("<result>")
+    shown = (inputs["completion_ids"] == result) & (inputs["tool_mask"] == 0) & (inputs["completion_mask"] == 1)
+    assert shown.sum() > 0
+
+
+def test_one_step_equals_the_objective_by_hand(tmp_path, monkeypatch):
+    """Eq. 8 in its first step: the ratio is 1, so the gradient is that of mean(A * logp)."""
+    trainer = make_trainer(tmp_path, max_steps=1, steps_per_generation=1, max_grad_norm=0.0)
+    seen = captured(trainer, monkeypatch)
+    gradients = {}
+    original = trainer.training_step
+
+    def training_step(model, *args, **kwargs):
+        loss = original(model, *args, **kwargs)
+        gradients.update({n: p.grad.clone() for n, p in model.named_parameters()})
+        return loss
+
+    monkeypatch.setattr(trainer, "training_step", training_step)
+    torch.manual_seed(0)
+    reference, _ = kinship.make_model()
+    trainer.train()
+    inputs = seen[0][0]
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = reference(input_ids=ids, attention_mask=mask, position_ids=position_ids).logits
+    length = inputs["completion_ids"].shape[1]
+    logps = torch.log_softmax(logits[:, -length - 1 : -1], -1).gather(2, inputs["completion_ids"][..., None])[..., 0]
+    tokens = inputs["tool_mask"] * inputs["completion_mask"]
+    loss = -((inputs["advantages"] * logps * tokens).sum(1) / tokens.sum(1)).mean()
+    loss.backward()
+    for name, parameter in reference.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_same_seed_same_records(tmp_path):
+    for run in ("a", "b"):
+        make_trainer(tmp_path / run, max_steps=3).train()
+    a, b = ((tmp_path / run / "records.jsonl").read_text() for run in ("a", "b"))
+    assert a == b
+    make_trainer(tmp_path / "c", max_steps=3, seed=43).train()
+    assert (tmp_path / "c" / "records.jsonl").read_text() != a
+
+
+def test_records_hold_whole_trees(tmp_path):
+    make_trainer(tmp_path).train()
+    records = list(read_records(tmp_path / "records.jsonl"))
+    assert {r["step"] for r in records} == {1, 2}
+    tasks = {}
+    for record in records:
+        tasks.setdefault((record["step"], record["task"]), []).append(record)
+    assert len(tasks) == 4  # two tasks in each of two mini-batches
+    for group in tasks.values():
+        assert len(group) == 8
+        assert [r["parent"] is None for r in group] == [True] * 4 + [False] * 4
+        for record in group[4:]:
+            parent, at = group[record["parent"]], record["branch_position"]
+            assert record["completion_ids"][:at] == parent["completion_ids"][:at]
+            assert parent["policy_mask"][at] == 1
+
+
+def test_accumulation_gives_the_same_step_as_one_large_batch(tmp_path):
+    weights = []
+    for name, micro, accumulation in (("one", 16, 1), ("four", 4, 4)):
+        trainer = make_trainer(
+            tmp_path / name,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            steps_per_generation=2 * accumulation,
+            num_initial_rollouts=4,
+            lr_scheduler_type="constant",
+            optim="sgd",
+        )
+        trainer.train()
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-3)
+
+
+def test_a_second_pass_draws_new_branches_of_the_same_rollouts(tmp_path):
+    make_trainer(tmp_path, num_iterations=2, steps_per_generation=1).train()
+    records = list(read_records(tmp_path / "records.jsonl"))
+    first, second = ([r for r in records if r["step"] == step] for step in (1, 2))
+    assert [r["completion_ids"] for r in first if r["parent"] is None] == [
+        r["completion_ids"] for r in second if r["parent"] is None
+    ]
+    assert [r["completion_ids"] for r in first if r["parent"] is not None] != [
+        r["completion_ids"] for r in second if r["parent"] is not None
+    ]
+
+
+@pytest.mark.parametrize("resample", ["token", "after_token"])
+def test_two_rounds_branch_branches(tmp_path, resample):
+    trainer = make_trainer(
+        tmp_path,
+        num_generations=8,
+        num_initial_rollouts=2,
+        num_branch_points=1,
+        num_branch_rounds=2,
+        resample=resample,
+    )
+    trainer.train()
+    tasks = {}
+    for record in read_records(tmp_path / "records.jsonl"):
+        tasks.setdefault((record["step"], record["task"]), []).append(record)
+    for group in tasks.values():
+        assert len(group) == 8
+        points = [(r["parent"], r["branch_position"]) for r in group[2:]]
+        assert len(set(points)) == len(points)
+        for record in group[2:]:
+            parent, at = group[record["parent"]], record["branch_position"]
+            assert record["completion_ids"][:at] == parent["completion_ids"][:at]
+            assert at >= (parent["branch_position"] or 0)
+    assert any(r["parent"] is not None and r["parent"] >= 2 for group in tasks.values() for r in group)
+
+
+@pytest.mark.parametrize(
+    ("branching", "advantage"),
+    [
+        ("entropy", "pooled"),
+        ("future_value", "prefix"),
+        ("weighted_sum", "group"),
+        ("random", "dual_group"),
+        ("tool_boundary", "prefix"),
+    ],
+)
+def test_rivals_train(tmp_path, branching, advantage):
+    trainer = make_trainer(tmp_path, branching=branching, advantage=advantage)
+    trainer.train()
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+
+
+def test_without_branches_it_is_grpo(tmp_path, monkeypatch):
+    trainer = make_trainer(
+        tmp_path, num_initial_rollouts=8, num_branch_points=0, advantage="group", future_weight=0.0, max_steps=1
+    )
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    records = list(read_records(tmp_path / "records.jsonl"))
+    for index in range(0, 16, 8):
+        rewards = torch.tensor([r["reward"] for r in records[index : index + 8]])
+        expected = (rewards - rewards.mean()) / rewards.std(correction=0) if rewards.std() > 0 else 0 * rewards
+        torch.testing.assert_close(seen[0][0]["advantages"][index : index + 8, 0], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_equal_rewards_give_no_gradient(tmp_path):
+    trainer = make_trainer(tmp_path, reward=lambda completions, **k: [1.0] * len(completions))
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    torch.testing.assert_close(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), before)
+    assert trainer.state.log_history[0]["groups_without_signal"] == 1.0
+
+
+def test_a_rollout_that_no_reward_function_scores_is_left_out(tmp_path, monkeypatch):
+    def reward(completions, completion_ids, **kwargs):
+        return [None if index % 4 == 0 else value for index, value in enumerate(parity_reward(completion_ids))]
+
+    trainer = make_trainer(tmp_path, reward=reward, max_steps=1)
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    advantages = seen[0][0]["advantages"]
+    assert (advantages[0::4] == 0).all()
+    assert advantages.isfinite().all()
+    assert advantages.abs().sum() > 0
+
+
+def test_every_metric_of_the_readme_is_logged(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.train()
+    last = trainer.state.log_history[1]
+    for name in (
+        "success", "reward/initial", "reward/branches", "branch/tokens", "branch/position", "branch/in_think",
+        "branch/in_call", "branch/in_answer", "omega/mean", "omega/std", "omega/clipped", "groups_without_signal",
+        "tools/calls_per_rollout", "tools/failures_per_rollout", "tokens/generated", "tokens/trained", "entropy",
+        "time/generate", "time/score", "time/branch", "time/tools", "time/train",
+    ):  # fmt: skip
+        assert name in last, name
+        assert math.isfinite(last[name]), name
+
+
+def test_evaluation_logs_success_and_leaves_training_alone(tmp_path):
+    trainer = make_trainer(tmp_path, per_device_eval_batch_size=8, num_generations_eval=1, max_steps=2)
+    trainer.eval_dataset = kinship.make_dataset(16, seed=4)
+    metrics = trainer.evaluate()
+    assert 0 <= metrics["eval_success"] <= 1
+    trainer.train()
+
+
+def test_a_reference_model_and_its_kl(tmp_path):
+    model, tokenizer = kinship.make_model()
+    model.save_pretrained(tmp_path / "start")
+    tokenizer.save_pretrained(tmp_path / "start")
+    trainer = make_trainer(tmp_path / "run", model_and_tokenizer=(str(tmp_path / "start"), tokenizer), beta=0.1)
+    trainer.train()
+    kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[1] > 1e-4
+
+
+def test_peft_trains_the_adapter_only(tmp_path):
+    from peft import LoraConfig
+
+    model, tokenizer = kinship.make_model()
+    frozen = {n: p.detach().clone() for n, p in model.named_parameters()}
+    args = make_trainer(tmp_path).args
+    trainer = APPOTrainer(
+        model,
+        parity_reward,
+        args,
+        kinship.make_dataset(16, seed=3),
+        processing_class=tokenizer,
+        environment_factory=kinship.KinshipEnvironment,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1),
+    )
+    trainer.train()
+    after = {
+        n.replace("base_model.model.", "").replace(".base_layer", ""): p for n, p in trainer.model.named_parameters()
+    }
+    assert all((after[n] == p).all() for n, p in frozen.items())
+    assert any((p != 0).any() for n, p in after.items() if "lora_B" in n)
+    # Dropout must not make the policy look changed: Omega is 1 before the first update.
+    assert trainer.state.log_history[0]["omega/std"] == 0
+
+
+def test_truncated_rollouts_can_be_masked(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, mask_truncated_completions=True, max_completion_length=6, max_steps=1)
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    records = [r for r in read_records(tmp_path / "records.jsonl") if r["parent"] is None]
+    for record, mask in zip(records, seen[0][0]["tool_mask"], strict=True):
+        assert bool(mask.any()) == (record["finish_reason"] != "length")
+
+
+def test_a_resumed_run_writes_what_the_whole_run_wrote(tmp_path):
+    whole = make_trainer(tmp_path / "whole", max_steps=4, save_strategy="steps", save_steps=2)
+    whole.train()
+    cut = make_trainer(tmp_path / "cut", max_steps=4, save_strategy="steps", save_steps=2)
+    cut.train()
+    resumed = make_trainer(tmp_path / "cut", max_steps=4, save_strategy="steps", save_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
+    assert (tmp_path / "cut" / "records.jsonl").read_text() == (tmp_path / "whole" / "records.jsonl").read_text()
+
+
+def test_gradient_checkpointing_and_completion_tables_work(tmp_path):
+    trainer = make_trainer(tmp_path, gradient_checkpointing=True, log_completions=True)
+    trainer.train()
+    assert list((tmp_path / "completions").glob("*.parquet"))
+
+
+def test_environment_reward_in_the_tag_protocol(tmp_path):
+    class Own(kinship.KinshipEnvironment):
+        def get_reward(self) -> float:
+            return 0.25
+
+    args = make_trainer(tmp_path).args
+    args.reward_weights = [2.0]
+    torch.manual_seed(0)
+    model, tokenizer = kinship.make_model()
+    trainer = APPOTrainer(
+        model,
+        parity_reward,
+        args,
+        kinship.make_dataset(16, seed=3),
+        processing_class=tokenizer,
+        environment_factory=Own,
+    )
+    trainer.train()
+    record = next(read_records(tmp_path / "records.jsonl"))
+    assert record["rewards"]["Own"] == 0.25
+    assert record["reward"] == 2 * record["rewards"]["parity_reward"] + 0.25
+
+
+def test_iterable_data(tmp_path):
+    args = make_trainer(tmp_path).args
+    model, tokenizer = kinship.make_model()
+    rows = Dataset.from_list(list(kinship.make_dataset(16, seed=3))).to_iterable_dataset()
+    trainer = APPOTrainer(
+        model, parity_reward, args, rows, processing_class=tokenizer, environment_factory=kinship.KinshipEnvironment
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_unsupported_arguments_are_named(tmp_path):
+    with pytest.raises(ValueError, match="use_vllm"):
+        APPOConfig(str(tmp_path), use_vllm=True, bf16=False)
+    with pytest.raises(ValueError, match="rollout_func"):
+        model, tokenizer = kinship.make_model()
+        APPOTrainer(model, parity_reward, make_trainer(tmp_path).args, processing_class=tokenizer, rollout_func=print)
+
+
+def test_records_are_json_without_nan(tmp_path):
+    make_trainer(tmp_path).train()
+    for line in (tmp_path / "records.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in records"))
