@@ -9,6 +9,7 @@ Left out on purpose: includes, interpolation, and any other way in which one fil
 
 import difflib
 import json
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,7 +54,8 @@ class RunConfig:
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise RecipeError(message.removeprefix("argument --"))
+        # argparse says "argument --max_steps/--max-steps: ..."; the field's name is enough.
+        raise RecipeError(re.sub(r"^argument --(\w+)(/--[\w-]+)*", r"\1", message))
 
 
 def read_recipe(path: str, overrides: list[str]) -> tuple[RunConfig, APPOConfig, SFTConfig]:

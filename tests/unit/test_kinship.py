@@ -20,10 +20,11 @@ from appo.environments.kinship import (
     make_demonstrations,
     make_tokenizer,
 )
+from appo.rollout.protocol import encode_plain
 
 CLEAN = (
-    "<think> well plan start mother so </think> <search> mother e32 </search> <result> weak e9 </result> "
-    "<think> plan mother retry </think> <search> mother e32 </search> <result> e17 </result> "
+    "<think> well plan start mother so </think> <search> mother e12 </search> <result> weak e9 </result> "
+    "<think> plan mother retry </think> <search> mother e12 </search> <result> e17 </result> "
     "<think> hmm plan mother done ok </think> <answer> e17 </answer>"
 )
 
@@ -31,13 +32,6 @@ CLEAN = (
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tokenizer()
-
-
-def encode_plainly(tokenizer, text):
-    """As a tool result has to be encoded: the backend's pipeline without its added tokens."""
-    backend = tokenizer.backend_tokenizer
-    splits = [split for split, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-    return [token.id for split in splits for token in backend.model.tokenize(split)]
 
 
 def find_query(weak):
@@ -77,8 +71,8 @@ def test_whitespace_does_not_matter(tokenizer):
 def test_the_text_of_a_tag_in_a_tool_result_is_no_tag(tokenizer, tag):
     tag_id = tokenizer.convert_tokens_to_ids(tag)
     assert tokenizer(f"e1 {tag} e2")["input_ids"].count(tag_id) == 1
-    assert tag_id not in encode_plainly(tokenizer, f"e1 {tag} e2")
-    assert encode_plainly(tokenizer, "weak e1") == tokenizer("weak e1")["input_ids"]
+    assert tag_id not in encode_plain(tokenizer, f"e1 {tag} e2")
+    assert encode_plain(tokenizer, "weak e1") == tokenizer("weak e1")["input_ids"]
 
 
 def test_only_pad_eos_and_unk_are_special(tokenizer):
@@ -96,7 +90,7 @@ def test_the_tokenizer_survives_saving(tokenizer, tmp_path):
 
 def test_the_table_depends_on_the_episode_alone():
     # A literal value: the table must be the same in every process and on every machine.
-    assert [look_up(7, "mother", f"e{i}") for i in range(4)] == ["e16", "e30", "e31", "e38"]
+    assert [look_up(7, "mother", f"e{i}") for i in range(4)] == ["e8", "e22", "e7", "e14"]
     other = [look_up(8, "mother", entity) for entity in ENTITIES]
     assert [look_up(7, "mother", entity) for entity in ENTITIES] != other
     seen = {look_up(seed, "boss", "e0") for seed in range(1000)}
@@ -156,7 +150,7 @@ def test_questions_are_what_they_say():
     assert rows.column_names == ["prompt", "seed", "answer", "hops"]
     assert set(rows["hops"]) == {2, 3, 4}
     for row in rows:
-        *relations, entity = row["prompt"].split()
+        _, *relations, entity = row["prompt"].split()
         assert len(set(relations)) == row["hops"]
         for relation in relations:
             entity = look_up(row["seed"], relation, entity)

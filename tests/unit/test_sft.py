@@ -9,8 +9,8 @@ from appo.environments.base import Demonstration, Segment
 from appo.environments.kinship import TASK
 from appo.sft import IGNORED, cold_start, make_sft_trainer, tokenize_demonstrations
 
-PROMPT = "mother boss e32"
-CALL = " <think> plan start mother </think> <search> mother e32 </search>"
+PROMPT = "mother boss e12"
+CALL = " <think> plan start mother </think> <search> mother e12 </search>"
 RESULT = " <result> e17 </result>"
 ANSWER = " <think> plan mother done </think> <answer> e17 </answer>"
 BY_HAND = Demonstration(PROMPT, [Segment(CALL), Segment(RESULT, trained=False), Segment(ANSWER)])

@@ -1,9 +1,9 @@
 """The embedded testbed: chains of look-ups in a table of relations, learnable in minutes on a CPU.
 
 The prompt is the bare list of relations, in the order in which they are to be looked up, and the entity to start
-from: `mother friend boss e32`. The agent thinks, asks, reads the result, and answers:
+from: `start mother friend boss e12`. The agent thinks, asks, reads the result, and answers:
 
-    <think> filler .. plan start mother filler .. </think> <search> mother e32 </search> <result> e17 </result>
+    <think> filler .. plan start mother filler .. </think> <search> mother e12 </search> <result> e17 </result>
     <think> filler .. plan mother friend filler .. </think> <search> friend e17 </search> <result> weak e9 </result>
     <think> filler .. plan friend retry filler .. </think> <search> friend e17 </search> <result> e4 </result> ...
     <think> filler .. plan boss done filler .. </think> <answer> e5 </answer>
@@ -34,7 +34,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from appo.environments.base import Demonstration, Segment, Task
 
 RELATIONS = ["boss", "friend", "mother", "father", "sister", "brother", "teacher", "neighbour"]
-ENTITIES = [f"e{number}" for number in range(40)]
+ENTITIES = [f"e{number}" for number in range(24)]
 # fmt: off
 FILLERS = [
     "well", "so", "hmm", "now", "let", "me", "see", "then", "ok", "here", "maybe", "right", "look", "first", "again",
@@ -61,7 +61,7 @@ TOOL_WORDS = [
 
 MIN_HOPS, MAX_HOPS = 2, 4
 WEAK_SHARE = 0.25
-NOISE = 0.12
+NOISE = 0.15
 
 
 class KinshipEnvironment:
@@ -85,7 +85,7 @@ class KinshipEnvironment:
         """Looks up who stands in a relation to an entity.
 
         Args:
-            query: A relation and an entity, for example `mother e32`.
+            query: A relation and an entity, for example `mother e12`.
 
         Returns:
             The entity found, or `weak` and an entity that is usually wrong: ask again.
@@ -94,7 +94,7 @@ class KinshipEnvironment:
         if len(words) != 2 or words[0] not in RELATIONS or words[1] not in ENTITIES:
             # Without punctuation, since the tokenizer knows words only.
             got = " ".join(words) or "nothing"
-            raise ValueError(f"search got {got} but needs one relation and one entity like mother e32")
+            raise ValueError(f"search got {got} but needs one relation and one entity like mother e12")
         relation, entity = words
         first_time = (relation, entity) not in self._asked
         self._asked |= {(relation, entity)}
@@ -158,7 +158,12 @@ def _make_question(rng: random.Random) -> dict[str, Any]:
     entity = answer = rng.choice(ENTITIES)
     for relation in relations:
         answer = look_up(episode, relation, answer)
-    return {"prompt": " ".join([*relations, entity]), "seed": episode, "answer": answer, "hops": len(relations)}
+    return {
+        "prompt": " ".join(["start", *relations, entity]),
+        "seed": episode,
+        "answer": answer,
+        "hops": len(relations),
+    }
 
 
 def make_demonstrations(size: int, seed: int, noise: float = NOISE) -> Iterator[Demonstration]:
@@ -170,7 +175,7 @@ def make_demonstrations(size: int, seed: int, noise: float = NOISE) -> Iterator[
 
 
 def _demonstrate(question: dict[str, Any], noise: float, rng: random.Random) -> list[Segment]:
-    *relations, entity = question["prompt"].split()
+    _, *relations, entity = question["prompt"].split()
     environment = KinshipEnvironment()
     environment.reset(question["seed"])
     segments: list[Segment] = []

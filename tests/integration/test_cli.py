@@ -1,0 +1,147 @@
+"""The commands: one sentence and exit code 2 for every mistake, and a whole run in miniature."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from appo.cli import main
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+TINY = """
+task: kinship
+demonstrations: 200
+cold_start: {max_steps: 5, per_device_train_batch_size: 8, learning_rate: 1.0e-3, save_strategy: "no"}
+num_generations: 4
+num_initial_rollouts: 2
+num_branch_points: 1
+per_device_train_batch_size: 8
+steps_per_generation: 2
+max_steps: 4
+save_steps: 2
+max_completion_length: 32
+tool_protocol: tags
+result_format: " <result> {} </result> "
+eval_size: 20
+train_size: 16
+bf16: false
+use_cpu: true
+report_to: none
+logging_steps: 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY + f"output_dir: {tmp_path / 'run'}\n")
+    return path
+
+
+def test_help_answers_in_under_a_second():
+    start = time.monotonic()
+    run = subprocess.run([sys.executable, "-m", "appo", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - start < 1
+    assert "appo train RECIPE" in run.stdout
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_is_read(name):
+    from appo.recipe import read_recipe
+
+    read_recipe(str(RECIPES / name), [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--num_branch_pionts", "3"], "unknown field num_branch_pionts; did you mean num_branch_points?"),
+        (["--learning_rate", "fast"], "invalid float value: 'fast'"),
+        (["--num_initial_rollouts", "3"], "must equal num_generations, got 3 * (1 + 1) = 6 and num_generations = 4"),
+        (["--per_device_train_batch_size", "6"], "must hold whole tasks of num_generations = 4"),
+        (["--cold_start.learning_rat", "1"], "cold_start: unknown field learning_rat; did you mean learning_rate?"),
+        (["--task", "nothing.here"], "task = 'nothing.here' is neither kinship nor reasoning_gym"),
+        (["--task", "json"], "the module holds no `TASK`"),
+        (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded"),
+        (["--eval_size", "-1"], "eval_size must not be below 0, got -1"),
+        (["--bf16", "perhaps"], "bf16"),
+        (["stray"], "stray"),
+    ],
+)
+def test_mistakes_are_one_sentence(recipe, capsys, arguments, sentence):
+    assert main(["train", str(recipe), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("appo: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("task: [", "not readable YAML"),
+        ("- a\n", "must hold fields with values, got list"),
+        ("learning_rate: 1.0e-3\n", "task"),
+        ("task: kinship\ncold_start: 3\n", "cold_start must be a mapping"),
+        ("task: kinship\nlearning_rate: [1, 2]\n", "2"),
+        ("task: kinship\nmax_steps: many\n", "max_steps: invalid int value: 'many'"),
+    ],
+)
+def test_broken_recipes_are_one_sentence(tmp_path, capsys, text, sentence):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    assert main(["train", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_missing_files_and_commands(capsys):
+    assert main(["train", "none.yaml"]) == 2
+    assert "there is no recipe none.yaml" in capsys.readouterr().err
+    assert main(["trian", "none.yaml"]) == 2
+    assert main(["train"]) == 2
+    assert main([]) == 0
+
+
+def test_a_whole_run_in_miniature(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(recipe)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert {result[name]["questions"] for name in ("before", "after")} == {20}
+    for name in ("checkpoint", "records", "curves"):
+        assert Path(result[name]).exists()
+    printed = capsys.readouterr().out
+    assert "before" in printed
+    assert result["curves"] in printed.replace("\n", "")
+    records = (out / "records.jsonl").read_text()
+    assert main(["train", str(recipe)]) == 0  # done: nothing is trained again
+    assert (out / "records.jsonl").read_text() == records
+    assert main(["eval", str(recipe), "--eval_size", "10"]) == 0
+    assert "of 10 questions" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
+    from appo import run
+    from appo.trainer import APPOTrainer
+
+    original = APPOTrainer.training_step
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(APPOTrainer, "training_step", training_step)
+    assert main(["train", str(recipe)]) == 130
+    monkeypatch.setattr(APPOTrainer, "training_step", original)
+    monkeypatch.setattr(run, "make_sft_trainer", lambda *a: pytest.fail("the cold start was done again"))
+    assert main(["train", str(recipe)]) == 0
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert sorted(set(steps)) == [1, 2, 3, 4]
+    assert len(steps) == 4 * 8

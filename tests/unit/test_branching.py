@@ -1,0 +1,103 @@
+"""Branch points of a task: budget, rounds, and tokens that may not be branched at."""
+
+import itertools
+
+import pytest
+import torch
+
+from appo import APPOConfig
+from appo.branching import PRIORITIES, choose_branch_points, eligible_tokens
+from appo.config import CHOICES
+from appo.rollout.tree import RolloutTree
+from appo.rollout.types import Rollout
+
+LENGTH = 8
+
+
+def make_args(**options):
+    options = {"num_generations": 8, "num_initial_rollouts": 2, "num_branch_points": 3, **options}
+    return APPOConfig("out", bf16=False, report_to="none", **options)
+
+
+def make_tree(size=2, lengths=(LENGTH, LENGTH)):
+    tree = RolloutTree({})
+    for n in range(size):
+        rollout = Rollout([1])
+        rollout.append(list(range(10 * n, 10 * n + lengths[n])), [-1.0] * lengths[n])
+        tree.add_initial(rollout)
+    return tree
+
+
+def choose(tree, args, entropy, omega=None, mask=None, round_index=0):
+    entropy = torch.tensor(entropy)
+    omega = torch.ones_like(entropy) if omega is None else torch.tensor(omega)
+    mask = torch.ones_like(entropy) if mask is None else torch.tensor(mask)
+    generator = torch.Generator().manual_seed(0)
+    points = choose_branch_points(tree, omega, entropy, mask, args, round_index=round_index, generator=generator)
+    return [(point.rollout, point.position) for point in points]
+
+
+ENTROPY = [[0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.0, 0.4], [0.5, 0.0, 0.6, 0.1, 0.9, 0.2, 0.8, 0.3]]
+
+
+def test_without_drift_the_highest_entropies_are_taken():
+    assert sorted(choose(make_tree(), make_args(), ENTROPY)) == [(0, 1), (0, 3), (0, 5), (1, 2), (1, 4), (1, 6)]
+
+
+def test_tool_results_are_never_branched_at():
+    mask = [[1, 0, 1, 0, 1, 1, 1, 1], [1] * 8]
+    assert sorted(p for n, p in choose(make_tree(), make_args(), ENTROPY, mask=mask) if n == 0) == [4, 5, 7]
+
+
+def test_a_short_rollouts_budget_goes_to_the_others():
+    tree = make_tree(lengths=(1, LENGTH))
+    mask = [[1] + [0] * 7, [1] * 8]
+    points = choose(tree, make_args(), ENTROPY, mask=mask)
+    assert len(points) == len(set(points)) == 6
+    assert [n for n, _ in points].count(0) == 1
+
+
+def test_points_keep_their_distance():
+    points = choose(make_tree(), make_args(min_branch_distance=3), ENTROPY)
+    for n in (0, 1):
+        positions = sorted(p for m, p in points if m == n)
+        assert all(b - a >= 3 for a, b in itertools.pairwise(positions))
+
+
+def test_after_token_starts_one_token_later_and_never_at_the_end():
+    points = choose(make_tree(), make_args(resample="after_token"), ENTROPY)
+    assert sorted(points) == [(0, 2), (0, 4), (0, 6), (1, 3), (1, 5), (1, 7)]
+    entropy = [[0.0] * 7 + [9.0]] * 2
+    assert LENGTH not in {p for _, p in choose(make_tree(), make_args(resample="after_token"), entropy)}
+
+
+def test_a_branch_offers_its_own_tokens_only_and_no_token_twice():
+    tree = make_tree()
+    branch = tree.rollouts[0].prefix(3)
+    branch.append([99] * 5, [-1.0] * 5)
+    tree.add_branch(branch, 0, 3)
+    eligible = eligible_tokens(tree, torch.ones(3, LENGTH), make_args())
+    assert eligible[0].tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+    assert eligible[2].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_the_last_round_uses_the_budget_up():
+    args = make_args(num_branch_points=1, num_branch_rounds=2)
+    tree = make_tree()
+    first = choose(tree, args, ENTROPY, round_index=0)
+    assert sorted(n for n, _ in first) == [0, 1]
+    for n, position in first:
+        branch = tree.rollouts[n].prefix(position)
+        branch.append([99] * (LENGTH - position), [-1.0] * (LENGTH - position))
+        tree.add_branch(branch, n, position)
+    second = choose(tree, args, ENTROPY * 2, round_index=1)
+    assert len(second) == 4
+    assert not set(first) & set(second)
+
+
+@pytest.mark.parametrize("name", CHOICES["branching"])
+def test_every_score_ranks_policy_tokens_only(name):
+    mask = torch.tensor([[1, 0, 1, 1, 0, 0, 1, 1.0]])
+    omega, entropy = torch.rand(1, 8) + 0.5, torch.rand(1, 8)
+    score = PRIORITIES[name](omega, entropy, mask, make_args(), torch.Generator().manual_seed(0))
+    assert score.isnan().tolist() == [[m == 0 for m in mask[0].tolist()]]
