@@ -67,12 +67,13 @@ class RichProgress(TrainerCallback):
             self._progress.update(self._task, completed=state.global_step, status=self._status())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        for name in self.shown:
-            value = (logs or {}).get(name)
-            if value is not None:
-                self._recent[name].append(float(value))
+        known = {name: value for name, value in (logs or {}).items() if name in self.shown and value is not None}
+        for name, value in known.items():
+            self._recent[name].append(float(value))
+        if len(known) < len(self.shown) / 2:
+            return  # the summary at the end
         due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or state.global_step == state.max_steps
-        if self._progress is None and state.is_world_process_zero and due and self._status():
+        if self._progress is None and state.is_world_process_zero and due:
             self._last_line = time.monotonic()
             self.console.print(
                 f"{self.title} {state.global_step}/{state.max_steps}  {self._status()}", highlight=False

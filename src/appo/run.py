@@ -95,6 +95,7 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
 
 def _console(args: APPOConfig) -> Console:
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     args.disable_tqdm = True
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     return Console(quiet=not args.should_log)
@@ -222,6 +223,6 @@ def _report(result: dict[str, Any], console: Console) -> None:
         if result[name]:
             evaluation = Evaluation(**result[name])
             calls = f"{evaluation.tool_calls:.1f} tool calls, {evaluation.tokens:.0f} tokens each"
-            console.print(f"{name:7} success {evaluation}, {calls}", highlight=False)
+            console.print(f"{name:11} success {evaluation}, {calls}", highlight=False, soft_wrap=True)
     for name in ("checkpoint", "records", "curves"):
         console.print(f"{name:11} {result[name]}", highlight=False, soft_wrap=True)
