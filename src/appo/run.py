@@ -89,7 +89,7 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
     trainer = _make_trainer(config, args, task, *_load_model(config, args, task, source))
     evaluation = _run_evaluation("evaluation", trainer, config, task, console)
-    console.print(f"success {evaluation} ({source or 'the untrained model'})", highlight=False)
+    console.print(f"success {evaluation} ({source or 'the untrained model'})")
     console.print_json(json.dumps(evaluation.as_dict()))
 
 
@@ -97,8 +97,11 @@ def _console(args: APPOConfig) -> Console:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     args.disable_tqdm = True
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    return Console(quiet=not args.should_log)
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"output_dir = {args.output_dir!r} cannot be made: {error.strerror}.") from None
+    return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
 
 
 def _load_task(config: RunConfig) -> Task:
@@ -132,7 +135,7 @@ def _load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | N
             raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
         try:
             return task.make_model()
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ImportError) as error:
             raise RecipeError(str(error)) from None
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -169,15 +172,18 @@ def _cold_start(
 
 
 def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:
-    return APPOTrainer(
-        model,
-        list(task.reward_funcs),
-        args,
-        train_dataset=task.dataset(config.train_size, config.train_seed),
-        processing_class=tokenizer,
-        tools=list(task.tools),
-        environment_factory=task.environment_factory,
-    )
+    try:
+        return APPOTrainer(
+            model,
+            list(task.reward_funcs),
+            args,
+            train_dataset=task.dataset(config.train_size, config.train_seed),
+            processing_class=tokenizer,
+            tools=list(task.tools),
+            environment_factory=task.environment_factory,
+        )
+    except ValueError as error:  # fields that only the model or the task can contradict
+        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def _evaluation(
@@ -191,7 +197,7 @@ def _evaluation(
         return Evaluation(**json.loads(path.read_text()))
     evaluation = _run_evaluation(name, trainer, config, task, console)
     path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
-    console.print(f"{name}: success {evaluation}", highlight=False)
+    console.print(f"{name}: success {evaluation}")
     return evaluation
 
 
@@ -223,6 +229,6 @@ def _report(result: dict[str, Any], console: Console) -> None:
         if result[name]:
             evaluation = Evaluation(**result[name])
             calls = f"{evaluation.tool_calls:.1f} tool calls, {evaluation.tokens:.0f} tokens each"
-            console.print(f"{name:11} success {evaluation}, {calls}", highlight=False, soft_wrap=True)
+            console.print(f"{name:11} success {evaluation}, {calls}")
     for name in ("checkpoint", "records", "curves"):
-        console.print(f"{name:11} {result[name]}", highlight=False, soft_wrap=True)
+        console.print(f"{name:11} {result[name]}")

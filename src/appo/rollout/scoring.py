@@ -62,11 +62,3 @@ def collate(
         padded([[1] * len(r.completion_ids) for r in rollouts], 0, "right"),
         padded([r.policy_mask for r in rollouts], 0, "right"),
     )
-
-
-def pad_floats(lists: list[list[float]], length: int, device: torch.device | str) -> torch.Tensor:
-    """Per-token numbers as a float32 tensor (B, length), NaN behind each list's end."""
-    padded = torch.full((len(lists), length), float("nan"), device=device)
-    for row, values in enumerate(lists):
-        padded[row, : len(values)] = torch.tensor(values)
-    return padded
