@@ -20,7 +20,7 @@ from appo.environments.kinship import (
     make_demonstrations,
     make_tokenizer,
 )
-from appo.rollout.protocol import encode_plain
+from appo.rollout.protocol import PlainText
 
 CLEAN = (
     "<think> well plan start mother so </think> <search> mother e12 </search> <result> weak e9 </result> "
@@ -71,8 +71,8 @@ def test_whitespace_does_not_matter(tokenizer):
 def test_the_text_of_a_tag_in_a_tool_result_is_no_tag(tokenizer, tag):
     tag_id = tokenizer.convert_tokens_to_ids(tag)
     assert tokenizer(f"e1 {tag} e2")["input_ids"].count(tag_id) == 1
-    assert tag_id not in encode_plain(tokenizer, f"e1 {tag} e2")
-    assert encode_plain(tokenizer, "weak e1") == tokenizer("weak e1")["input_ids"]
+    assert tag_id not in PlainText(tokenizer)(f"e1 {tag} e2")
+    assert PlainText(tokenizer)("weak e1") == tokenizer("weak e1")["input_ids"]
 
 
 def test_only_pad_eos_and_unk_are_special(tokenizer):

@@ -110,7 +110,7 @@ class TransformersEngine:
     def close(self, id: int) -> None:
         self._by_id.pop(id).state = "closed"
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self) -> list[Turn]:
         if self._queue and not self._open:
             self._admit()
@@ -240,6 +240,9 @@ class TransformersEngine:
         self, cache: RaggedCache, input_ids_BW: torch.Tensor, mask_BK: torch.Tensor, position_ids_BW: torch.Tensor
     ) -> torch.Tensor:
         """One forward into `cache`; logits (B, V) of the last column."""
+        if input_ids_BW.shape[1] == 1 and self.model.config._attn_implementation == "sdpa":
+            # One new token sees every valid column: this is the mask that transformers would work out at each step.
+            mask_BK = mask_BK.bool()[:, None, None, :]
         output = self.model(
             input_ids=input_ids_BW.to(self.device),
             attention_mask=mask_BK.to(self.device),

@@ -50,16 +50,32 @@ class ToolProtocol(Protocol):
         """The completion as TRL's reward functions get it: a string, or messages for conversational prompts."""
 
 
-def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of `text` in which the text of special and added tokens is text.
+class PlainText:
+    """Encodes text in which the text of special and added tokens is text.
 
     Such text is cut behind its first character, and the pieces are encoded apart. (`split_special_tokens` would leave
     out tokens that were added without being special, such as `<tool_call>` in many models.)
     """
-    added = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
-    cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, added)), text) if len(match[0]) > 1]
-    pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    return [token for ids in tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids]
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        self.tokens = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
+
+    def __call__(self, text: str) -> list[int]:
+        cuts = [match.start() + 1 for match in self.tokens.finditer(text) if len(match[0]) > 1]
+        pieces = [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        return [token for ids in self.tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids]
+
+
+def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
+    """Tokens that may complete one of the tags: what they hold up to a `>` is the tag's end, or ends with the tag."""
+    found = set()
+    for token, index in tokenizer.get_vocab().items():
+        parts = [token[: match.end()] for match in re.finditer(">", token)]
+        if any(tag.endswith(part) or part.endswith(tag) for tag in tags for part in parts):
+            found.add(index)
+    return frozenset(found)
 
 
 def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], offset: int) -> int:
@@ -101,8 +117,8 @@ class TagProtocol:
         names = "|".join(re.escape(name) for name in sorted({*tool_names, answer_tag}))
         self._closing = re.compile(rf"</({names})>")
         self.answer_tag = answer_tag
-        vocabulary = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-        self.stop_candidates = frozenset(i for i, token in enumerate(vocabulary) if token and ">" in token)
+        self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in {*tool_names, answer_tag}])
+        self._encode_plain = PlainText(tokenizer)
         self._window = 2 * max(len(name) for name in (*tool_names, answer_tag)) + 8
 
     def should_stop(self, turn_ids: list[int]) -> bool:
@@ -125,7 +141,7 @@ class TagProtocol:
     def encode_results(self, results: list[tuple[str, str]]) -> list[int]:
         ids = []
         for _, text in results:
-            ids += [*self._before, *encode_plain(self.tokenizer, text), *self._after]
+            ids += [*self._before, *self._encode_plain(text), *self._after]
         return ids
 
     def region(self, rollout: Rollout, position: int) -> str:
@@ -162,6 +178,7 @@ class ChatProtocol:
         self.tokenizer = tokenizer
         self.tools = tools
         self._suffix_ids = suffix_ids
+        self._encode_plain = PlainText(tokenizer)
 
     def should_stop(self, turn_ids: list[int]) -> bool:
         return False  # turns end with an end-of-sequence token
@@ -182,8 +199,7 @@ class ChatProtocol:
 
     def encode_results(self, results: list[tuple[str, str]]) -> list[int]:
         texts = [text for _, text in results]
-        special = {*self.tokenizer.all_special_tokens, *self.tokenizer.get_added_vocab()}
-        if not any(token in text for token in special for text in texts):
+        if not any(self._encode_plain.tokens.search(text) for text in texts):
             return self._suffix_ids([{"role": "tool", "name": name, "content": text} for name, text in results])
         # The template would turn this text into special tokens: marks stand in for the results while it is rendered.
         marks = [f"@@result-{index}@@" for index in range(len(results))]
@@ -194,7 +210,7 @@ class ChatProtocol:
         ids = []
         for mark, text in zip(marks, texts, strict=True):
             before, _, frame = frame.partition(mark)
-            ids += self.tokenizer(before, add_special_tokens=False)["input_ids"] + encode_plain(self.tokenizer, text)
+            ids += self.tokenizer(before, add_special_tokens=False)["input_ids"] + self._encode_plain(text)
         return ids + self.tokenizer(frame, add_special_tokens=False)["input_ids"]
 
     def region(self, rollout: Rollout, position: int) -> str:

@@ -7,6 +7,7 @@ Left out on purpose: isolation. A tool that runs foreign code brings its own (`p
 """
 
 import asyncio
+import functools
 import inspect
 import json
 import queue
@@ -62,12 +63,12 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
     Raises:
         TypeError, ValueError: with a sentence for the policy.
     """
-    signature = inspect.signature(function)
+    signature, hints = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
     if isinstance(arguments, str):
         names = list(signature.parameters)
         required = [n for n, p in signature.parameters.items() if p.default is p.empty] or names[:1]
         if len(required) == 1:
-            kind = get_type_hints(function).get(required[0], str)
+            kind = hints.get(required[0], str)
             converters: dict[Any, Callable[[str], Any]] = {int: int, float: float, bool: json.loads}
             convert = converters.get(kind, str)
             arguments = {required[0]: convert(arguments)}
@@ -77,6 +78,15 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
         raise TypeError(f"arguments must be a JSON object with {', '.join(signature.parameters) or 'no names'}")
     bound = signature.bind(**arguments)
     return dict(bound.arguments)
+
+
+@functools.lru_cache(maxsize=1024)
+def _signature(function: Callable[..., Any], is_method: bool) -> tuple[inspect.Signature, dict[str, Any]]:
+    """Signature without `self`, and type hints; every rollout has methods of its own of the same few functions."""
+    signature = inspect.signature(function)
+    if is_method:
+        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+    return signature, get_type_hints(function)
 
 
 class ToolRunner:
