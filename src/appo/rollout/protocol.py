@@ -78,12 +78,19 @@ def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) ->
     return frozenset(found)
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Text of sampled ids, special tokens included; straight from the Rust tokenizer where there is one, as this is
+    called at every candidate for a stop."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer.decode(ids) if backend is None else backend.decode(ids, skip_special_tokens=False)
+
+
 def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], offset: int) -> int:
     """Index of the token that holds character `offset` of the decoded `ids`; bisection, as decoding is monotone."""
     low, high = 0, len(ids) - 1
     while low < high:
         middle = (low + high) // 2
-        if len(tokenizer.decode(ids[: middle + 1])) > offset:
+        if len(decode(tokenizer, ids[: middle + 1])) > offset:
             high = middle
         else:
             low = middle + 1
@@ -123,10 +130,10 @@ class TagProtocol:
 
     def should_stop(self, turn_ids: list[int]) -> bool:
         # A closing tag is shorter than the window, and earlier ones would have ended the turn before.
-        return self._closing.search(self.tokenizer.decode(turn_ids[-self._window :])) is not None
+        return self._closing.search(decode(self.tokenizer, turn_ids[-self._window :])) is not None
 
     def parse_calls(self, turn_ids: list[int], context_ids: list[int]) -> list[ParsedCall]:
-        text = self.tokenizer.decode(turn_ids)
+        text = decode(self.tokenizer, turn_ids)
         closing = self._closing.search(text)
         if closing is None or closing[1] == self.answer_tag:
             return []
