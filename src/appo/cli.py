@@ -60,6 +60,9 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
         print(f"appo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("appo: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        print(
+            "appo: interrupted; without --overwrite it goes on from the last checkpoint next time.",
+            file=sys.stderr,
+        )
         return 130
     return 0

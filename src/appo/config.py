@@ -7,6 +7,7 @@ Batch sizes count all rollouts of a task, branches included, as `num_generations
 `per_device_train_batch_size * gradient_accumulation_steps / num_generations` tasks per device.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,21 @@ CHOICES = {
     "discount_over": ("all", "policy"),
     "resample": ("token", "after_token"),
     "tool_protocol": ("chat_template", "tags"),
+    "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+}
+
+LEAST: dict[str, float] = {
+    "num_initial_rollouts": 1,
+    "num_branch_points": 0,
+    "num_branch_rounds": 1,
+    "min_branch_distance": 1,
+    "tool_join_steps": 1,
+    "max_tool_result_chars": 16,
+    "max_tool_calling_iterations": 0,
+    "max_completion_length": 1,
+    "seed": 0,
+    "rollout_batch_size": 1,
+    "future_weight": 0,
 }
 
 
@@ -78,6 +94,9 @@ class APPOConfig(GRPOConfig):
         default="\n<result>\n{}\n</result>\n", metadata={"help": "Tool result in the tag protocol, with one {}."}
     )
     tool_timeout: float = field(default=30.0, metadata={"help": "Seconds that one tool call may take."})
+    max_tool_result_chars: int = field(
+        default=8192, metadata={"help": "Characters of a tool's result; a longer one is cut in the middle."}
+    )
     tool_join_steps: int = field(
         default=4, metadata={"help": "Tokens written by other rollouts before a tool's result is waited for."}
     )
@@ -90,7 +109,10 @@ class APPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.generation_batch_size is None and self.steps_per_generation is None:  # type: ignore[has-type]
             self.steps_per_generation = UPDATES_PER_GENERATION * self.gradient_accumulation_steps
+        if self.scale_rewards is True:  # type: ignore[has-type]
+            self.scale_rewards = "group"  # TRL takes both
         self._check_choices()
+        self._check_ranges()
         self._check_tree()
         self._check_unsupported()
         super().__post_init__()
@@ -103,19 +125,24 @@ class APPOConfig(GRPOConfig):
         self.future_clip = [float(bound) for bound in self.future_clip]
         if len(self.future_clip) != 2 or not 0 < self.future_clip[0] <= self.future_clip[1]:
             raise ValueError(f"future_clip must be two bounds, 0 < low <= high, got {self.future_clip}.")
-        if self.half_life <= 0:
+        if not 0 < self.half_life < math.inf:
             raise ValueError(f"half_life must be a positive number of tokens, got {self.half_life}.")
-        least: dict[str, float] = {
-            "num_initial_rollouts": 1, "num_branch_points": 0, "num_branch_rounds": 1, "min_branch_distance": 1,
-            "tool_join_steps": 1, "rollout_batch_size": 1, "future_weight": 0,
-        }  # fmt: skip
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {getattr(self, name)}.")
         if self.tool_timeout <= 0:
             raise ValueError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
         if "{}" not in self.result_format:
             raise ValueError(f"result_format must hold one {{}} for the result's text, got {self.result_format!r}.")
+
+    def _check_ranges(self) -> None:
+        for name, bound in LEAST.items():
+            value = getattr(self, name)
+            if value is None and name == "max_tool_calling_iterations":
+                continue  # no limit
+            if value is None or value < bound:
+                raise ValueError(f"{name} must be at least {bound}, got {value}.")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
+        if not 0 < self.top_p <= 1 or not 0 <= (self.min_p or 0) <= 1:
+            raise ValueError(f"top_p must lie in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}.")
 
     def _check_tree(self) -> None:
         rollouts, initial, points = self.num_generations, self.num_initial_rollouts, self.num_branch_points
@@ -139,6 +166,7 @@ class APPOConfig(GRPOConfig):
             "repetition_penalty": (1.0, "it would change the policy that Eq. 4 compares"),
             "generation_kwargs": (None, "sampling is set by temperature, top_p, top_k and min_p"),
             "cache_implementation": (None, "the embedded engine has its own cache"),
+            "scale_rewards": ("group", "Eq. 6 says how rewards are scaled"),
             "multi_objective_aggregation": ("sum_then_normalize", "Eq. 6 normalises the summed reward"),
         }
         for name, (value, reason) in unsupported.items():

@@ -54,8 +54,8 @@ def branch_metrics(trees: list[RolloutTree], protocol: ToolProtocol) -> dict[str
 def omega_metrics(omega_BT: torch.Tensor, mask_BT: torch.Tensor, clip: list[float]) -> dict[str, float]:
     """Mean and spread of Omega over policy tokens, and the share outside the clip's bounds."""
     omega = omega_BT[mask_BT.bool()].double()
-    if omega.numel() == 0:
-        return {}
+    if omega.numel() == 0:  # the same names on every process
+        return {"omega/mean": math.nan, "omega/std": math.nan, "omega/clipped": math.nan}
     outside = (omega < clip[0]) | (omega > clip[1])
     return {
         "omega/mean": omega.mean().item(),

@@ -45,11 +45,9 @@ class RunConfig:
     overwrite: bool = field(default=False, metadata={"help": "Whether to train again where a run has finished."})
 
     def __post_init__(self) -> None:
-        for name in ("train_size", "eval_size", "demonstrations"):
-            if getattr(self, name) < (1 if name == "train_size" else 0):
-                raise ValueError(
-                    f"{name} must not be below {1 if name == 'train_size' else 0}, got {getattr(self, name)}."
-                )
+        for name, least in (("train_size", 1), ("eval_size", 0), ("demonstrations", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must not be below {least}, got {getattr(self, name)}.")
 
 
 class _Parser(HfArgumentParser):
@@ -123,18 +121,20 @@ def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
 def _parse(kinds: tuple[type, ...], flags: list[str], path: str) -> Any:
     parser = _Parser(kinds, allow_abbrev=False)
     try:
-        *configs, unknown = parser.parse_args_into_dataclasses(
-            flags, return_remaining_strings=True, look_for_args_file=False
-        )
-    except (RecipeError, ValueError, TypeError) as error:
+        _, unknown = parser.parse_known_args(flags)
+        if unknown:
+            raise RecipeError(_unknown(unknown[0], kinds))
+        return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
-    if unknown:
-        name = unknown[0].split("=")[0].lstrip("-")
-        known = [f.name for kind in kinds for f in fields(kind)]
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else "see `appo train --help` for the fields."
-        raise RecipeError(f"{path}: unknown field {name}; {hint}")
-    return configs
+
+
+def _unknown(flag: str, kinds: tuple[type, ...]) -> str:
+    if not flag.startswith("--"):
+        return f"{flag!r} is one value too many; most fields take one, and a flag comes before its value."
+    name = flag.split("=")[0].lstrip("-")
+    close = difflib.get_close_matches(name, [f.name for kind in kinds for f in fields(kind)], 1)
+    return f"unknown field {name}; " + (f"did you mean {close[0]}?" if close else "see `appo train --help`.")
 
 
 def describe_fields() -> str:

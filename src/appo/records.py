@@ -70,7 +70,7 @@ def rollout_records(trees: list[RolloutTree], per_token: dict[str, torch.Tensor]
 def append_records(path: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -> None:
     """Appends records, each as one line; NaN becomes null."""
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(_rounded(record), ensure_ascii=False, default=str) + "\n" for record in records)
+        file.writelines(json.dumps(_rounded(record), default=str) + "\n" for record in records)
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
@@ -106,7 +106,5 @@ def start_records(path: str | os.PathLike[str], step: int) -> None:
         return
     partial = path.with_suffix(".partial")
     with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(
-            json.dumps(record, ensure_ascii=False) + "\n" for record in read_records(path) if record["step"] <= step
-        )
+        file.writelines(json.dumps(record) + "\n" for record in read_records(path) if record["step"] <= step)
     partial.replace(path)

@@ -7,6 +7,8 @@ functions, the model in a state to generate from, and the forward of the loss. W
 Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-ends: TRL's and transformers' own.
 """
 
+import copy
+import inspect
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -35,6 +37,23 @@ from appo.tools.runner import ToolRunner
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
 
+Pair = tuple[RolloutTree, Rollout]
+
+
+def environment_reward(kind: Any) -> Any:
+    """`get_reward` of environments of one class as a TRL reward function; None for those of another class."""
+
+    def sync_reward(environments: list[Any], **_: Any) -> list[float | None]:
+        return [e.get_reward() if type(e) is kind else None for e in environments]
+
+    async def async_reward(environments: list[Any], **_: Any) -> list[float | None]:
+        return [await e.get_reward() if type(e) is kind else None for e in environments]
+
+    function: Any = async_reward if inspect.iscoroutinefunction(kind.get_reward) else sync_reward
+    function.__name__ = kind.__name__
+    return function
+
+
 class RolloutTrainer(GRPOTrainer):
     """Writes, rewards and scores rollouts; see `APPOTrainer` for the arguments."""
 
@@ -58,27 +77,24 @@ class RolloutTrainer(GRPOTrainer):
             kwargs.update(tools=tools, environment_factory=environment_factory)
         else:
             # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
+            args = copy.copy(args)  # the caller may use it again
             reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         if self._is_vlm:
             raise ValueError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         self._hide_fork()
         self.protocol = self._make_protocol()
-        self.runner = ToolRunner(timeout=args.tool_timeout)
+        self.runner = ToolRunner(timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars)
         self._seconds: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = {"tokens/generated": 0, "tokens/trained": 0, "tools/failures": 0}
+        self._totals: dict[str, int] = {"tokens/generated": 0, "tokens/trained": 0, "tools/failures": 0}
+        self._counts = dict.fromkeys(self._totals, 0)  # of this process since the last log
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
         funcs = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [f for f in [reward_funcs] if f]
         types = {type(environment) for environment in self._pool.probe()}
         for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
-
-            def environment_reward(environments: list[Any], kind: Any = kind, **_: Any) -> list[float | None]:
-                return [e.get_reward() if type(e) is kind else None for e in environments]
-
-            environment_reward.__name__ = kind.__name__
-            funcs.append(environment_reward)
+            funcs.append(environment_reward(kind))
             weights = None if weights is None else [*weights, 1.0]
         return funcs, weights
 
@@ -96,7 +112,7 @@ class RolloutTrainer(GRPOTrainer):
             for environment in self._pool.probe():
                 names |= set(self._pool.tools_of(environment))
             return TagProtocol(self._tokenizer, names, self.args.result_format)
-        return ChatProtocol(self._tokenizer, self.tools, self._get_tool_suffix_ids)
+        return ChatProtocol(self._tokenizer, self.tools, self._get_tool_suffix_ids, self.eos_token_ids)
 
     # ---- writing ----
 
@@ -182,13 +198,17 @@ class RolloutTrainer(GRPOTrainer):
         entropy = [self.args.seed, self.accelerator.process_index, self.state.global_step, stream]
         return int(np.random.SeedSequence(entropy).generate_state(1, dtype=np.uint64)[0])
 
-    def _reward(self, pairs: list[tuple[RolloutTree, Rollout]]) -> None:
-        """Calls TRL's reward machinery and stores each rollout's weighted sum."""
+    def _reward(self, pairs: list[Pair], spare: Pair | None = None) -> None:
+        """Calls TRL's reward machinery and stores each rollout's weighted sum.
+
+        TRL gathers rewards, so every process needs equally many rows: the last pair, or `spare` where a process has
+        none, is repeated and its rewards dropped.
+        """
         count = len(pairs)
         if self.accelerator.num_processes > 1:
-            # TRL gathers rewards, so processes need equally many rows; the last ones are repeated and dropped.
             most = int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
-            pairs = (pairs + pairs[-1:] * (most - count)) if pairs else pairs
+            filler = pairs[-1] if pairs else spare
+            pairs = pairs + [filler] * (most - count) if filler else pairs
         if not pairs:
             return
         rollouts = [rollout for _, rollout in pairs]
@@ -205,6 +225,9 @@ class RolloutTrainer(GRPOTrainer):
         rewards_BF = rewards_BF[first : first + count]
         totals_B = (rewards_BF * self.reward_weights.to(rewards_BF.device)).nansum(dim=1)
         unscored_B = rewards_BF.isnan().all(dim=1)
+        if rewards_BF.isinf().any():
+            name = self.reward_func_names[int(rewards_BF.isinf().any(dim=0).nonzero()[0])]
+            raise ValueError(f"reward function {name} returned an infinite reward; return a finite number or None.")
         for rollout, total, unscored, parts in zip(
             rollouts, totals_B.tolist(), unscored_B.tolist(), rewards_BF.tolist(), strict=False
         ):
@@ -296,6 +319,10 @@ class RolloutTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
             logs.update({f"time/{phase}": seconds for phase, seconds in self._seconds.items()})
-            logs.update({name: float(count) for name, count in self._counts.items()})
+            counts = torch.tensor([list(self._counts.values())], device=self.accelerator.device)
+            for name, count in zip(self._counts, self.accelerator.gather(counts).sum(dim=0).tolist(), strict=True):
+                self._totals[name] += count
+                self._counts[name] = 0
+            logs.update({name: float(total) for name, total in self._totals.items()})
             self._seconds.clear()
         super().log(logs, start_time)

@@ -10,6 +10,10 @@ Left out on purpose: reading recipes (`recipe.py`).
 """
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,6 @@ import torch
 import transformers
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig
 
 from appo.analysis.curves import plot_curves
@@ -37,7 +40,21 @@ SHOWN = {
     "entropy": "entropy {:.2f}",
     "tokens/generated": "{:,.0f} tokens",
 }
+# Paths and output do not decide what a run does.
+NOT_SETTINGS = (
+    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
+    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
+)  # fmt: skip
 ModelAndTokenizer = tuple[Any, Any]
+
+
+@contextmanager
+def _setting_up() -> Iterator[None]:
+    """Mistakes that show only once a library reads the values: one sentence, as for all others."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise RecipeError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
@@ -51,18 +68,25 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again."""
     console = _console(args)
     result_path = Path(args.output_dir) / "result.json"
-    if result_path.exists() and not config.overwrite:
-        _report(json.loads(result_path.read_text()), console)
-        console.print("This run had finished before; --overwrite true (make train FRESH=1) trains again.")
-        return
+    settings = _settings(config, args, sft_args)
+    if config.overwrite:
+        _forget(args)
+    elif result_path.exists():
+        return _report_finished(json.loads(result_path.read_text()), settings, console)
     task = _load_task(config)
     if config.demonstrations:
         model, tokenizer = _cold_start(config, args, sft_args, task, console)
     else:
         model, tokenizer = _load_model(config, args, task, config.model)
-    checkpoint = None if config.overwrite else get_last_checkpoint(args.output_dir)
+        if args.beta and config.model is None:
+            # TRL loads the reference policy from where the model came from: one made on the spot needs a place.
+            start = Path(args.output_dir) / "start"
+            model.save_pretrained(start)
+            tokenizer.save_pretrained(start)
+            model, tokenizer = _load_model(config, args, task, str(start))
     trainer = _make_trainer(config, args, task, model, tokenizer)
-    before = _evaluation("before", trainer, config, task, console, fresh=config.overwrite)
+    checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
+    before = _evaluation("before", trainer, config, task, console, fresh=False)
     if checkpoint:
         console.print(f"going on from {checkpoint}")
     RichProgress.attach(trainer, "APPO", SHOWN, console)
@@ -71,7 +95,7 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     tokenizer.save_pretrained(_model_dir(args))
     trainer.save_state()
     after = _evaluation("after", trainer, config, task, console, fresh=True)
-    result = _result(config, args, before, after)
+    result = {**_result(config, args, before, after), "settings": settings}
     marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
     if args.save_records:
         plot_curves(Path(args.output_dir) / "records.jsonl", result["curves"], args.success_reward, marks)
@@ -81,6 +105,8 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
 
 def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """Success of `--model`, else of the trained model, else of the cold start."""
+    if not config.eval_size:
+        raise RecipeError("eval_size is 0; give the number of questions to ask.")
     console = _console(args)
     task = _load_task(config)
     found = [path for path in (_model_dir(args), _cold_dir(args)) if (path / "config.json").exists()]
@@ -91,6 +117,44 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     evaluation = _run_evaluation("evaluation", trainer, config, task, console)
     console.print(f"success {evaluation} ({source or 'the untrained model'})")
     console.print_json(json.dumps(evaluation.as_dict()))
+
+
+def _settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
+    """What decides a run's outcome, as JSON has it; two runs are the same if these are."""
+    fields = {**asdict(config), **args.to_dict(), "cold_start": _cold_start_settings(config, sft_args)}
+    for name in (*NOT_SETTINGS, "overwrite", "resume_from_checkpoint"):
+        fields.pop(name, None)
+    return json.loads(json.dumps(fields, default=str))
+
+
+def _cold_start_settings(config: RunConfig, sft_args: SFTConfig) -> dict[str, Any]:
+    fields = {name: value for name, value in sft_args.to_dict().items() if name not in NOT_SETTINGS}
+    fields.update(task=config.task, model=config.model, demonstrations=config.demonstrations)
+    return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
+
+
+def _forget(args: APPOConfig) -> None:
+    """Removes what an earlier run would be resumed from or reported by; its records are kept under another name."""
+    directory = Path(args.output_dir)
+    for path in [*directory.glob("checkpoint-*"), _cold_dir(args), _model_dir(args)]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in [directory / "result.json", *directory.glob("evaluation-*.json")]:
+        path.unlink(missing_ok=True)
+
+
+def _report_finished(result: dict[str, Any], settings: dict[str, Any], console: Console) -> None:
+    _report(result, console)
+    old = result.get("settings", {})
+    changed = sorted(name for name in settings if settings[name] != old.get(name))
+    other = f" with other values of {', '.join(changed)}" if changed else ""
+    console.print(f"This run had finished before{other}; --overwrite true (make train FRESH=1) trains again.")
+
+
+def last_checkpoint(output_dir: str) -> str | None:
+    """The newest checkpoint that was written to its end: a kill may have left half of one."""
+    complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    newest = max(complete, key=lambda path: int(path.name.split("-")[-1]), default=None)
+    return None if newest is None else str(newest)
 
 
 def _console(args: APPOConfig) -> Console:
@@ -106,6 +170,8 @@ def _console(args: APPOConfig) -> Console:
 
 def _load_task(config: RunConfig) -> Task:
     name = TASKS.get(config.task, config.task)
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"task = {config.task!r} is no module's name; use {' or '.join(TASKS)}, or my.module.")
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
@@ -152,38 +218,38 @@ def _cold_start(
     if task.demonstrations is None:
         raise RecipeError(f"task = {config.task!r} has no demonstrations; set demonstrations: 0.")
     directory = _cold_dir(args)
-    settings = {"task": config.task, "model": config.model, "demonstrations": config.demonstrations}
-    settings.update(steps=sft_args.max_steps, epochs=sft_args.num_train_epochs, learning_rate=sft_args.learning_rate)
-    settings.update(batch=sft_args.per_device_train_batch_size, seed=sft_args.seed)
+    settings = _cold_start_settings(config, sft_args)
     done = directory / "cold_start.json"
-    if done.exists() and not config.overwrite and json.loads(done.read_text())["settings"] == settings:
+    if done.exists() and json.loads(done.read_text())["settings"] == settings:
         console.print(f"cold start: found in {directory}")
         return _load_model(config, args, task, str(directory))
     model, tokenizer = _load_model(config, args, task, config.model)
     sft_args.disable_tqdm = True
     demonstrations = task.demonstrations(config.demonstrations, config.train_seed)
-    trainer, counts = make_sft_trainer(model, tokenizer, demonstrations, sft_args)
+    with _setting_up():
+        trainer, counts = make_sft_trainer(model, tokenizer, demonstrations, sft_args)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics
     trainer.save_model(str(directory))
     tokenizer.save_pretrained(directory)
     done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
-    return model, tokenizer
+    # Reloaded, so that a first run and a resumed one start from the same place in every respect.
+    return _load_model(config, args, task, str(directory))
 
 
 def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:
-    try:
+    with _setting_up():
+        evaluated = args.eval_strategy != "no" and config.eval_size
         return APPOTrainer(
             model,
             list(task.reward_funcs),
             args,
             train_dataset=task.dataset(config.train_size, config.train_seed),
+            eval_dataset=task.dataset(config.eval_size, config.eval_seed) if evaluated else None,
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
         )
-    except ValueError as error:  # fields that only the model or the task can contradict
-        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def _evaluation(

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 
 from appo import metrics
 from appo.algorithm import future_value, group_advantage
@@ -25,7 +26,7 @@ from appo.records import append_records, rollout_records, start_records
 from appo.rollout.agent_loop import Start
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
-from appo.rollout_trainer import RolloutTrainer
+from appo.rollout_trainer import Pair, RolloutTrainer
 
 # Shapes: B initial rollouts of a mini-batch, T completion tokens.
 
@@ -65,11 +66,21 @@ class APPOTrainer(RolloutTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._check_size()
         self._mini_batches: list[MiniBatch] | None = None
         self._micro_batches: list[dict[str, Any]] | None = None
         self._num_items: torch.Tensor | None = None
         self._evaluation_batches = 0
         self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
+
+    def _check_size(self) -> None:
+        """TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence."""
+        tasks = self.args.generation_batch_size // self.num_generations
+        if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:
+            raise ValueError(
+                f"train_dataset has {len(self.train_dataset)} rows, but one generation takes {tasks} tasks; give more "
+                "rows, or lower per_device_train_batch_size or steps_per_generation."
+            )
 
     # ---- data preparation, the only part of GRPOTrainer that changes ----
 
@@ -93,7 +104,7 @@ class APPOTrainer(RolloutTrainer):
     def _restore_counts(self) -> None:
         """Totals go on from the last log of the run that is resumed."""
         for entry in self.state.log_history:
-            self._counts.update({name: int(entry[name]) for name in self._counts if name in entry})
+            self._totals.update({name: int(entry[name]) for name in self._totals if name in entry})
 
     def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:
         """Steps 1 and 2a's behaviour policy: initial rollouts, rewards, and their log-probabilities (pi_old)."""
@@ -194,7 +205,7 @@ class APPOTrainer(RolloutTrainer):
                 points += choose_branch_points(
                     tree, omega_NT, entropy_NT, mask_NT, self.args, round_index=round_index, generator=generator
                 )
-            self._write_branches(points, stream=round_index + 1)
+            self._write_branches(points, round_index + 1, spare=(trees[0], trees[0].initial[0]))
 
     def _score_trees(
         self, trees: list[RolloutTree], log_ratio_BT: torch.Tensor, rows: list[list[int]]
@@ -218,7 +229,7 @@ class APPOTrainer(RolloutTrainer):
         omega_BT = self._future_value(ratios_BT, batch.policy_mask_BT)
         return new_rows, omega_BT, ratios_BT, scores.entropies_BT, batch.policy_mask_BT
 
-    def _write_branches(self, points: list[BranchPoint], stream: int) -> None:
+    def _write_branches(self, points: list[BranchPoint], stream: int, spare: Pair) -> None:
         starts = []
         for point in points:
             prefix = point.tree.rollouts[point.rollout].prefix(point.position)
@@ -227,7 +238,7 @@ class APPOTrainer(RolloutTrainer):
         branches = self._run_loop(starts, stream, keep_snapshots=self.args.num_branch_rounds > 1)
         for point, branch in zip(points, branches, strict=True):
             point.tree.add_branch(branch, point.rollout, point.position)
-        self._reward([(point.tree, branch) for point, branch in zip(points, branches, strict=True)])
+        self._reward([(point.tree, branch) for point, branch in zip(points, branches, strict=True)], spare)
 
     # ---- scores ----
 

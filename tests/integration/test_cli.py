@@ -69,7 +69,19 @@ def test_every_recipe_is_read(name):
         (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded"),
         (["--eval_size", "-1"], "eval_size must not be below 0, got -1"),
         (["--bf16", "perhaps"], "bf16"),
-        (["stray"], "stray"),
+        (["stray"], "'stray' is one value too many"),
+        (["--task", "..x"], "is no module's name"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
+        (["--temperature", "0"], "temperature must be above 0"),
+        (["--max_completion_length", "0"], "max_completion_length must be at least 1, got 0"),
+        (["--half_life", "nan"], "half_life must be a positive"),
+        (["--loss_type", "foo"], "loss_type must be one of"),
+        (["--min_p", "2"], "min_p"),
+        (["--scale_rewards", "batch"], "scale_rewards = 'batch' is not supported"),
+        (["--train_size", "1", "--demonstrations", "0"], "train_dataset has 1 rows, but one generation takes 4 tasks"),
+        (["--cold_start.max_length", "4"], "max_length=4"),
+        (["--cold_start.packing", "true"], "packing"),
+        (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made"),
     ],
 )
 def test_mistakes_are_one_sentence(recipe, capsys, arguments, sentence):
@@ -87,7 +99,7 @@ def test_mistakes_are_one_sentence(recipe, capsys, arguments, sentence):
         ("- a\n", "must hold fields with values, got list"),
         ("learning_rate: 1.0e-3\n", "task"),
         ("task: kinship\ncold_start: 3\n", "cold_start must be a mapping"),
-        ("task: kinship\nlearning_rate: [1, 2]\n", "2"),
+        ("task: kinship\nlearning_rate: [1, 2]\n", "'2' is one value too many"),
         ("task: kinship\nmax_steps: many\n", "max_steps: invalid int value: 'many'"),
     ],
 )
@@ -123,6 +135,33 @@ def test_a_whole_run_in_miniature(recipe, tmp_path, capsys):
     assert (out / "records.jsonl").read_text() == records
     assert main(["eval", str(recipe), "--eval_size", "10"]) == 0
     assert "of 10 questions" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_what_differs_and_overwrite_trains_again(recipe, tmp_path, capsys):
+    assert main(["train", str(recipe)]) == 0
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--max_steps", "2"]) == 0
+    assert "with other values of max_steps" in capsys.readouterr().out
+    assert main(["train", str(recipe), "--max_steps", "2", "--overwrite", "true"]) == 0
+    out = tmp_path / "run"
+    assert {json.loads(line)["step"] for line in (out / "records.jsonl").read_text().splitlines()} == {1, 2}
+    assert (out / "records.1.jsonl").exists()
+
+
+def test_half_a_checkpoint_is_not_resumed_from(tmp_path):
+    from appo.run import last_checkpoint
+
+    assert last_checkpoint(str(tmp_path)) is None
+    for step, whole in ((2, True), (10, True), (12, False)):
+        directory = tmp_path / f"checkpoint-{step}"
+        directory.mkdir()
+        if whole:
+            (directory / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
+
+
+def test_a_reference_policy_from_the_tasks_own_model(recipe):
+    assert main(["train", str(recipe), "--demonstrations", "0", "--beta", "0.1", "--eval_size", "0"]) == 0
 
 
 def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):

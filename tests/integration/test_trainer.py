@@ -78,8 +78,8 @@ def test_branches_come_from_the_updated_weights(tmp_path, monkeypatch):
     branches = []
     original = trainer._write_branches
 
-    def write_branches(points, stream):
-        original(points, stream)
+    def write_branches(points, *args, **kwargs):
+        original(points, *args, **kwargs)
         with torch.no_grad():
             for branch in points[0].tree.branches:
                 ids = torch.tensor([branch.prompt_ids + branch.completion_ids])
@@ -310,6 +310,9 @@ def test_evaluation_logs_success_and_leaves_training_alone(tmp_path):
     metrics = trainer.evaluate()
     assert 0 <= metrics["eval_success"] <= 1
     trainer.train()
+    alone = make_trainer(tmp_path / "alone", max_steps=2)
+    alone.train()
+    assert (tmp_path / "records.jsonl").read_text() == (tmp_path / "alone" / "records.jsonl").read_text()
 
 
 def test_a_reference_model_and_its_kl(tmp_path):
@@ -390,6 +393,7 @@ def test_environment_reward_in_the_tag_protocol(tmp_path):
         processing_class=tokenizer,
         environment_factory=Own,
     )
+    assert args.reward_weights == [2.0]  # the caller's configuration is not changed
     trainer.train()
     record = next(read_records(tmp_path / "records.jsonl"))
     assert record["rewards"]["Own"] == 0.25
@@ -419,3 +423,17 @@ def test_records_are_json_without_nan(tmp_path):
     make_trainer(tmp_path).train()
     for line in (tmp_path / "records.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in records"))
+
+
+def test_prompts_that_fill_the_context_leave_empty_rollouts_without_signal(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.model.config.max_position_embeddings = 1
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_too_few_rows_for_a_generation_are_refused(tmp_path):
+    args = make_trainer(tmp_path).args
+    model, tokenizer = kinship.make_model()
+    with pytest.raises(ValueError, match="train_dataset has 3 rows, but one generation takes 4 tasks"):
+        APPOTrainer(model, parity_reward, args, kinship.make_dataset(3, seed=3), processing_class=tokenizer)

@@ -67,9 +67,11 @@ class RaggedCache(Cache):
     def repack(self, rows_B: torch.Tensor, columns_BK: torch.Tensor) -> None:
         """Keeps rows `rows_B` and, of row b, the columns `columns_BK[b]` in that order."""
         for layer in self.layers:
-            heads, size = layer.keys.shape[1], layer.keys.shape[3]
-            index = columns_BK[:, None, :, None].expand(-1, heads, -1, size)
-            layer.replace(layer.keys[rows_B].gather(2, index), layer.values[rows_B].gather(2, index))
+            kept = []
+            for states in (layer.keys, layer.values):  # their head sizes may differ
+                index = columns_BK[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
+                kept.append(states[rows_B].gather(2, index))
+            layer.replace(*kept)
 
     def absorb(self, rows_S: torch.Tensor, other: "RaggedCache") -> None:
         """Takes rows `rows_S` from `other`, which has more columns; all other rows get holes there."""

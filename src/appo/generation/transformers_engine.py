@@ -38,6 +38,25 @@ class _Row:
     logprobs: list[float] = field(default_factory=list)
 
 
+def check_full_attention(model: PreTrainedModel) -> None:
+    """Refuses models for which a hole in the cache would count as a token.
+
+    Raises:
+        ValueError: for sliding windows, local or recurrent layers, and positions counted by column.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if not kinds:
+        # Older configurations say it in fields of their own.
+        windowed = getattr(config, "sliding_window", None) is not None or config.model_type in ("gpt_neo", "mpt")
+        kinds = {"sliding window or local attention"} if windowed else {"full_attention"}
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"the embedded engine needs full attention in every layer, but {type(model).__name__} has "
+            f"{', '.join(sorted(kinds))}; use a model without sliding-window, local or recurrent layers."
+        )
+
+
 class TransformersEngine:
     """Writes turns with a transformers model.
 
@@ -64,12 +83,7 @@ class TransformersEngine:
         min_p: float | None = None,
         max_rows: int = 256,
     ) -> None:
-        layer_types = set(getattr(model.config.get_text_config(), "layer_types", None) or ["full_attention"])
-        if layer_types != {"full_attention"}:
-            raise ValueError(
-                f"the embedded engine needs full attention in every layer, but {type(model).__name__} has "
-                f"{sorted(layer_types)}; use a model without sliding-window or recurrent layers."
-            )
+        check_full_attention(model)
         self.model = model
         self.device = model.device
         self.pad_token_id = pad_token_id

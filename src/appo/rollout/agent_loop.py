@@ -18,7 +18,7 @@ import numpy as np
 from appo.generation.base import Engine, Request, Turn
 from appo.rollout.protocol import ParsedCall, ToolProtocol
 from appo.rollout.types import Rollout, ToolCall
-from appo.tools.runner import PendingCall, ToolRunner
+from appo.tools.runner import PendingCall, ToolOutcome, ToolRunner
 
 Tools = Mapping[str, Callable[..., Any]]
 
@@ -53,7 +53,9 @@ class _Writing:
     turn_start: int
     seed: int
     in_engine: bool = False
-    calls: list[tuple[ParsedCall, PendingCall]] = field(default_factory=list)
+    calls: list[ParsedCall] = field(default_factory=list)
+    outcomes: list[ToolOutcome] = field(default_factory=list)
+    pending: PendingCall | None = None
 
 
 def snapshot(environment: Any) -> Any:
@@ -177,7 +179,13 @@ class AgentLoop:
         elif self.max_tool_turns is not None and len(rollout.answered_turns()) >= self.max_tool_turns:
             self._finish(index, "tool_limit")
         else:
-            writing.calls = [(c, self.runner.submit(writing.start.tools, c.name, c.arguments)) for c in calls]
+            writing.calls, writing.outcomes = calls, []
+            self._submit_next(writing)
+
+    def _submit_next(self, writing: _Writing) -> None:
+        """Starts the turn's next call. One after another, as in TRL: they may change the same environment."""
+        call = writing.calls[len(writing.outcomes)]
+        writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments)
 
     def _finish(self, index: int, reason: Any) -> None:
         writing = self._writing.pop(index)
@@ -186,16 +194,24 @@ class AgentLoop:
             self.engine.close(index)
 
     def _join_results(self) -> None:
-        for index, writing in list(self._writing.items()):
-            if writing.calls:
-                self._append_results(index, writing)
+        """Waits for all calls, which run beside each other over rollouts, and appends their results."""
+        waiting = {index: writing for index, writing in self._writing.items() if writing.calls}
+        unfinished = list(waiting.values())
+        while unfinished:
+            for writing in unfinished:
+                assert writing.pending is not None
+                writing.outcomes.append(writing.pending.result())
+                if len(writing.outcomes) < len(writing.calls):
+                    self._submit_next(writing)
+            unfinished = [writing for writing in unfinished if len(writing.outcomes) < len(writing.calls)]
+        for index, writing in waiting.items():
+            self._append_results(index, writing)
 
     def _append_results(self, index: int, writing: _Writing) -> None:
-        """Waits for the turn's calls and appends their results, all or (where there is no room) none."""
+        """Appends the results of a turn's calls, all or (where there is no room) none."""
         rollout = writing.start.rollout
         calls = []
-        for parsed, pending in writing.calls:
-            outcome = pending.result()
+        for parsed, outcome in zip(writing.calls, writing.outcomes, strict=True):
             self.counters.tool_calls += 1
             self.counters.tool_seconds += outcome.seconds
             if outcome.error:

@@ -85,12 +85,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(ids) if backend is None else backend.decode(ids, skip_special_tokens=False)
 
 
-def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], offset: int) -> int:
-    """Index of the token that holds character `offset` of the decoded `ids`; bisection, as decoding is monotone."""
+def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, offset: int) -> int:
+    """Index of the token that completes character `offset` of `text`, the decoded `ids`; by bisection.
+
+    Prefixes are compared and not measured: one that ends inside a character decodes to other text of any length.
+    """
+    wanted = text[: offset + 1]
     low, high = 0, len(ids) - 1
     while low < high:
         middle = (low + high) // 2
-        if len(decode(tokenizer, ids[: middle + 1])) > offset:
+        if decode(tokenizer, ids[: middle + 1]).startswith(wanted):
             high = middle
         else:
             low = middle + 1
@@ -140,10 +144,10 @@ class TagProtocol:
         opening = text.rfind(f"<{closing[1]}>", 0, closing.start())
         if opening < 0:
             # Kept as a call, so that the policy is told what is wrong instead of being cut off.
-            start = token_at(self.tokenizer, turn_ids, closing.start())
+            start = token_at(self.tokenizer, turn_ids, text, closing.start())
             return [ParsedCall(closing[1], None, start, len(turn_ids))]
         body = text[opening + len(closing[1]) + 2 : closing.start()].strip()
-        return [ParsedCall(closing[1], body, token_at(self.tokenizer, turn_ids, opening), len(turn_ids))]
+        return [ParsedCall(closing[1], body, token_at(self.tokenizer, turn_ids, text, opening), len(turn_ids))]
 
     def encode_results(self, results: list[tuple[str, str]]) -> list[int]:
         ids = []
@@ -172,6 +176,7 @@ class ChatProtocol:
         tokenizer: The policy's, with `response_template` or `response_schema` where tools are used (TRL sets it).
         tools: The tools, as `apply_chat_template` takes them.
         suffix_ids: TRL's `GRPOTrainer._get_tool_suffix_ids`: tool messages -> token ids after the assistant's turn.
+        eos_token_ids: Tokens that end a turn.
     """
 
     stop_candidates: frozenset[int] = frozenset()
@@ -181,21 +186,26 @@ class ChatProtocol:
         tokenizer: PreTrainedTokenizerBase,
         tools: list[Callable[..., Any]],
         suffix_ids: Callable[[list[dict[str, str]]], list[int]],
+        eos_token_ids: Collection[int],
     ) -> None:
         self.tokenizer = tokenizer
         self.tools = tools
         self._suffix_ids = suffix_ids
+        self.eos_token_ids = frozenset(eos_token_ids)
         self._encode_plain = PlainText(tokenizer)
 
     def should_stop(self, turn_ids: list[int]) -> bool:
-        return False  # turns end with an end-of-sequence token
+        return turn_ids[-1] in self.eos_token_ids  # asked of prefixes only: the engine ends turns at these tokens
 
     def _message(self, turn_ids: list[int], context_ids: list[int]) -> dict[str, Any]:
         readable = any(getattr(self.tokenizer, name, None) for name in ("response_template", "response_schema"))
         if not readable or not turn_ids:
             content = self.tokenizer.decode(turn_ids, skip_special_tokens=True)
             return {"role": "assistant", "content": content}
-        return parse_response(self.tokenizer, turn_ids, prefix=context_ids, tools=self.tools)
+        try:
+            return parse_response(self.tokenizer, turn_ids, prefix=context_ids, tools=self.tools)
+        except RecursionError:  # thousands of nested brackets: a text like any other
+            return {"role": "assistant", "content": self.tokenizer.decode(turn_ids, skip_special_tokens=True)}
 
     def parse_calls(self, turn_ids: list[int], context_ids: list[int]) -> list[ParsedCall]:
         calls = []

@@ -7,7 +7,7 @@ scored is, to the bit, what the loss computes.
 Left out on purpose: anything that compares two policies (`appo.algorithm`).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from trl.trainer.utils import pad
@@ -33,10 +33,6 @@ class RolloutBatch:
     completion_mask_BT: torch.Tensor
     policy_mask_BT: torch.Tensor
 
-    def rows(self, start: int, stop: int) -> "RolloutBatch":
-        """Rollouts `start` to `stop`, padding unchanged."""
-        return RolloutBatch(*(getattr(self, f.name)[start:stop] for f in fields(self)))
-
 
 @dataclass
 class TokenScores:
@@ -55,10 +51,12 @@ def collate(
         tensors = [torch.tensor(ids, dtype=torch.long) for ids in lists]
         return pad(tensors, padding_value=value, padding_side=side, pad_to_multiple_of=pad_to_multiple_of).to(device)
 
+    # The forward keeps the last T columns, and keeping none of them would mean all: T is at least 1.
+    empty = not any(r.completion_ids for r in rollouts)
     return RolloutBatch(
         padded([r.prompt_ids for r in rollouts], pad_token_id, "left"),
         padded([[1] * len(r.prompt_ids) for r in rollouts], 0, "left"),
-        padded([r.completion_ids for r in rollouts], pad_token_id, "right"),
-        padded([[1] * len(r.completion_ids) for r in rollouts], 0, "right"),
-        padded([r.policy_mask for r in rollouts], 0, "right"),
+        padded([[pad_token_id] if empty else r.completion_ids for r in rollouts], pad_token_id, "right"),
+        padded([[0] if empty else [1] * len(r.completion_ids) for r in rollouts], 0, "right"),
+        padded([[0] if empty else r.policy_mask for r in rollouts], 0, "right"),
     )

@@ -64,20 +64,18 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
         TypeError, ValueError: with a sentence for the policy.
     """
     signature, hints = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
+    named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(arguments, str):
-        names = list(signature.parameters)
-        required = [n for n, p in signature.parameters.items() if p.default is p.empty] or names[:1]
+        required = [p.name for p in named if p.default is p.empty] or [p.name for p in named[:1]]
         if len(required) == 1:
-            kind = hints.get(required[0], str)
             converters: dict[Any, Callable[[str], Any]] = {int: int, float: float, bool: json.loads}
-            convert = converters.get(kind, str)
-            arguments = {required[0]: convert(arguments)}
+            arguments = {required[0]: converters.get(hints.get(required[0], str), str)(arguments)}
         else:
             arguments = json.loads(arguments) if arguments else {}
     if not isinstance(arguments, Mapping):
-        raise TypeError(f"arguments must be a JSON object with {', '.join(signature.parameters) or 'no names'}")
-    bound = signature.bind(**arguments)
-    return dict(bound.arguments)
+        raise TypeError(f"arguments must be a JSON object with {', '.join(p.name for p in named) or 'no names'}")
+    signature.bind(**arguments)
+    return dict(arguments)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -95,10 +93,13 @@ class ToolRunner:
     Args:
         timeout: Seconds that one call may run.
         max_workers: Calls that run at once.
+        max_result_chars: Characters of a result that the policy reads.
     """
 
-    def __init__(self, timeout: float = 30.0, max_workers: int = 32) -> None:
-        self.timeout, self.max_workers = timeout, max_workers
+    def __init__(self, timeout: float = 30.0, max_workers: int = 32, max_result_chars: int = 8192) -> None:
+        self.timeout, self.max_workers, self.max_result_chars = timeout, max_workers, max_result_chars
+        self._running: list[_Job] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._unfinished = 0  # calls submitted and neither done nor abandoned
@@ -108,14 +109,16 @@ class ToolRunner:
         """Starts a call; a name or arguments that make no sense give an error outcome at once."""
         if name not in tools:
             known = ", ".join(sorted(tools)) or "none"
-            return PendingCall(self, None, ToolOutcome(f"error: no tool named {name}; tools: {known}", "unknown tool"))
+            text = self._readable(f"error: no tool named {name}; tools: {known}")
+            return PendingCall(self, None, ToolOutcome(text, "unknown tool"))
         if arguments is None:
             text = f"error: malformed call of {name}: the opening tag is missing"
             return PendingCall(self, None, ToolOutcome(text, "malformed call"))
         try:
             job = _Job(tools[name], bind_arguments(tools[name], arguments))
-        except (TypeError, ValueError) as error:
-            return PendingCall(self, None, ToolOutcome(f"error: bad arguments for {name}: {error}", "bad arguments"))
+        except Exception as error:  # text of the policy, of any depth and kind
+            text = self._readable(f"error: bad arguments for {name}: {error}")
+            return PendingCall(self, None, ToolOutcome(text, "bad arguments"))
         with self._lock:
             self._unfinished += 1
             self._grow()
@@ -123,17 +126,27 @@ class ToolRunner:
         return PendingCall(self, job)
 
     def wait(self, job: _Job) -> ToolOutcome:
-        """Waits for a job; after its time-out it is abandoned and the job's thread replaced."""
-        job.started.wait()
+        """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are abandoned."""
+        while not job.started.wait(0.02):
+            with self._lock:
+                overdue = [other for other in self._running if other.start_time + self.timeout < time.monotonic()]
+            for other in overdue:
+                self._abandon(other)
         job.done.wait(max(0.0, job.start_time + self.timeout - time.monotonic()))
+        self._abandon(job)
+        assert job.outcome is not None
+        return job.outcome
+
+    def _abandon(self, job: _Job) -> None:
+        """Gives up a job that has no outcome yet, and replaces its thread."""
         with self._lock:
-            if job.outcome is not None:
-                return job.outcome
-            job.abandoned = True
-            self._unfinished -= 1
-            self._workers -= 1
-            self._grow()
-        return ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
+            if job.outcome is None:
+                job.outcome = ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
+                job.abandoned = True
+                self._running.remove(job)
+                self._unfinished -= 1
+                self._workers -= 1
+                self._grow()
 
     def _grow(self) -> None:
         if self._workers < min(self._unfinished, self.max_workers):
@@ -142,32 +155,50 @@ class ToolRunner:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job.start_time = time.monotonic()
+            with self._lock:
+                job.start_time = time.monotonic()
+                self._running.append(job)
             job.started.set()
-            outcome = _call(job.function, job.arguments)
+            outcome = self._call(job.function, job.arguments)
             outcome.seconds = time.monotonic() - job.start_time
             with self._lock:
                 if job.abandoned:
                     return
                 job.outcome = outcome
+                self._running.remove(job)
                 self._unfinished -= 1
             job.done.set()
+
+    def _call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> ToolOutcome:
+        try:
+            result = function(**arguments)
+            if inspect.isawaitable(result):
+                result = asyncio.run_coroutine_threadsafe(_finish(result), self._event_loop()).result()
+            return ToolOutcome(self._readable(str(result)))
+        except BaseException as error:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
+            text = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error or 'no message'}"
+            return ToolOutcome(self._readable(f"error: {text}"), type(error).__name__)
+
+    def _readable(self, text: str) -> str:
+        """Text that can be encoded, cut in the middle where it is too long."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
+        if len(text) <= self.max_result_chars:
+            return text
+        half = self.max_result_chars // 2
+        return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[-half:]}"
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """One loop for all coroutines: clients that belong to a loop stay usable from call to call."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, daemon=True, name="appo-async").start()
+            return self._loop
 
     def close(self) -> None:
         """Ends idle threads."""
         for _ in range(self._workers):
             self._jobs.put(None)
-
-
-def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> ToolOutcome:
-    try:
-        result = function(**arguments)
-        if inspect.isawaitable(result):
-            result = asyncio.run(_finish(result))
-        return ToolOutcome(str(result))
-    except Exception as error:  # the tool edge: whatever a tool raises, the policy reads it
-        text = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error or 'no message'}"
-        return ToolOutcome(f"error: {text}", type(error).__name__)
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -117,8 +117,10 @@ def test_an_end_token_ends_the_turn(tiny):
     assert (len(turn.token_ids), turn.reason) == (1, "eos")
 
 
-def test_a_model_with_sliding_windows_is_refused(tiny):
+@pytest.mark.parametrize("fields", [{"layer_types": ["sliding_attention", "full_attention"]}, {"sliding_window": 8}])
+def test_a_model_with_sliding_windows_is_refused(tiny, fields):
     model, _ = tiny
-    model.config.layer_types = ["sliding_attention", "full_attention"]
+    for name, value in fields.items():
+        setattr(model.config, name, value)
     with pytest.raises(ValueError, match="full attention"):
         make_engine(model)

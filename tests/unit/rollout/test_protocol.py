@@ -153,3 +153,47 @@ def test_regions_of_a_rollout(tiny):
     protocol = TagProtocol(tokenizer, ["search"])
     regions = [protocol.region(rollout, i) for i in range(len(ids))]
     assert regions == ["think"] * 5 + ["call"] * 4 + ["think"] * 6 + ["answer"] * 3
+
+
+def test_a_call_behind_a_character_of_several_tokens_keeps_its_span(qwen):
+    protocol = TagProtocol(qwen, ["search"])
+    ids = qwen("so \U0001f600 \u4e2d<search>q</search>")["input_ids"]
+    (call,) = protocol.parse_calls(ids, [])
+    assert qwen.decode(ids[call.start : call.end]) == "<search>q</search>"
+
+
+def test_calls_of_one_turn_run_in_order_on_the_same_environment(chat_trainer):
+    counter = []
+
+    def weather(city: str) -> str:
+        """Counts."""
+        import time
+
+        time.sleep(0.02 * (3 - len(counter)))  # a race would let later calls overtake
+        counter.append(city)
+        return str(len(counter))
+
+    call = CALL.removesuffix("<|im_end|>")
+    turn = call + CALL.removeprefix(THOUGHT).replace("Paris", "Rome")
+    tokenizer = chat_trainer.processing_class
+    engine = ScriptedEngine(tokenizer, {0: [turn, "Done.<|im_end|>"]})
+    loop = AgentLoop(engine, chat_trainer.protocol, ToolRunner(), max_completion_length=400)
+    ids = tokenizer("prompt")["input_ids"]
+    (rollout,) = loop.run([Start(Rollout(ids, [{"role": "user", "content": "?"}]), {"weather": weather})], seed=0)
+    assert [call.result for call in rollout.tool_calls] == ["1", "2"]
+    assert counter == ["Paris", "Rome"]
+
+
+def test_a_chat_prefix_that_ends_with_its_turn_gets_the_result_first(chat_trainer):
+    parent = run_chat(chat_trainer, [CALL, "It is hot.<|im_end|>"])
+    prefix = parent.prefix(parent.tool_calls[0].end)
+    tokenizer = chat_trainer.processing_class
+    engine = ScriptedEngine(tokenizer, {0: ["It is hot.<|im_end|>"]})
+    loop = AgentLoop(engine, chat_trainer.protocol, ToolRunner(), max_completion_length=400)
+    (branch,) = loop.run([Start(prefix, {"weather": weather})], seed=0)
+    assert branch.completion_ids == parent.completion_ids
+
+
+def test_brackets_without_end_are_text(chat_trainer):
+    rollout = run_chat(chat_trainer, ["<tool_call>\n" + "[" * 300 + "</tool_call><|im_end|>"])
+    assert rollout.finish_reason in ("stop", "length")

@@ -100,3 +100,62 @@ def test_calls_run_at_the_same_time():
 def test_binding_names_the_missing_parameter():
     with pytest.raises(TypeError, match="b"):
         bind_arguments(lambda a, b: None, {"a": 1})
+
+
+def test_calls_that_hang_do_not_keep_a_waiting_one_from_starting():
+    gate = threading.Event()
+    runner = ToolRunner(timeout=0.3, max_workers=2)
+    tools = {"hang": lambda: gate.wait(20), "echo": echo}
+    for _ in range(2):
+        runner.submit(tools, "hang", {})
+    waiting = runner.submit(tools, "echo", "after two that hang")
+    start = time.monotonic()
+    assert waiting.result().text == "after two that hang"
+    assert time.monotonic() - start < 3
+    gate.set()
+
+
+def test_any_keyword_reaches_a_function_that_takes_any():
+    def query(text: str, **options) -> str:
+        """Text and options."""
+        return f"{text} {options}"
+
+    tools = {"query": query}
+    assert ToolRunner().submit(tools, "query", {"text": "x", "k": 2}).result().text == "x {'k': 2}"
+    assert ToolRunner().submit(tools, "query", "plain").result().text == "plain {}"
+
+
+def test_text_that_cannot_be_encoded_is_replaced():
+    assert outcome("echo", {"text": "a\ud800b"}).text == "a?b"
+    assert "\ud800" not in outcome("fail", {"text": "\ud800"}).text
+
+
+def test_deeply_nested_arguments_are_bad_arguments():
+    assert outcome("area", "[" * 100_000).error == "bad arguments"
+
+
+def test_a_tool_that_exits_is_an_error_at_once():
+    def leave() -> str:
+        """Exits."""
+        raise SystemExit(3)
+
+    start = time.monotonic()
+    assert ToolRunner(timeout=5).submit({"leave": leave}, "leave", {}).result().error == "SystemExit"
+    assert time.monotonic() - start < 2
+
+
+def test_a_long_result_is_cut_in_the_middle():
+    runner = ToolRunner(max_result_chars=20)
+    text = runner.submit(TOOLS, "echo", "a" * 50 + "b" * 50).result().text
+    assert text == "a" * 10 + "\n[80 characters cut]\n" + "b" * 10
+
+
+def test_coroutines_share_one_event_loop():
+    import asyncio
+
+    async def loop_id() -> int:
+        """The loop."""
+        return id(asyncio.get_running_loop())
+
+    runner = ToolRunner()
+    assert len({runner.submit({"loop_id": loop_id}, "loop_id", {}).result().text for _ in range(3)}) == 1
