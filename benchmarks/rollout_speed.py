@@ -3,7 +3,7 @@
 Both write the same number of policy tokens with the same model and batch size; the loop also stops at calls, runs the
 testbed's tool, feeds results and keeps snapshots of the environments.
 
-    python benchmarks/rollout_speed.py [--rollouts 256] [--model runs/kinship/cold_start] [--repeats 5]
+    python benchmarks/rollout_speed.py [--rollouts 64] [--model runs/kinship/cold_start] [--repeats 5]
 
 With `--model` rollouts are real ones of a trained model; without it an untrained one writes to the token limit.
 """
@@ -66,7 +66,7 @@ def run_generate(model, tokenizer, rows, tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rollouts", type=int, default=256)
+    parser.add_argument("--rollouts", type=int, default=64)
     parser.add_argument("--model")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -23,6 +23,7 @@ from appo.generation.kv_cache import RaggedCache
 
 LONG_RESULT = 16  # tokens from which a tool's result is fed in a forward of its own
 REPACK_FACTOR = 1.5  # columns over the longest row's tokens from which holes are squeezed out
+KEPT_SHARE = 0.85  # share of rows that still run, below which the others are dropped
 
 
 @dataclass
@@ -173,7 +174,7 @@ class TransformersEngine:
         """Drops closed rows and squeezes out holes, when enough of either has gathered to pay for the copy."""
         keep = [i for i, row in enumerate(self._rows) if row.state != "closed"]
         longest = max((self._rows[i].cached for i in keep), default=0)
-        if len(keep) > 0.75 * len(self._rows) and self._columns <= REPACK_FACTOR * longest + 64:
+        if len(keep) > KEPT_SHARE * len(self._rows) and self._columns <= REPACK_FACTOR * longest + 16:
             return
         rows = torch.tensor(keep, dtype=torch.long, device=self.device)
         mask = self._mask_BK[rows, : self._columns]

@@ -127,6 +127,8 @@ class ToolRunner:
 
     def wait(self, job: _Job) -> ToolOutcome:
         """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are abandoned."""
+        if job.outcome is not None:
+            return job.outcome
         while not job.started.wait(0.02):
             with self._lock:
                 overdue = [other for other in self._running if other.start_time + self.timeout < time.monotonic()]
