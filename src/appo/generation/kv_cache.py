@@ -67,11 +67,11 @@ class RaggedCache(Cache):
     def repack(self, rows_B: torch.Tensor, columns_BK: torch.Tensor) -> None:
         """Keeps rows `rows_B` and, of row b, the columns `columns_BK[b]` in that order."""
         for layer in self.layers:
-            kept = []
-            for states in (layer.keys, layer.values):  # their head sizes may differ
-                index = columns_BK[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
-                kept.append(states[rows_B].gather(2, index))
-            layer.replace(*kept)
+            # One gather over rows and columns at once, (B, K, H, D), laid out for the attention by `replace`.
+            keys, values = (
+                states[rows_B[:, None], :, columns_BK].transpose(1, 2) for states in (layer.keys, layer.values)
+            )
+            layer.replace(keys, values)
 
     def absorb(self, rows_S: torch.Tensor, other: "RaggedCache") -> None:
         """Takes rows `rows_S` from `other`, which has more columns; all other rows get holes there."""

@@ -23,7 +23,7 @@ from appo.generation.kv_cache import RaggedCache
 
 LONG_RESULT = 16  # tokens from which a tool's result is fed in a forward of its own
 REPACK_FACTOR = 1.5  # columns over the longest row's tokens from which holes are squeezed out
-KEPT_SHARE = 0.85  # share of rows that still run, below which the others are dropped
+KEPT_SHARE = 0.75  # share of rows that still run, below which the others are dropped
 
 
 @dataclass

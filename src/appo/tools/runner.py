@@ -121,7 +121,8 @@ class ToolRunner:
             return PendingCall(self, None, ToolOutcome(text, "bad arguments"))
         with self._lock:
             self._unfinished += 1
-            self._grow()
+            if not self._workers:
+                self._grow()
         self._jobs.put(job)
         return PendingCall(self, job)
 
@@ -129,6 +130,10 @@ class ToolRunner:
         """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are abandoned."""
         if job.outcome is not None:
             return job.outcome
+        if not job.done.wait(0.002):
+            # One thread is quickest for tools that answer at once; for others every call gets its own.
+            with self._lock:
+                self._grow()
         while not job.started.wait(0.02):
             with self._lock:
                 overdue = [other for other in self._running if other.start_time + self.timeout < time.monotonic()]
@@ -151,7 +156,8 @@ class ToolRunner:
                 self._grow()
 
     def _grow(self) -> None:
-        if self._workers < min(self._unfinished, self.max_workers):
+        """Adds threads until every unfinished call has one; called with the lock held."""
+        for _ in range(min(self._unfinished, self.max_workers) - self._workers):
             self._workers += 1
             threading.Thread(target=self._work, daemon=True, name="appo-tool").start()
 
