@@ -61,7 +61,7 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
         return 2
     except KeyboardInterrupt:
         print(
-            "appo: interrupted; without --overwrite it goes on from the last checkpoint next time.",
+            "appo: interrupted; next time it goes on from the last checkpoint, if there is one yet.",
             file=sys.stderr,
         )
         return 130

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from trl import GRPOConfig
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
@@ -109,6 +110,8 @@ class APPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.generation_batch_size is None and self.steps_per_generation is None:  # type: ignore[has-type]
             self.steps_per_generation = UPDATES_PER_GENERATION * self.gradient_accumulation_steps
+        if self.bf16 is None and not torch.accelerator.is_available():  # type: ignore[has-type]
+            self.bf16 = False  # TRL's default is True, which transformers refuses on a CPU
         if self.scale_rewards is True:  # type: ignore[has-type]
             self.scale_rewards = "group"  # TRL takes both
         self._check_choices()

@@ -73,6 +73,7 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         _forget(args)
     elif result_path.exists():
         return _report_finished(json.loads(result_path.read_text()), settings, console)
+    console.print(f"task {config.task}: loading the model")
     task = _load_task(config)
     if config.demonstrations:
         model, tokenizer = _cold_start(config, args, sft_args, task, console)

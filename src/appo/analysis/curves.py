@@ -89,4 +89,6 @@ def plot_curves(records: str | Path, picture: str | Path, success_reward: float 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_file():
+        sys.exit("usage: python -m appo.analysis.curves RECORDS.jsonl PICTURE.png")
     plot_curves(sys.argv[1], sys.argv[2])
