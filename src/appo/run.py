@@ -60,6 +60,8 @@ def _setting_up() -> Iterator[None]:
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """The cold start alone."""
     console = _console(args)
+    if config.overwrite:
+        shutil.rmtree(_cold_dir(args), ignore_errors=True)
     _cold_start(config, args, sft_args, _load_task(config), console)
     console.print(f"cold start in {_cold_dir(args)}")
 
