@@ -18,9 +18,10 @@ UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 1
 
 CHOICES = {
     "branching": ("branching_score", "entropy", "future_value", "weighted_sum", "random", "tool_boundary"),
-    "advantage": ("dual_group", "pooled", "prefix", "group"),
+    "advantage": ("dual_group", "pooled", "prefix", "group", "tree"),
     "discount_over": ("all", "policy"),
     "resample": ("token", "after_token"),
+    "train_on": ("initial", "all"),
     "tool_protocol": ("chat_template", "tags"),
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
 }
@@ -37,6 +38,7 @@ LEAST: dict[str, float] = {
     "seed": 0,
     "rollout_batch_size": 1,
     "future_weight": 0,
+    "local_weight": 0,
 }
 
 
@@ -78,6 +80,9 @@ class APPOConfig(GRPOConfig):
         default="branching_score", metadata={"help": f"Score of branch points: {', '.join(CHOICES['branching'])}."}
     )
     advantage: str = field(default="dual_group", metadata={"help": f"One of {', '.join(CHOICES['advantage'])}."})
+    local_weight: float = field(
+        default=1.0, metadata={"help": "advantage 'tree': weight of the comparison with rollouts of the same prefix."}
+    )
     require_positive: bool = field(
         default=True, metadata={"help": "Whether both factors of Eq. 5 have to be positive at a branch point."}
     )
@@ -87,6 +92,10 @@ class APPOConfig(GRPOConfig):
     )
     resample: str = field(
         default="token", metadata={"help": "A branch redraws the branch 'token', or starts 'after_token'."}
+    )
+    train_on: str = field(
+        default="initial",
+        metadata={"help": "Rollouts that carry loss: 'initial' (Eq. 8), or 'all', with the branches' own tokens."},
     )
     tool_protocol: str = field(
         default="chat_template", metadata={"help": "How calls are written: 'chat_template' as in TRL, or 'tags'."}
@@ -160,6 +169,12 @@ class APPOConfig(GRPOConfig):
             raise ValueError(
                 f"num_branch_rounds = {self.num_branch_rounds} needs num_initial_rollouts < num_generations and "
                 f"num_branch_points >= 1, got {initial}, {rollouts} and {points}."
+            )
+
+        if (self.train_on == "all") != (self.advantage == "tree") and self.advantage != "group":
+            raise ValueError(
+                f"advantage = {self.advantage!r} and train_on = {self.train_on!r} do not go together; with "
+                "train_on = 'all' use 'tree' or 'group', with 'initial' any but 'tree'."
             )
 
     def _check_unsupported(self) -> None:

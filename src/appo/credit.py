@@ -1,4 +1,4 @@
-"""From rewards to an advantage per token of the initial rollouts (Eq. 6 and 7), or that of a rival.
+"""From rewards to an advantage per token of the rollouts that are trained on (Eq. 6 and 7), or that of a rival.
 
 Left out on purpose: the loss. TRL's takes the (B, T) tensor as it is.
 """
@@ -11,6 +11,7 @@ from appo.algorithm import (
     group_advantage,
     pooled_advantage,
     prefix_advantage,
+    tree_advantage,
 )
 from appo.branching import clip_of
 from appo.config import APPOConfig
@@ -47,7 +48,33 @@ def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Te
     return base_NT
 
 
+def whole_tree_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Tensor:
+    """The advantage of all of a task's rollouts before Eq. 7, float32: (R, T); 0 where no reward function applied."""
+    rewards = [rollout.reward for rollout in tree.rollouts]
+    base_RT = torch.zeros(len(rewards), length)
+    scored = [index for index, reward in enumerate(rewards) if reward is not None]
+    if not scored:
+        return base_RT
+    if args.advantage == "group":
+        base_RT[scored] = group_advantage(torch.tensor([[rewards[i] for i in scored]])).T
+        return base_RT
+    # An unscored rollout may have scored branches: the mean stands in for it and moves no difference.
+    known = torch.tensor([reward for reward in rewards if reward is not None])
+    filled_R = torch.tensor([known.mean().item() if reward is None else reward for reward in rewards])
+    base_RT = tree_advantage(
+        filled_R,
+        [rollout.parent for rollout in tree.rollouts],
+        [rollout.branch_position or 0 for rollout in tree.rollouts],
+        length=length,
+        local=args.local_weight,
+    )
+    unscored = [index for index, reward in enumerate(rewards) if reward is None]
+    base_RT[unscored] = 0.0
+    return base_RT
+
+
 def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APPOConfig) -> torch.Tensor:
-    """Advantages (B, T) of a mini-batch's initial rollouts, in the order of the trees; float32, no gradient."""
-    base_BT = torch.cat([base_advantage(tree, args, omega_BT.shape[1]) for tree in trees]).to(omega_BT.device)
+    """Advantages (B, T) of a mini-batch's trained rollouts, in the order of the trees; float32, no gradient."""
+    estimate = base_advantage if args.train_on == "initial" else whole_tree_advantage
+    base_BT = torch.cat([estimate(tree, args, omega_BT.shape[1]) for tree in trees]).to(omega_BT.device)
     return future_aware_advantage(base_BT, omega_BT, b=args.future_weight, clip=clip_of(args))

@@ -27,13 +27,15 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def rollout_records(trees: list[RolloutTree], per_token: dict[str, torch.Tensor], step: int) -> list[dict[str, Any]]:
+def rollout_records(
+    trees: list[RolloutTree], per_token: dict[str, torch.Tensor], step: int, train_on: str = "initial"
+) -> list[dict[str, Any]]:
     """One record per rollout of a mini-batch, branches included.
 
     Args:
         trees: The mini-batch's tasks.
-        per_token: Names and tensors (B, T), rows being the initial rollouts in the order of the trees; cut to each
-            rollout's length. A branch has the engine's log-probabilities only: the others are not computed for it.
+        per_token: Names and tensors (B, T), rows being the trained rollouts in the order of the trees; cut to each
+            rollout's length. An untrained branch has the engine's log-probabilities only: the others are not computed.
         step: Number of the optimizer step, from 1.
     """
     lists = {name: tensor.tolist() for name, tensor in per_token.items()}
@@ -57,7 +59,7 @@ def rollout_records(trees: list[RolloutTree], per_token: dict[str, torch.Tensor]
                     for call in rollout.tool_calls
                 ],
             }
-            if index < tree.num_initial:
+            if index < len(tree.trained(train_on)):
                 size = len(rollout.completion_ids)
                 record.update({name: values[row][:size] for name, values in lists.items()})
                 row += 1

@@ -254,6 +254,10 @@ class RolloutTrainer(GRPOTrainer):
         self.model.train(training)
         return TokenScores(logps_BT, entropies_BT)
 
+    def _score_rollouts(self, rollouts: list[Rollout]) -> tuple[RolloutBatch, TokenScores]:
+        batch = self._collate(rollouts)
+        return batch, self._score(batch)
+
     def _forward(self, model: Any, batch: RolloutBatch, compute_entropy: bool) -> tuple[torch.Tensor, Any]:
         logps_BT, entropies_BT, _ = self._get_per_token_logps_and_entropies(
             model,

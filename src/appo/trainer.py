@@ -39,7 +39,7 @@ class MiniBatch:
 
     Args:
         trees: Its tasks.
-        batch: Their initial rollouts, padded.
+        batch: Their rollouts of the generation (initial ones), padded.
         behaviour: Scores under the policy that wrote them.
         written_at: `global_step` at which they were written.
     """
@@ -69,7 +69,6 @@ class APPOTrainer(RolloutTrainer):
         self._check_size()
         self._mini_batches: list[MiniBatch] | None = None
         self._micro_batches: list[dict[str, Any]] | None = None
-        self._num_items: torch.Tensor | None = None
         self._evaluation_batches = 0
         self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
 
@@ -109,7 +108,7 @@ class APPOTrainer(RolloutTrainer):
     def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:
         """Steps 1 and 2a's behaviour policy: initial rollouts, rewards, and their log-probabilities (pi_old)."""
         self._pool.release()
-        trees = self.write_initial(rows[:: self.num_generations], self.args.num_initial_rollouts)
+        trees = self._write_trees(rows[:: self.num_generations])
         self._log_generation(trees)
         updates = self.args.steps_per_generation // self.args.gradient_accumulation_steps
         size = len(trees) // updates
@@ -117,29 +116,44 @@ class APPOTrainer(RolloutTrainer):
         with self._timed("score"):
             for start in range(0, len(trees), size):
                 part = trees[start : start + size]
-                batch = self._collate([rollout for tree in part for rollout in tree.initial])
-                mini_batches.append(MiniBatch(part, batch, self._score(batch), self.state.global_step))
-        items = torch.stack([mini_batch.batch.policy_mask_BT.sum() for mini_batch in mini_batches]).sum()
-        self._num_items = self.accelerator.gather(items).sum()
+                batch, scores = self._score_rollouts([r for tree in part for r in tree.trained(self.args.train_on)])
+                mini_batches.append(MiniBatch(part, batch, scores, self.state.global_step))
         return mini_batches
+
+    def _write_trees(self, rows: list[dict[str, Any]]) -> list[RolloutTree]:
+        """The trees of a generation, by the behaviour policy."""
+        return self.write_initial(rows, self.args.num_initial_rollouts)
 
     def _prepare_mini_batch(self, mini_batch: MiniBatch) -> list[dict[str, Any]]:
         """Steps 2a-2c of Algorithm 1: score, branch, reward, credit; returns the micro-batches of one update."""
         batch, behaviour = mini_batch.batch, mini_batch.behaviour
-        for tree in mini_batch.trees:
-            tree.drop_branches()
         with self._timed("score"):
             # Nothing to compute before the first update: the policy is still the one that wrote the rollouts.
-            fresh = mini_batch.written_at == self.state.global_step
+            fresh = mini_batch.written_at == self.state.global_step or not self._needs_current_scores
             current = behaviour if fresh else self._score(batch)
-        omega_BT = self._future_value(current.logps_BT - behaviour.logps_BT, batch.policy_mask_BT)
+        log_ratio_BT = current.logps_BT - behaviour.logps_BT
+        omega_BT = self._future_value(log_ratio_BT, batch.policy_mask_BT)
         with self._timed("branch"):
-            self._branch(mini_batch.trees, current, omega_BT, current.logps_BT - behaviour.logps_BT, batch)
-        advantages_BT = token_advantages(mini_batch.trees, omega_BT, self.args)
+            self._branch(mini_batch.trees, current, omega_BT, log_ratio_BT, batch)
+        rows = sum(len(tree.trained(self.args.train_on)) for tree in mini_batch.trees)
+        if rows > len(omega_BT):
+            batch, behaviour, current, omega_BT = self._with_branches(mini_batch, current)
+        advantages_BT = self._advantages(mini_batch.trees, omega_BT)
         mask_BT = self._loss_mask(mini_batch.trees, batch.policy_mask_BT)
-        self._log_mini_batch(mini_batch, omega_BT, advantages_BT, mask_BT)
+        self._log_mini_batch(mini_batch.trees, batch, omega_BT, advantages_BT, mask_BT)
         if self.args.save_records:
-            self._write_records(mini_batch, current, omega_BT, advantages_BT)
+            self._write_records(mini_batch.trees, behaviour, current, omega_BT, advantages_BT)
+        return self._micro_batches_of(batch, mask_BT, advantages_BT, behaviour, current)
+
+    def _micro_batches_of(
+        self,
+        batch: RolloutBatch,
+        mask_BT: torch.Tensor,
+        advantages_BT: torch.Tensor,
+        behaviour: TokenScores,
+        current: TokenScores,
+    ) -> list[dict[str, Any]]:
+        """The loss's inputs in equal parts. TRL's token-mean losses expect `num_items_in_batch` of a generation."""
         inputs = {
             "prompt_ids": batch.prompt_ids_BP,
             "prompt_mask": batch.prompt_mask_BP,
@@ -151,12 +165,39 @@ class APPOTrainer(RolloutTrainer):
         }
         if self.beta != 0.0:
             inputs["ref_per_token_logps"] = self._reference_logps(batch)
-        rows = self.args.micro_batch_rows
-        chunks = [
-            {name: tensor[start : start + rows] for name, tensor in inputs.items()}
-            for start in range(0, len(advantages_BT), rows)
+        accumulation = self.args.gradient_accumulation_steps
+        updates = self.args.steps_per_generation // accumulation
+        items = self.accelerator.gather(inputs["tool_mask"].sum() * updates).sum()
+        parts = {name: torch.tensor_split(tensor, accumulation) for name, tensor in inputs.items()}
+        return [
+            {**{name: part[i] for name, part in parts.items()}, "num_items_in_batch": items}
+            for i in range(accumulation)
         ]
-        return [{**chunk, "num_items_in_batch": self._num_items} for chunk in chunks]
+
+    @property
+    def _needs_current_scores(self) -> bool:
+        """Whether anything depends on how the present policy scores the rollouts; GRPO, for one, needs no Omega."""
+        args = self.args
+        return bool(args.num_branch_points or args.future_weight or args.save_records)
+
+    def _with_branches(
+        self, mini_batch: MiniBatch, current: TokenScores
+    ) -> tuple[RolloutBatch, TokenScores, TokenScores, torch.Tensor]:
+        """Batch, behaviour scores, present scores and Omega of all rollouts.
+
+        Branches are written by the present policy: a branch has its parent's ratios up to where it left it, then 1.
+        """
+        with self._timed("score"):
+            batch, scores = self._score_rollouts([r for tree in mini_batch.trees for r in tree.rollouts])
+        ratios_BT = torch.zeros_like(scores.logps_BT)
+        known_BT = current.logps_BT - mini_batch.behaviour.logps_BT
+        self._inherit_ratios(mini_batch.trees, known_BT, self._initial_rows(mini_batch.trees), ratios_BT)
+        behaviour = TokenScores(scores.logps_BT - ratios_BT, scores.entropies_BT)
+        return batch, behaviour, scores, self._future_value(ratios_BT, batch.policy_mask_BT)
+
+    def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:
+        """Step 2c: an advantage per token of the rollouts that are trained on."""
+        return token_advantages(trees, omega_BT, self.args)
 
     def _evaluation_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rollouts without branches, one per row; TRL's sampler puts the rows of one prompt together."""
@@ -193,9 +234,11 @@ class APPOTrainer(RolloutTrainer):
         batch: RolloutBatch,
     ) -> None:
         """Step 2b: branch points, then branches with the current policy, in `num_branch_rounds` rounds."""
+        for tree in trees:
+            tree.drop_branches()  # another pass over the generation (`num_iterations`) draws new ones
         generator = torch.Generator().manual_seed(self._seed(0) % 2**63)
-        initial, entropies_BT, mask_BT = self.args.num_initial_rollouts, current.entropies_BT, batch.policy_mask_BT
-        rows = [list(range(i * initial, (i + 1) * initial)) for i in range(len(trees))]
+        entropies_BT, mask_BT = current.entropies_BT, batch.policy_mask_BT
+        rows = self._initial_rows(trees)
         for round_index in range(self.args.num_branch_rounds):
             if round_index:
                 rows, omega_BT, log_ratio_BT, entropies_BT, mask_BT = self._score_trees(trees, log_ratio_BT, rows)
@@ -211,23 +254,42 @@ class APPOTrainer(RolloutTrainer):
         self, trees: list[RolloutTree], log_ratio_BT: torch.Tensor, rows: list[list[int]]
     ) -> tuple[list[list[int]], torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores whole trees for a further round: a branch has its parent's ratios up to where it left it, then 1."""
-        rollouts = [rollout for tree in trees for rollout in tree.rollouts]
-        batch = self._collate(rollouts)
-        scores = self._score(batch)
+        batch, scores = self._score_rollouts([rollout for tree in trees for rollout in tree.rollouts])
         ratios_BT = torch.zeros_like(scores.logps_BT)
+        new_rows = self._inherit_ratios(trees, log_ratio_BT, rows, ratios_BT)
+        omega_BT = self._future_value(ratios_BT, batch.policy_mask_BT)
+        return new_rows, omega_BT, ratios_BT, scores.entropies_BT, batch.policy_mask_BT
+
+    def _inherit_ratios(
+        self, trees: list[RolloutTree], known_BT: torch.Tensor, rows: list[list[int]], ratios_BT: torch.Tensor
+    ) -> list[list[int]]:
+        """Fills `ratios_BT`, all rollouts of the trees, from `known_BT`, whose rows of each tree are given.
+
+        Returns:
+            The rows of each tree in `ratios_BT`.
+        """
         new_rows: list[list[int]] = []
         for tree, known in zip(trees, rows, strict=True):
             first = new_rows[-1][-1] + 1 if new_rows else 0
             new_rows.append(list(range(first, first + len(tree.rollouts))))
             for index, rollout in enumerate(tree.rollouts):
                 if index < len(known):
-                    width = min(log_ratio_BT.shape[1], ratios_BT.shape[1])
-                    ratios_BT[first + index, :width] = log_ratio_BT[known[index], :width]
+                    width = min(known_BT.shape[1], ratios_BT.shape[1])
+                    ratios_BT[first + index, :width] = known_BT[known[index], :width]
                 else:
                     end = rollout.branch_position
                     ratios_BT[first + index, :end] = ratios_BT[first + (rollout.parent or 0), :end]
-        omega_BT = self._future_value(ratios_BT, batch.policy_mask_BT)
-        return new_rows, omega_BT, ratios_BT, scores.entropies_BT, batch.policy_mask_BT
+        return new_rows
+
+    def _initial_rows(self, trees: list[RolloutTree]) -> list[list[int]]:
+        """The rows of each tree in a batch of initial rollouts."""
+        size = self.args.num_initial_rollouts
+        return [list(range(i * size, (i + 1) * size)) for i in range(len(trees))]
+
+    @property
+    def _branches_branch(self) -> bool:
+        """Whether a branch may be branched from, and so has to keep the states of its environment."""
+        return self.args.num_branch_rounds > 1
 
     def _write_branches(self, points: list[BranchPoint], stream: int, spare: Pair) -> None:
         starts = []
@@ -235,7 +297,7 @@ class APPOTrainer(RolloutTrainer):
             prefix = point.tree.rollouts[point.rollout].prefix(point.position)
             self._pool.enter_prefix(prefix, point.tree.row, self.runner)
             starts.append(Start(prefix, self._pool.tools_of(prefix.environment)))
-        branches = self._run_loop(starts, stream, keep_snapshots=self.args.num_branch_rounds > 1)
+        branches = self._run_loop(starts, stream, keep_snapshots=self._branches_branch)
         for point, branch in zip(points, branches, strict=True):
             point.tree.add_branch(branch, point.rollout, point.position)
         self._reward([(point.tree, branch) for point, branch in zip(points, branches, strict=True)], spare)
@@ -246,41 +308,57 @@ class APPOTrainer(RolloutTrainer):
         return future_value(log_ratio_BT, mask_BT, gamma=self.args.gamma, discount_over=self.args.discount_over)
 
     def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
-        """Policy tokens; none of a truncated rollout where `mask_truncated_completions` asks for that."""
-        if not self.mask_truncated_completions:
-            return policy_mask_BT
-        whole = [rollout.finish_reason != "length" for tree in trees for rollout in tree.initial]
-        return policy_mask_BT * torch.tensor(whole, device=policy_mask_BT.device)[:, None]
+        """Policy tokens that a rollout does not share with its parent, which carries their loss.
+
+        None of a truncated rollout where `mask_truncated_completions` asks for that.
+        """
+        rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
+        mask_BT = policy_mask_BT.clone()
+        for row, rollout in enumerate(rollouts):
+            mask_BT[row, : rollout.branch_position or 0] = 0
+            if self.mask_truncated_completions and rollout.finish_reason == "length":
+                mask_BT[row] = 0
+        return mask_BT
 
     # ---- what is logged ----
 
     def _log_mini_batch(
-        self, mini_batch: MiniBatch, omega_BT: torch.Tensor, advantages_BT: torch.Tensor, mask_BT: torch.Tensor
+        self,
+        trees: list[RolloutTree],
+        batch: RolloutBatch,
+        omega_BT: torch.Tensor,
+        advantages_BT: torch.Tensor,
+        mask_BT: torch.Tensor,
     ) -> None:
-        trees, initial = mini_batch.trees, self.args.num_initial_rollouts
-        policy_mask_BT = mini_batch.batch.policy_mask_BT
-        without_signal = (advantages_BT * mask_BT).view(len(trees), initial, -1).abs().amax(dim=(1, 2)) == 0
+        sizes = [len(tree.trained(self.args.train_on)) for tree in trees]
+        signal_B = (advantages_BT * mask_BT).abs().amax(dim=1)
+        without_signal = [part.max().item() == 0 for part in signal_B.split(sizes)]
         self._log_means(
             {
                 **metrics.rollout_metrics([r for tree in trees for r in tree.initial], self.args.success_reward),
                 **metrics.branch_metrics(trees, self.protocol),
-                **metrics.omega_metrics(omega_BT, policy_mask_BT, self.args.future_clip),
-                "groups_without_signal": without_signal.float().mean().item(),
+                **metrics.omega_metrics(omega_BT, batch.policy_mask_BT, self.args.future_clip),
+                "groups_without_signal": metrics.mean(map(float, without_signal)),
             }
         )
         self._counts["tokens/trained"] += int(mask_BT.sum())
 
     def _write_records(
-        self, mini_batch: MiniBatch, current: TokenScores, omega_BT: torch.Tensor, advantages_BT: torch.Tensor
+        self,
+        trees: list[RolloutTree],
+        behaviour: TokenScores,
+        current: TokenScores,
+        omega_BT: torch.Tensor,
+        advantages_BT: torch.Tensor,
     ) -> None:
         per_token = {
-            "behaviour_logprobs": mini_batch.behaviour.logps_BT,
+            "behaviour_logprobs": behaviour.logps_BT,
             "logprobs": current.logps_BT,
             "entropies": current.entropies_BT,
             "omega": omega_BT,
             "advantages": advantages_BT,
         }
         step = self.state.global_step + 1
-        records = gather_object(rollout_records(mini_batch.trees, per_token, step))
+        records = gather_object(rollout_records(trees, per_token, step, self.args.train_on))
         if self.accelerator.is_main_process:
             append_records(self._records_path, records)

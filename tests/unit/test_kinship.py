@@ -168,8 +168,8 @@ def rewards_of_demonstrations(noise):
     rng = random.Random(3)
     rewards = []
     for _ in range(200):
-        question = kinship._make_question(rng)
-        text = "".join(segment.text for segment in kinship._demonstrate(question, noise, rng))
+        question = kinship._make_question(rng, kinship.DEFAULT)
+        text = "".join(segment.text for segment in kinship._demonstrate(question, noise, rng, kinship.DEFAULT))
         rewards += exact_answer([text], [question["answer"]])
     return rewards
 

@@ -22,6 +22,7 @@ from appo.algorithm.branching_score import (
     weighted_sum_score,
 )
 from appo.algorithm.future_value import FUTURE_CLIP, clip_future_value, future_value, half_life_to_gamma
+from appo.algorithm.tree_advantage import tree_advantage
 
 __all__ = [
     "FUTURE_CLIP",
@@ -42,5 +43,6 @@ __all__ = [
     "select_branch_points",
     "select_top",
     "tool_boundary_score",
+    "tree_advantage",
     "weighted_sum_score",
 ]

@@ -43,6 +43,8 @@ class Task:
         environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`.
         demonstrations: `(size, seed) -> Iterable[Demonstration]` for the cold start.
         make_model: `() -> (model, tokenizer)`; without it a recipe has to name a model.
+        decision_positions: `words -> positions` of the tokens known to decide the outcome, for a task made to study
+            credit; `words` are a completion's tokens as text.
     """
 
     dataset: Callable[[int, int], Dataset]
@@ -51,3 +53,4 @@ class Task:
     environment_factory: Callable[[], Any] | None = None
     demonstrations: Callable[[int, int], Iterable[Demonstration]] | None = None
     make_model: Callable[[], tuple[Any, Any]] | None = None
+    decision_positions: Callable[[list[str]], list[int]] | None = None

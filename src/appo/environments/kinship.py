@@ -21,9 +21,11 @@ question (the last relation alone then says which one comes next).
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer
@@ -59,13 +61,37 @@ TOOL_WORDS = [
     "like",
 ]
 
-MIN_HOPS, MAX_HOPS = 2, 4
 WEAK_SHARE = 0.25
 NOISE = 0.15
 
 
+@dataclass(frozen=True)
+class Style:
+    """How long the questions are and how much is written besides decisions; the default is `make train`'s.
+
+    Args:
+        hops: Least and most relations of a question.
+        before, after: Least and most fillers before and after a plan.
+        quiet: Whether each filler follows from the one before, so that fillers have hardly any entropy.
+        tail: Least and most fillers that follow the entity in the answer, when all that matters has been decided.
+        result_words: Words of a search result besides the entity that was asked for, before it.
+    """
+
+    hops: tuple[int, int] = (2, 4)
+    before: tuple[int, int] = (1, 4)
+    after: tuple[int, int] = (0, 2)
+    quiet: bool = False
+    tail: tuple[int, int] = (0, 0)
+    result_words: int = 0
+
+
+DEFAULT = Style()
+
+
 class KinshipEnvironment:
     """One episode: a table of relations that the agent asks, entry by entry."""
+
+    _result_words: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self._seed = 0
@@ -99,12 +125,15 @@ class KinshipEnvironment:
         first_time = (relation, entity) not in self._asked
         self._asked |= {(relation, entity)}
         if first_time and is_weak(self._seed, relation, entity):
-            return f"weak {ENTITIES[_hash(self._seed, relation, entity, 'guess') % len(ENTITIES)]}"
-        return look_up(self._seed, relation, entity)
+            found = f"weak {ENTITIES[_hash(self._seed, relation, entity, 'guess') % len(ENTITIES)]}"
+        else:
+            found = look_up(self._seed, relation, entity)
+        page = random.Random(f"{self._seed} {relation} {entity}").choices(FILLERS, k=self._result_words)
+        return " ".join([*page, found])
 
     def fork(self) -> "KinshipEnvironment":
         """Returns an independent copy in the present state."""
-        copy = KinshipEnvironment()
+        copy = type(self)()
         # The set is immutable, so sharing it is safe and costs nothing.
         copy._seed, copy._asked = self._seed, self._asked
         return copy
@@ -131,6 +160,12 @@ def exact_answer(completions: list[Any], answer: list[str], **kwargs: Any) -> li
     return [float(final_answer(text) == right) for text, right in zip(completions, answer, strict=True)]
 
 
+def leading_answer(completions: list[Any], answer: list[str], **kwargs: Any) -> list[float]:
+    """As `exact_answer`, where an explanation may follow the first word of the answer."""
+    first = [(final_answer(text) or "").split()[:1] for text in completions]
+    return [float(words == [right]) for words, right in zip(first, answer, strict=True)]
+
+
 def final_answer(completion: str | list[dict[str, Any]]) -> str | None:
     """The text of the last closed answer of a completion (a string or TRL's messages), None without one."""
     if not isinstance(completion, str):
@@ -146,15 +181,15 @@ def decision_positions(words: list[str]) -> list[int]:
     return [i + 2 for i, word in enumerate(words[:-2]) if word == "plan"]
 
 
-def make_dataset(size: int, seed: int) -> Dataset:
+def make_dataset(size: int, seed: int, style: Style = DEFAULT) -> Dataset:
     """Questions with the columns `prompt`, `seed` (of the episode), `answer` and `hops`."""
     rng = random.Random(f"questions {seed}")
-    return Dataset.from_list([_make_question(rng) for _ in range(size)])
+    return Dataset.from_list([_make_question(rng, style) for _ in range(size)])
 
 
-def _make_question(rng: random.Random) -> dict[str, Any]:
+def _make_question(rng: random.Random, style: Style) -> dict[str, Any]:
     episode = rng.getrandbits(62)
-    relations = rng.sample(RELATIONS, rng.randint(MIN_HOPS, MAX_HOPS))
+    relations = rng.sample(RELATIONS, rng.randint(*style.hops))
     entity = answer = rng.choice(ENTITIES)
     for relation in relations:
         answer = look_up(episode, relation, answer)
@@ -166,25 +201,28 @@ def _make_question(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def make_demonstrations(size: int, seed: int, noise: float = NOISE) -> Iterator[Demonstration]:
+def make_demonstrations(size: int, seed: int, noise: float = NOISE, style: Style = DEFAULT) -> Iterator[Demonstration]:
     """Demonstrations that decide wrongly with probability `noise` and go on consistently from there."""
     rng = random.Random(f"demonstrations {seed}")
     for _ in range(size):
-        question = _make_question(rng)
-        yield Demonstration(question["prompt"], _demonstrate(question, noise, rng))
+        question = _make_question(rng, style)
+        yield Demonstration(question["prompt"], _demonstrate(question, noise, rng, style))
 
 
-def _demonstrate(question: dict[str, Any], noise: float, rng: random.Random) -> list[Segment]:
+def _demonstrate(question: dict[str, Any], noise: float, rng: random.Random, style: Style) -> list[Segment]:
     _, *relations, entity = question["prompt"].split()
-    environment = KinshipEnvironment()
+    environment = make_environment(style)()
     environment.reset(question["seed"])
     segments: list[Segment] = []
     last, position, found, weak = "start", 0, entity, False
     while True:
         decision, position = _decide(relations, position, last, weak, noise, rng)
-        thought = f"<think> {_fill(rng, 1, 4)} plan {last} {decision} {_fill(rng, 0, 2)} </think>"
+        before = _fill(rng, rng.randint(*style.before), style.quiet)
+        after = _fill(rng, rng.randint(*style.after), style.quiet)
+        thought = f"<think> {before} plan {last} {decision} {after} </think>"
         if decision == "done":
-            segments.append(Segment(f" {thought} <answer> {found} </answer>"))
+            answer = f"{found} {_fill(rng, rng.randint(*style.tail), style.quiet)}" if style.tail[1] else found
+            segments.append(Segment(f" {thought} <answer> {answer} </answer>"))
             return segments
         # A retry asks the last query again; anything else asks about what was found.
         if decision != "retry":
@@ -192,7 +230,8 @@ def _demonstrate(question: dict[str, Any], noise: float, rng: random.Random) -> 
         segments.append(Segment(f" {thought} <search> {last} {entity} </search>"))
         result = environment.search(f"{last} {entity}")
         segments.append(Segment(f" <result> {result} </result>", trained=False))
-        found, weak = result.split()[-1], result.startswith("weak")
+        words = result.split()
+        found, weak = words[-1], words[-2:-1] == ["weak"]
 
 
 def _decide(
@@ -214,8 +253,8 @@ def _decide(
     return decision, min(position + 1 + skipped, len(relations))
 
 
-def _fill(rng: random.Random, least: int, most: int) -> str:
-    return " ".join(rng.choices(FILLERS, k=rng.randint(least, most)))
+def _fill(rng: random.Random, count: int, quiet: bool) -> str:
+    return " ".join(FILLERS[:count] if quiet else rng.choices(FILLERS, k=count))
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -251,7 +290,7 @@ def make_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
         num_key_value_heads=4,
         # 1 / sqrt(hidden_size): with the usual 0.02 a model this narrow learns to copy much later.
         initializer_range=0.1,
-        max_position_embeddings=256,
+        max_position_embeddings=1024,
         # Rollouts are short: a small base tells "the last result" from the one before it, the usual 10,000 hardly.
         rope_parameters={"rope_type": "default", "rope_theta": 300.0},
         tie_word_embeddings=True,
@@ -264,10 +303,30 @@ def make_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     return LlamaForCausalLM(config), tokenizer
 
 
-TASK = Task(
-    dataset=make_dataset,
-    reward_funcs=[exact_answer],
-    environment_factory=KinshipEnvironment,
-    demonstrations=make_demonstrations,
-    make_model=make_model,
-)
+def make_environment(style: Style) -> Callable[[], KinshipEnvironment]:
+    """The environment's class for a style."""
+    if not style.result_words:
+        return KinshipEnvironment
+    return type("KinshipEnvironment", (KinshipEnvironment,), {"_result_words": style.result_words})
+
+
+def make_task(style: Style) -> Task:
+    """The testbed in another style."""
+    return Task(
+        dataset=partial(make_dataset, style=style),
+        reward_funcs=[leading_answer if style.tail[1] else exact_answer],
+        environment_factory=make_environment(style),
+        demonstrations=partial(make_demonstrations, style=style),
+        make_model=make_model,
+        decision_positions=decision_positions,
+    )
+
+
+TASK = make_task(DEFAULT)
+# The study's testbeds (docs/study.md). Loud: most tokens are fillers of high entropy. Quiet: as many fillers, but each
+# follows from the one before. Long: the outcome is decided in the first quarter of 500 tokens. Costly: a search returns
+# a page, and its tokens are several times those that the policy writes.
+LOUD = make_task(Style(before=(4, 10), after=(1, 5)))
+QUIET = make_task(Style(before=(4, 10), after=(1, 5), quiet=True))
+LONG = make_task(Style(tail=(440, 480)))
+COSTLY = make_task(Style(result_words=48))

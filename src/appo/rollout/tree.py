@@ -37,6 +37,10 @@ class RolloutTree:
         """The rollouts that only inform advantages."""
         return self.rollouts[self.num_initial :]
 
+    def trained(self, train_on: str) -> list[Rollout]:
+        """The rollouts that carry loss: those of `initial`, or all."""
+        return self.initial if train_on == "initial" else self.rollouts
+
     def add_initial(self, rollout: Rollout) -> None:
         if self.branches:
             raise ValueError("initial rollouts have to be added before the first branch.")

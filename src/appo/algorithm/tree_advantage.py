@@ -1,0 +1,120 @@
+"""Credit from the whole tree of a task's rollouts, for rollouts and branches that are all trained on.
+
+A token is judged by the rollouts that contain it (their mean reward estimates the value after it) against two
+baselines: all rollouts of the task, and those that share the prefix up to the last branching before it. The second
+difference is free of everything that happened before that branching. Not in the paper: `docs/study.md` says why.
+
+Shape suffixes: R: rollouts of one task, parents before their branches; T: tokens of the completion.
+"""
+
+import torch
+from torch import Tensor
+
+from appo.algorithm._checks import check_count
+
+
+def tree_advantage(
+    rewards_R: Tensor,
+    parent_R: list[int | None],
+    position_R: list[int],
+    *,
+    length: int,
+    local: float = 1.0,
+    eps: float = 1e-6,
+) -> Tensor:
+    """`A_i = (V_i - mean(R) + local * (V_i - V_node)) / std(R)` for every token of every rollout.
+
+    `V_i` is the mean reward of the rollouts that contain token i, `V_node` that of the rollouts that contain the tokens
+    before the last branching at or before i (all rollouts, where there was none); mean and std are of all rollouts.
+
+    Args:
+        rewards_R: finite rewards, float32 or float64.
+        parent_R: index of the rollout that a branch left, smaller than its own; None for an initial rollout.
+        position_R: where it left it, in [0, length]; 0 for an initial rollout.
+        length: T of the result.
+        local: weight of the second difference.
+        eps: rewards whose (population) standard deviation is not above it give 0.
+
+    Returns:
+        (R, T) in the dtype of `rewards_R`, without gradient. A branch's tokens before its position are its parent's.
+
+    Raises:
+        ValueError: lists of another length, a parent that does not come before its branch, an infinite reward.
+    """
+    check_count(length=length)
+    count = len(rewards_R)
+    if len(parent_R) != count or len(position_R) != count:
+        raise ValueError(
+            f"rewards_R has {count} rollouts, but parent_R {len(parent_R)}, position_R {len(position_R)}."
+        )
+    if not rewards_R.isfinite().all():
+        raise ValueError("rewards_R holds NaN or an infinite reward; leave out rollouts that were not scored.")
+    for index, parent in enumerate(parent_R):
+        if parent is not None and not 0 <= parent < index:
+            raise ValueError(f"parent_R[{index}] must be a rollout before it, got {parent}.")
+    advantages_RT = torch.zeros(count, length, dtype=rewards_R.dtype, device=rewards_R.device)
+    rewards = rewards_R.detach().double().tolist()
+    mean, std = torch.tensor(rewards).mean().item(), torch.tensor(rewards).std(correction=0).item()
+    if count == 0 or std <= eps:
+        return advantages_RT
+    paths = _paths(parent_R, position_R)
+    for index in range(count):
+        cuts = sorted({0, length, *(p for p in _branchings(index, parent_R, position_R) if p < length)})
+        before = mean
+        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+            holders = [other for other in range(count) if _contains(paths[other], paths[index], start)]
+            value = sum(rewards[other] for other in holders) / len(holders)
+            # The node at 0 is the prompt: every rollout starts there.
+            advantages_RT[index, start:end] = (value - mean + local * (value - before)) / std
+            before = _node_value(rewards, paths, paths[index], end)
+    return advantages_RT
+
+
+Path = list[tuple[int, int]]  # (rollout, end): its tokens up to `end` are those of this rollout
+
+
+def _paths(parent_R: list[int | None], position_R: list[int]) -> list[Path]:
+    """Who wrote which part of each rollout, from the start; the last part has no end."""
+    paths: list[Path] = []
+    for index, parent in enumerate(parent_R):
+        inherited: Path = []
+        if parent is not None:
+            for owner, end in paths[parent]:
+                inherited.append((owner, min(end, position_R[index])))
+                if end >= position_R[index]:
+                    break
+        paths.append([part for part in inherited if part[1] > 0] + [(index, 2**62)])
+    return paths
+
+
+def _contains(other: Path, path: Path, position: int) -> bool:
+    """Whether the token of `path` at `position` is also one of `other`."""
+    return _owner(other, position) == _owner(path, position)
+
+
+def _owner(path: Path, position: int) -> int:
+    return next(owner for owner, end in path if position < end)
+
+
+def _branchings(index: int, parent_R: list[int | None], position_R: list[int]) -> list[int]:
+    """Positions at which a rollout, or what it shares with others, was branched."""
+    positions: list[int] = []
+    limit, current = 2**62, index
+    while True:
+        positions += [
+            position
+            for branch, (parent, position) in enumerate(zip(parent_R, position_R, strict=True))
+            if parent == current and branch != index and position <= limit
+        ]
+        parent = parent_R[current]
+        if parent is None:
+            return positions
+        limit = min(limit, position_R[current])
+        positions.append(limit)
+        current = parent
+
+
+def _node_value(rewards: list[float], paths: list[Path], path: Path, position: int) -> float:
+    """Mean reward of the rollouts that share the tokens of `path` before `position`."""
+    holders = [i for i, other in enumerate(paths) if _contains(other, path, position - 1)]
+    return sum(rewards[i] for i in holders) / len(holders)
