@@ -1,4 +1,4 @@
-"""The command line: `appo sft | train | eval RECIPE [--field value ...]`.
+"""The command line: `appo sft | train | eval RECIPE [--field value ...]`, `appo study STUDY [--field value ...]`.
 
 Only the standard library is imported here, so that help and mistakes answer at once; the work is in `run.py`.
 """
@@ -11,6 +11,7 @@ appo: reinforcement learning for tool-using language-model agents
   appo train RECIPE [--field value ...]   cold start, then APPO; success before and after
   appo sft   RECIPE [--field value ...]   the cold start only
   appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
+  appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo COMMAND --help                     the fields of a recipe
 
 RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
@@ -30,9 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval"):
-        print(f"appo: unknown command {command[0]}; use sft, train or eval.", file=sys.stderr)
+    if command[0] not in ("sft", "train", "eval", "study"):
+        print(f"appo: unknown command {command[0]}; use sft, train, eval or study.", file=sys.stderr)
         return 2
+    if command[0] == "study":
+        return _study(rest)
     if not rest or rest[0] in ("-h", "--help"):
         if rest:
             from appo.recipe import describe_fields
@@ -44,6 +47,33 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     return _run(command[0], rest[0], rest[1:])
+
+
+def _study(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from appo.study import plan
+
+        print(plan.__doc__, end="")
+        print(plan.Study.__doc__)
+        return 0 if arguments else 2
+    import yaml
+
+    from appo.recipe import RecipeError
+    from appo.study.schedule import study
+
+    flags = arguments[1:]
+    try:
+        names = [flag.removeprefix("--") for flag in flags[::2]]
+        if len(flags) % 2 or any(name == flag for name, flag in zip(names, flags[::2], strict=True)):
+            raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
+        study(arguments[0], {name: yaml.safe_load(value) for name, value in zip(names, flags[1::2], strict=True)})
+    except RecipeError as error:
+        print(f"appo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("appo: interrupted; next time the study goes on with the runs that are missing.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _run(command: str, recipe: str, overrides: list[str]) -> int:

@@ -10,6 +10,7 @@ Left out on purpose: includes, interpolation, and any other way in which one fil
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -32,7 +33,9 @@ class RunConfig:
     """What a run needs besides the trainer's configuration."""
 
     task: str = field(
-        metadata={"help": "kinship, reasoning_gym, or a module of yours that holds a `TASK` (for example my.task)."}
+        metadata={
+            "help": "kinship, reasoning_gym, or a module of yours that holds a `TASK` (my.task, or my.task:NAME)."
+        }
     )
     model: str | None = field(
         default=None, metadata={"help": "Model directory or hub name; by default the model that the task makes."}
@@ -56,7 +59,10 @@ class _Parser(HfArgumentParser):
         raise RecipeError(re.sub(r"^argument --(\w+)(/--[\w-]+)*", r"\1", message))
 
 
-def read_recipe(path: str, overrides: list[str]) -> tuple[RunConfig, APPOConfig, SFTConfig]:
+Settings = tuple[RunConfig, APPOConfig, SFTConfig]
+
+
+def read_recipe(path: str, overrides: list[str]) -> Settings:
     """Reads a recipe.
 
     Args:
@@ -66,12 +72,19 @@ def read_recipe(path: str, overrides: list[str]) -> tuple[RunConfig, APPOConfig,
     Raises:
         RecipeError: for a missing file, unknown fields, wrong types and contradictory values.
     """
-    values = _read_yaml(path)
+    return make_settings(read_yaml(path), path, overrides)
+
+
+def make_settings(
+    values: dict[str, Any], path: str, overrides: Sequence[str] = (), config: type[APPOConfig] = APPOConfig
+) -> Settings:
+    """Settings from the fields of a recipe; `path` names their source in errors, `config` is the trainer's class."""
+    values = dict(values)
     nested = values.pop(NESTED, None) or {}
     if not isinstance(nested, dict):
         raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
-    main_flags, nested_flags = _split_flags(overrides)
-    run, args = _parse((RunConfig, APPOConfig), _to_flags(values) + main_flags, path)
+    main_flags, nested_flags = _split_flags(list(overrides))
+    run, args = _parse((RunConfig, config), _to_flags(values) + main_flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"
@@ -80,7 +93,7 @@ def read_recipe(path: str, overrides: list[str]) -> tuple[RunConfig, APPOConfig,
     return run, args, sft
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def read_yaml(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise RecipeError(f"there is no recipe {path}; give the path of a YAML file, such as recipes/kinship.yaml.")
     try:

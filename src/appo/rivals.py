@@ -16,7 +16,7 @@ Left out on purpose: each rival's own engineering (judges, prompts, curricula); 
 """
 
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import torch
@@ -240,9 +240,8 @@ class RivalTrainer(APPOTrainer):
                 position = own[k * len(own) // VARIANCE_CANDIDATES]
                 points += [BranchPoint(tree, index, position)] * VARIANCE_SAMPLES
                 rows += [(row, position)]
-        generated = self._counts["tokens/generated"]
-        self._write_branches(points, RIVAL_STREAM, spare=(trees[0], trees[0].initial[0]))
-        self._counts["tokens/generated"] = generated
+        with self.uncounted():
+            self._write_branches(points, RIVAL_STREAM, spare=(trees[0], trees[0].initial[0]))
         written = {id(tree): iter(tree.branches) for tree in trees}
         for row, position in rows:
             tree = pairs[row][0]
@@ -339,7 +338,7 @@ def spread(rollouts: list[Rollout], credits: list[list[float]], length: int) -> 
     advantages_RT = torch.zeros(len(rollouts), length)
     for row, (rollout, values) in enumerate(zip(rollouts, credits, strict=True)):
         starts = [0, *rollout.answered_turns(), length]
-        for value, start, end in zip(values, starts[:-1], starts[1:], strict=True):
+        for value, (start, end) in zip(values, pairwise(starts), strict=True):
             advantages_RT[row, start:end] = value
     return advantages_RT
 

@@ -38,6 +38,7 @@ from appo.tools.runner import ToolRunner
 
 
 Pair = tuple[RolloutTree, Rollout]
+TOTALS = ("tokens/generated", "tokens/trained", "rollouts/generated", "tools/calls", "tools/failures")
 
 
 def environment_reward(kind: Any) -> Any:
@@ -86,7 +87,7 @@ class RolloutTrainer(GRPOTrainer):
         self.protocol = self._make_protocol()
         self.runner = ToolRunner(timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars)
         self._seconds: dict[str, float] = defaultdict(float)
-        self._totals: dict[str, int] = {"tokens/generated": 0, "tokens/trained": 0, "tools/failures": 0}
+        self._totals: dict[str, int] = dict.fromkeys(TOTALS, 0)
         self._counts = dict.fromkeys(self._totals, 0)  # of this process since the last log
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
@@ -189,6 +190,8 @@ class RolloutTrainer(GRPOTrainer):
             rollouts = loop.run(starts, self._seed(stream))
             model.train(training)
         self._counts["tokens/generated"] += loop.counters.policy_tokens
+        self._counts["rollouts/generated"] += len(rollouts)
+        self._counts["tools/calls"] += loop.counters.tool_calls
         self._counts["tools/failures"] += sum(loop.counters.errors.values())
         self._seconds["tools"] += loop.counters.tool_seconds
         return rollouts
@@ -280,6 +283,19 @@ class RolloutTrainer(GRPOTrainer):
             return self._forward(self.model, batch, compute_entropy=False)[0]
 
     # ---- logging ----
+
+    def totals(self) -> dict[str, int]:
+        """What the run has done so far, on this process since the last log and on all before it."""
+        return {name: total + self._counts[name] for name, total in self._totals.items()}
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """What is written inside enters no total: evaluations, and the samples of a control."""
+        counts, seconds = dict(self._counts), dict(self._seconds)
+        yield
+        self._counts.update(counts)
+        self._seconds.clear()
+        self._seconds.update(seconds)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

@@ -62,7 +62,7 @@ def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     console = _console(args)
     if config.overwrite:
         shutil.rmtree(_cold_dir(args), ignore_errors=True)
-    _cold_start(config, args, sft_args, _load_task(config), console)
+    _cold_start(config, args, sft_args, load_task(config), console)
     console.print(f"cold start in {_cold_dir(args)}")
 
 
@@ -76,17 +76,17 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     elif result_path.exists():
         return _report_finished(json.loads(result_path.read_text()), settings, console)
     console.print(f"task {config.task}: loading the model")
-    task = _load_task(config)
+    task = load_task(config)
     if config.demonstrations:
         model, tokenizer = _cold_start(config, args, sft_args, task, console)
     else:
-        model, tokenizer = _load_model(config, args, task, config.model)
+        model, tokenizer = load_model(config, args, task, config.model)
         if args.beta and config.model is None:
             # TRL loads the reference policy from where the model came from: one made on the spot needs a place.
             start = Path(args.output_dir) / "start"
             model.save_pretrained(start)
             tokenizer.save_pretrained(start)
-            model, tokenizer = _load_model(config, args, task, str(start))
+            model, tokenizer = load_model(config, args, task, str(start))
     trainer = _make_trainer(config, args, task, model, tokenizer)
     checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
     before = _evaluation("before", trainer, config, task, console, fresh=False)
@@ -111,12 +111,12 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     if not config.eval_size:
         raise RecipeError("eval_size is 0; give the number of questions to ask.")
     console = _console(args)
-    task = _load_task(config)
+    task = load_task(config)
     found = [path for path in (_model_dir(args), _cold_dir(args)) if (path / "config.json").exists()]
     source = config.model or (str(found[0]) if found else None)
     if source is None and task.make_model is None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
-    trainer = _make_trainer(config, args, task, *_load_model(config, args, task, source))
+    trainer = _make_trainer(config, args, task, *load_model(config, args, task, source))
     evaluation = _run_evaluation("evaluation", trainer, config, task, console)
     console.print(f"success {evaluation} ({source or 'the untrained model'})")
     console.print_json(json.dumps(evaluation.as_dict()))
@@ -171,8 +171,9 @@ def _console(args: APPOConfig) -> Console:
     return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
 
 
-def _load_task(config: RunConfig) -> Task:
-    name = TASKS.get(config.task, config.task)
+def load_task(config: RunConfig) -> Task:
+    name, _, attribute = config.task.partition(":")
+    name, attribute = TASKS.get(name, name), attribute or "TASK"
     if not all(part.isidentifier() for part in name.split(".")):
         raise RecipeError(f"task = {config.task!r} is no module's name; use {' or '.join(TASKS)}, or my.module.")
     try:
@@ -184,9 +185,12 @@ def _load_task(config: RunConfig) -> Task:
                 "PYTHONPATH that holds a `TASK`."
             ) from None
         raise RecipeError(str(error)) from None
-    if not isinstance(getattr(module, "TASK", None), Task):
-        raise RecipeError(f"task = {config.task!r}: the module holds no `TASK`; define TASK = appo.Task(...).")
-    return module.TASK
+    task = getattr(module, attribute, None)
+    if not isinstance(task, Task):
+        raise RecipeError(
+            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...)."
+        )
+    return task
 
 
 def _cold_dir(args: APPOConfig) -> Path:
@@ -197,7 +201,7 @@ def _model_dir(args: APPOConfig) -> Path:
     return Path(args.output_dir) / "model"
 
 
-def _load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
+def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
     transformers.set_seed(args.seed)
     if source is None:
         if task.make_model is None:
@@ -225,8 +229,8 @@ def _cold_start(
     done = directory / "cold_start.json"
     if done.exists() and json.loads(done.read_text())["settings"] == settings:
         console.print(f"cold start: found in {directory}")
-        return _load_model(config, args, task, str(directory))
-    model, tokenizer = _load_model(config, args, task, config.model)
+        return load_model(config, args, task, str(directory))
+    model, tokenizer = load_model(config, args, task, config.model)
     sft_args.disable_tqdm = True
     demonstrations = task.demonstrations(config.demonstrations, config.train_seed)
     with _setting_up():
@@ -237,7 +241,7 @@ def _cold_start(
     tokenizer.save_pretrained(directory)
     done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
     # Reloaded, so that a first run and a resumed one start from the same place in every respect.
-    return _load_model(config, args, task, str(directory))
+    return load_model(config, args, task, str(directory))
 
 
 def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:

@@ -7,6 +7,8 @@ difference is free of everything that happened before that branching. Not in the
 Shape suffixes: R: rollouts of one task, parents before their branches; T: tokens of the completion.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def tree_advantage(
     """`A_i = (V_i - mean(R) + local * (V_i - V_node)) / std(R)` for every token of every rollout.
 
     `V_i` is the mean reward of the rollouts that contain token i, `V_node` that of the rollouts that contain the tokens
-    before the last branching at or before i (all rollouts, where there was none); mean and std are of all rollouts.
+    before the last branching at or before i (all rollouts, where there was none); mean and std are of all.
 
     Args:
         rewards_R: finite rewards, float32 or float64.
@@ -61,7 +63,7 @@ def tree_advantage(
     for index in range(count):
         cuts = sorted({0, length, *(p for p in _branchings(index, parent_R, position_R) if p < length)})
         before = mean
-        for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for start, end in pairwise(cuts):
             holders = [other for other in range(count) if _contains(paths[other], paths[index], start)]
             value = sum(rewards[other] for other in holders) / len(holders)
             # The node at 0 is the prompt: every rollout starts there.

@@ -1,0 +1,186 @@
+"""A study: which arms, learning rates, seeds and cold starts on which testbeds, from one YAML file.
+
+    recipe: recipes/kinship.yaml    # what all runs share
+    output_dir: runs/study
+    base: {task: kinship:CLEAN}     # one cold start per checkpoint, on which those of the testbeds build; optional
+    testbeds: {loud: {task: kinship:LOUD}}
+    arms: {appo: {}, grpo: {num_initial_rollouts: 16, num_branch_points: 0, advantage: group, future_weight: 0}}
+    rivals: [grpo]                  # the best of them is what candidates are compared with
+    candidates: [appo]
+
+A testbed or an arm is an override of the recipe, `cold_start` included. Every arm first runs with each learning rate
+on the validation seeds and questions; the best rate then runs on the test seeds and questions. Run number `s` of a
+phase starts from cold start `s % cold_starts` on every arm, so that arms are paired.
+
+Left out on purpose: running (`schedule.py`), and sweeps of anything but the learning rate.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from appo.recipe import RecipeError, make_settings, read_yaml
+from appo.rivals import RivalConfig
+
+VALIDATION_SEED, TEST_SEED = 1000, 2000  # a run's seed is that of its phase plus its number
+VALIDATION_QUESTIONS, TEST_QUESTIONS = 3_000_000, 4_000_000
+OWN = ("generated_tokens", "questions", "evaluations", "learning_rates")  # of the study, not of the recipe
+Values = dict[str, Any]
+
+
+@dataclass
+class Study:
+    """One field per key of the YAML file.
+
+    Args:
+        recipe: Path of the recipe that all runs share.
+        output_dir: Where runs.jsonl, models and the report go.
+        testbeds, arms: Names and overrides; a testbed may also set `generated_tokens`, `questions` and `evaluations`,
+            an arm `learning_rates`.
+        base: Override of the recipe for the cold start that those of the testbeds continue; None for none.
+        rivals, candidates: Arms to compare; others are shown only.
+        generated_tokens: Budget of a run: it ends with the update that reaches it.
+        evaluations: Measurements along a run, the last at its end; one more before the first update.
+        questions: Fresh questions of each measurement.
+        learning_rates: Tried by every arm.
+        validation_seeds, test_seeds, cold_starts: How many.
+        jobs: Processes; by default one per core.
+    """
+
+    recipe: str
+    output_dir: str
+    testbeds: dict[str, Values]
+    arms: dict[str, Values]
+    base: Values | None = None
+    rivals: list[str] = field(default_factory=list)
+    candidates: list[str] = field(default_factory=list)
+    generated_tokens: int = 250_000
+    evaluations: int = 4
+    questions: int = 512
+    learning_rates: list[float] = field(default_factory=lambda: [2e-4, 4e-4, 8e-4])
+    validation_seeds: int = 1
+    test_seeds: int = 8
+    cold_starts: int = 2
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("generated_tokens", "evaluations", "questions", "validation_seeds", "test_seeds", "cold_starts"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise RecipeError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        for name in ("testbeds", "arms"):
+            value = getattr(self, name)
+            if not isinstance(value, dict) or not value:
+                raise RecipeError(f"{name} must map at least one name to its settings, got {value!r}.")
+            setattr(self, name, {key: dict(settings or {}) for key, settings in value.items()})
+        for name in ("rivals", "candidates"):
+            unknown = [arm for arm in getattr(self, name) if arm not in self.arms]
+            if unknown:
+                raise RecipeError(f"{name} names {unknown[0]!r}, which is none of the arms {', '.join(self.arms)}.")
+        self.learning_rates = [float(rate) for rate in self.learning_rates]
+
+    def option(self, name: str, testbed: str, arm: str | None = None) -> Any:
+        """A setting of the study, as the arm or the testbed has it."""
+        own = self.arms.get(arm, {}) if arm else {}
+        return own.get(name, self.testbeds[testbed].get(name, getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cold start or one run. `arm` is None for a cold start, `testbed` too for that of the base."""
+
+    cold_start: int
+    testbed: str | None = None
+    arm: str | None = None
+    phase: str | None = None
+    seed: int | None = None
+    learning_rate: float | None = None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What names a run in runs.jsonl; the learning rate of a test run follows from validation."""
+        rate = self.learning_rate if self.phase == "validation" else None
+        return (self.testbed, self.arm, self.phase, self.cold_start, self.seed, rate)
+
+    def __str__(self) -> str:
+        parts = [self.testbed or "base", self.arm or "cold start", self.phase, f"cold start {self.cold_start}"]
+        parts += [f"seed {self.seed}", f"learning rate {self.learning_rate:g}"] if self.learning_rate else []
+        return ", ".join(part for part in parts if part)
+
+
+def read_study(path: str, overrides: Values | None = None) -> Study:
+    """Reads a study and checks every combination of testbed and arm before anything runs.
+
+    Raises:
+        RecipeError: for a missing file, unknown fields, wrong types and settings that contradict each other.
+    """
+    values = {**read_yaml(path), **(overrides or {})}
+    known = {f.name for f in fields(Study)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise RecipeError(f"{path}: unknown field {unknown[0]}; a study has {', '.join(sorted(known))}.")
+    missing = [name for name in ("recipe", "output_dir", "testbeds", "arms") if name not in values]
+    if missing:
+        raise RecipeError(f"{path}: {missing[0]} is missing; a study needs it.")
+    study = Study(**values)
+    for testbed in study.testbeds:
+        for arm in study.arms:
+            job = Job(0, testbed, arm, "test", 0, study.option("learning_rates", testbed, arm)[0])
+            run_settings(study, job)
+    return study
+
+
+def run_settings(study: Study, job: Job) -> Any:
+    """(RunConfig, RivalConfig, SFTConfig) of a job, or of the cold start it begins from."""
+    recipe = read_yaml(study.recipe)
+    overrides = [study.testbeds[job.testbed]] if job.testbed else [study.base or {}]
+    if job.arm:
+        overrides.append(study.arms[job.arm])
+    cold = dict(recipe.pop("cold_start", None) or {})
+    for override in overrides:
+        override = {name: value for name, value in override.items() if name not in OWN}
+        cold.update(override.pop("cold_start", None) or {})
+        recipe.update(override)
+    recipe.update(output_dir=str(directory_of(study, job)), cold_start=cold, save_records=False, save_strategy="no")
+    if job.arm:
+        recipe.update(seed=job.seed, train_seed=job.seed, learning_rate=job.learning_rate, max_steps=1_000_000)
+        recipe.update(
+            demonstrations=0, model=str(directory_of(study, Job(job.cold_start, job.testbed)) / "cold_start")
+        )
+    else:
+        recipe.update(seed=job.cold_start, train_seed=job.cold_start)
+        if job.testbed and study.base is not None:
+            recipe["model"] = str(directory_of(study, Job(job.cold_start)) / "cold_start")
+    return make_settings(recipe, f"{study.recipe}, {job}", config=RivalConfig)
+
+
+def directory_of(study: Study, job: Job) -> Path:
+    """Where a cold start lies; what a run writes besides its line is thrown away."""
+    name = "runs" if job.arm else f"{job.testbed or 'base'}-{job.cold_start}"
+    return Path(study.output_dir) / "models" / name
+
+
+def cold_starts(study: Study) -> list[Job]:
+    """The base's, then the testbeds' that build on it."""
+    base = [Job(cold) for cold in range(study.cold_starts)] if study.base is not None else []
+    return base + [Job(cold, testbed) for cold in range(study.cold_starts) for testbed in study.testbeds]
+
+
+def validation_runs(study: Study) -> list[Job]:
+    return [
+        Job(number % study.cold_starts, testbed, arm, "validation", VALIDATION_SEED + number, float(rate))
+        for number in range(study.validation_seeds)
+        for testbed in study.testbeds
+        for arm in study.arms
+        for rate in study.option("learning_rates", testbed, arm)
+    ]
+
+
+def test_runs(study: Study, rates: dict[tuple[str, str], float]) -> list[Job]:
+    """Seed by seed, so that a study that is still going has as many of each arm."""
+    return [
+        Job(number % study.cold_starts, testbed, arm, "test", TEST_SEED + number, rates[testbed, arm])
+        for number in range(study.test_seeds)
+        for testbed in study.testbeds
+        for arm in study.arms
+    ]
