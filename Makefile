@@ -1,10 +1,11 @@
 # make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
+# make study-smoke: the study's instrument from end to end, in miniature.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
 RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 
-.PHONY: setup train test clean
+.PHONY: setup train test study-smoke clean
 
 setup: .venv/installed
 
@@ -16,6 +17,9 @@ test: .venv/installed-dev
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/python -m pytest
+
+study-smoke: .venv/installed
+	.venv/bin/appo study studies/smoke.yaml
 
 clean:
 	rm -rf .venv runs

@@ -67,6 +67,9 @@ def _study(arguments: list[str]) -> int:
         if len(flags) % 2 or any(name == flag for name, flag in zip(names, flags[::2], strict=True)):
             raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
         study(arguments[0], {name: yaml.safe_load(value) for name, value in zip(names, flags[1::2], strict=True)})
+    except yaml.YAMLError as error:
+        print(f"appo: a flag's value is not readable YAML: {' '.join(str(error).split())}.", file=sys.stderr)
+        return 2
     except RecipeError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2

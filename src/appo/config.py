@@ -41,6 +41,17 @@ LEAST: dict[str, float] = {
     "local_weight": 0,
 }
 
+PRESETS: dict[str, dict[str, Any]] = {
+    # What did best in docs/study.md; equations in docs/algorithm.md.
+    "plus": {
+        "train_on": "all",
+        "advantage": "tree",
+        "branching": "random",
+        "future_weight": 0.0,
+        "loss_type": "bnpo",
+    },
+}
+
 
 @dataclass
 class APPOConfig(GRPOConfig):
@@ -129,6 +140,17 @@ class APPOConfig(GRPOConfig):
         self._check_unsupported()
         super().__post_init__()
         self._check_batches()
+
+    @classmethod
+    def preset(cls, name: str, **fields: Any) -> "APPOConfig":
+        """A configuration with the fields of a preset, and others given here, which take precedence.
+
+        Raises:
+            ValueError: for a name that is no preset's.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
+        return cls(**{**PRESETS[name], **fields})
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():

@@ -49,28 +49,26 @@ def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Te
 
 
 def whole_tree_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Tensor:
-    """The advantage of all of a task's rollouts before Eq. 7, float32: (R, T); 0 where no reward function applied."""
-    rewards = [rollout.reward for rollout in tree.rollouts]
-    base_RT = torch.zeros(len(rewards), length)
-    scored = [index for index, reward in enumerate(rewards) if reward is not None]
-    if not scored:
-        return base_RT
+    """The advantage of all of a task's rollouts before Eq. 7, float32: (R, T).
+
+    A rollout that no reward function scored enters no mean; its tokens have advantage 0, for `tree` except those that
+    it shares with scored rollouts.
+    """
+    rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in tree.rollouts]
+    rewards_R = torch.tensor(rewards, dtype=torch.float32)
     if args.advantage == "group":
-        base_RT[scored] = group_advantage(torch.tensor([[rewards[i] for i in scored]])).T
+        scored_R = ~rewards_R.isnan()
+        base_RT = torch.zeros(len(rewards), length)
+        if scored_R.any():
+            base_RT[scored_R] = group_advantage(rewards_R[scored_R][None]).T
         return base_RT
-    # An unscored rollout may have scored branches: the mean stands in for it and moves no difference.
-    known = torch.tensor([reward for reward in rewards if reward is not None])
-    filled_R = torch.tensor([known.mean().item() if reward is None else reward for reward in rewards])
-    base_RT = tree_advantage(
-        filled_R,
+    return tree_advantage(
+        rewards_R,
         [rollout.parent for rollout in tree.rollouts],
         [rollout.branch_position or 0 for rollout in tree.rollouts],
         length=length,
         local=args.local_weight,
     )
-    unscored = [index for index, reward in enumerate(rewards) if reward is None]
-    base_RT[unscored] = 0.0
-    return base_RT
 
 
 def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APPOConfig) -> torch.Tensor:

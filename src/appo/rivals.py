@@ -72,6 +72,8 @@ class RivalConfig(APPOConfig):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.rival in ("arpo", "tree_grpo"):
             self.train_on, self.advantage = "all", "group"
+        if self.rival in ("gigpo", "vineppo", "reinforce++") and self.train_on != "initial":
+            raise ValueError(f"rival = {self.rival!r} credits initial rollouts only; leave train_on at 'initial'.")
         super().__post_init__()
 
 
@@ -117,6 +119,8 @@ class RivalTrainer(APPOTrainer):
             picks = torch.randint(len(self.train_dataset), (missing,), generator=generator).tolist()
             rows = [self.train_dataset[i] for i in picks]
             trees = self.write_initial(rows, self.args.num_initial_rollouts, SAMPLING_STREAM + extra)
+            for tree in trees:
+                tree.id += f".{extra + 1}"  # apart from the tasks that they replace
         return (kept + spare)[:wanted]
 
     def _arpo(self, trees: list[RolloutTree]) -> None:
@@ -231,13 +235,16 @@ class RivalTrainer(APPOTrainer):
 
         The continuations are thrown away and their tokens are not counted: a control, no method.
         """
+        for tree in trees:
+            tree.drop_branches()
         scores_BT = torch.zeros_like(current.entropies_BT)
         pairs = [(tree, index) for tree in trees for index in range(tree.num_initial)]
         points, rows = [], []
         for row, (tree, index) in enumerate(pairs):
             own = [i for i, mask in enumerate(tree.rollouts[index].policy_mask) if mask]
-            for k in range(min(VARIANCE_CANDIDATES, len(own))):
-                position = own[k * len(own) // VARIANCE_CANDIDATES]
+            candidates = min(VARIANCE_CANDIDATES, len(own))
+            for k in range(candidates):
+                position = own[k * len(own) // candidates]
                 points += [BranchPoint(tree, index, position)] * VARIANCE_SAMPLES
                 rows += [(row, position)]
         with self.uncounted():
@@ -279,10 +286,9 @@ class RivalTrainer(APPOTrainer):
         position_R = torch.tensor([r.branch_position or 0 for r in tree.rollouts])
         return shared_prefix_advantage(advantages_R, parent_R, position_R, length=length)
 
-    def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
-        if self.args.rival in ("arpo", "tree_grpo"):
-            return policy_mask_BT  # every rollout is a sample of its own, prefix included
-        return super()._loss_mask(trees, policy_mask_BT)
+    @property
+    def _loss_on_prefixes(self) -> bool:
+        return self.args.rival in ("arpo", "tree_grpo")  # every rollout is a sample of its own
 
     def _micro_batches_of(
         self,

@@ -307,6 +307,11 @@ class APPOTrainer(RolloutTrainer):
     def _future_value(self, log_ratio_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         return future_value(log_ratio_BT, mask_BT, gamma=self.args.gamma, discount_over=self.args.discount_over)
 
+    @property
+    def _loss_on_prefixes(self) -> bool:
+        """Whether a token that several rollouts share carries loss in each of them."""
+        return False
+
     def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
         """Policy tokens that a rollout does not share with its parent, which carries their loss.
 
@@ -315,7 +320,8 @@ class APPOTrainer(RolloutTrainer):
         rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
         mask_BT = policy_mask_BT.clone()
         for row, rollout in enumerate(rollouts):
-            mask_BT[row, : rollout.branch_position or 0] = 0
+            if not self._loss_on_prefixes:
+                mask_BT[row, : rollout.branch_position or 0] = 0
             if self.mask_truncated_completions and rollout.finish_reason == "length":
                 mask_BT[row] = 0
         return mask_BT

@@ -7,6 +7,7 @@ difference is free of everything that happened before that branching. Not in the
 Shape suffixes: R: rollouts of one task, parents before their branches; T: tokens of the completion.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -26,11 +27,11 @@ def tree_advantage(
 ) -> Tensor:
     """`A_i = (V_i - mean(R) + local * (V_i - V_node)) / std(R)` for every token of every rollout.
 
-    `V_i` is the mean reward of the rollouts that contain token i, `V_node` that of the rollouts that contain the tokens
-    before the last branching at or before i (all rollouts, where there was none); mean and std are of all.
+    `V_i` is the mean reward of the rollouts that contain token i, `V_node` that of the rollouts that contain the
+    tokens before the last branching at or before i (all rollouts, where there was none); mean and std are of all.
 
     Args:
-        rewards_R: finite rewards, float32 or float64.
+        rewards_R: rewards, float32 or float64; NaN: not scored, and left out of every mean.
         parent_R: index of the rollout that a branch left, smaller than its own; None for an initial rollout.
         position_R: where it left it, in [0, length]; 0 for an initial rollout.
         length: T of the result.
@@ -39,6 +40,7 @@ def tree_advantage(
 
     Returns:
         (R, T) in the dtype of `rewards_R`, without gradient. A branch's tokens before its position are its parent's.
+        0 for tokens that no scored rollout contains.
 
     Raises:
         ValueError: lists of another length, a parent that does not come before its branch, an infinite reward.
@@ -49,26 +51,27 @@ def tree_advantage(
         raise ValueError(
             f"rewards_R has {count} rollouts, but parent_R {len(parent_R)}, position_R {len(position_R)}."
         )
-    if not rewards_R.isfinite().all():
-        raise ValueError("rewards_R holds NaN or an infinite reward; leave out rollouts that were not scored.")
+    if rewards_R.isinf().any():
+        raise ValueError("rewards_R holds an infinite reward; rewards are finite, or NaN where there is none.")
     for index, parent in enumerate(parent_R):
         if parent is not None and not 0 <= parent < index:
             raise ValueError(f"parent_R[{index}] must be a rollout before it, got {parent}.")
     advantages_RT = torch.zeros(count, length, dtype=rewards_R.dtype, device=rewards_R.device)
-    rewards = rewards_R.detach().double().tolist()
-    mean, std = torch.tensor(rewards).mean().item(), torch.tensor(rewards).std(correction=0).item()
-    if count == 0 or std <= eps:
+    rewards = rewards_R.detach().double()
+    scored = rewards[~rewards.isnan()]
+    if len(scored) == 0 or scored.std(correction=0) <= eps:
         return advantages_RT
+    mean, std = scored.mean().item(), scored.std(correction=0).item()
     paths = _paths(parent_R, position_R)
-    for index in range(count):
-        cuts = sorted({0, length, *(p for p in _branchings(index, parent_R, position_R) if p < length)})
-        before = mean
-        for start, end in pairwise(cuts):
-            holders = [other for other in range(count) if _contains(paths[other], paths[index], start)]
-            value = sum(rewards[other] for other in holders) / len(holders)
-            # The node at 0 is the prompt: every rollout starts there.
-            advantages_RT[index, start:end] = (value - mean + local * (value - before)) / std
-            before = _node_value(rewards, paths, paths[index], end)
+    places = sorted({position for position in position_R if 0 < position < length})
+    for index, path in enumerate(paths):
+        # The node at 0 is the prompt: every rollout starts there.
+        starts, before = [0, *(p for p in places if _holders(paths, path, p) != _holders(paths, path, p - 1))], mean
+        for start, end in pairwise([*starts, length]):
+            value = rewards[_holders(paths, path, start)].nanmean().item()
+            if not math.isnan(value):
+                advantages_RT[index, start:end] = (value - mean + local * (value - before)) / std
+            before = value
     return advantages_RT
 
 
@@ -89,34 +92,11 @@ def _paths(parent_R: list[int | None], position_R: list[int]) -> list[Path]:
     return paths
 
 
-def _contains(other: Path, path: Path, position: int) -> bool:
-    """Whether the token of `path` at `position` is also one of `other`."""
-    return _owner(other, position) == _owner(path, position)
+def _holders(paths: list[Path], path: Path, position: int) -> list[int]:
+    """The rollouts that contain the token of `path` at `position`."""
+    owner = _owner(path, position)
+    return [index for index, other in enumerate(paths) if _owner(other, position) == owner]
 
 
 def _owner(path: Path, position: int) -> int:
     return next(owner for owner, end in path if position < end)
-
-
-def _branchings(index: int, parent_R: list[int | None], position_R: list[int]) -> list[int]:
-    """Positions at which a rollout, or what it shares with others, was branched."""
-    positions: list[int] = []
-    limit, current = 2**62, index
-    while True:
-        positions += [
-            position
-            for branch, (parent, position) in enumerate(zip(parent_R, position_R, strict=True))
-            if parent == current and branch != index and position <= limit
-        ]
-        parent = parent_R[current]
-        if parent is None:
-            return positions
-        limit = min(limit, position_R[current])
-        positions.append(limit)
-        current = parent
-
-
-def _node_value(rewards: list[float], paths: list[Path], path: Path, position: int) -> float:
-    """Mean reward of the rollouts that share the tokens of `path` before `position`."""
-    holders = [i for i, other in enumerate(paths) if _contains(other, path, position - 1)]
-    return sum(rewards[i] for i in holders) / len(holders)

@@ -72,7 +72,6 @@ class Style:
     Args:
         hops: Least and most relations of a question.
         before, after: Least and most fillers before and after a plan.
-        noise: Probability with which a demonstration decides wrongly.
         quiet: Whether each filler follows from the one before, so that fillers have hardly any entropy.
         tail: Least and most fillers that follow the entity in the answer, when all that matters has been decided.
         result_words: Words of a search result besides the entity that was asked for, before it.
@@ -81,7 +80,6 @@ class Style:
     hops: tuple[int, int] = (2, 4)
     before: tuple[int, int] = (1, 4)
     after: tuple[int, int] = (0, 2)
-    noise: float = NOISE
     quiet: bool = False
     tail: tuple[int, int] = (0, 0)
     result_words: int = 0
@@ -327,10 +325,8 @@ def make_task(style: Style) -> Task:
 TASK = make_task(DEFAULT)
 # The study's testbeds (docs/study.md). Loud: most tokens are fillers of high entropy. Quiet: as many fillers, but each
 # follows from the one before. Long: the outcome is decided in the first eighth of 500 tokens. Costly: a search returns
-# a page, with several times the tokens that the policy writes. Their cold start continues that of CLEAN, so that what
-# is left to learn are decisions and not how to look things up.
-CLEAN = make_task(Style(noise=0.0))
-LOUD = make_task(Style(before=(4, 10), after=(1, 5), noise=0.25))
-QUIET = make_task(Style(before=(4, 10), after=(1, 5), noise=0.25, quiet=True))
-LONG = make_task(Style(noise=0.25, tail=(440, 480)))
-COSTLY = make_task(Style(noise=0.25, result_words=48))
+# a page, with several times the tokens that the policy writes. Their cold start continues that of TASK.
+LOUD = make_task(Style(before=(4, 10), after=(1, 5)))
+QUIET = make_task(Style(before=(4, 10), after=(1, 5), quiet=True))
+LONG = make_task(Style(tail=(440, 480)))
+COSTLY = make_task(Style(result_words=32))

@@ -9,7 +9,7 @@
     candidates: [appo]
 
 A testbed or an arm is an override of the recipe, `cold_start` included. Every arm first runs with each learning rate
-on the validation seeds and questions; the best rate then runs on the test seeds and questions. Run number `s` of a
+on the validation seeds and questions (not where there is one rate only); the best then on those of the test. Run number `s` of a
 phase starts from cold start `s % cold_starts` on every arm, so that arms are paired.
 
 Left out on purpose: running (`schedule.py`), and sweeps of anything but the learning rate.
@@ -24,7 +24,8 @@ from appo.rivals import RivalConfig
 
 VALIDATION_SEED, TEST_SEED = 1000, 2000  # a run's seed is that of its phase plus its number
 VALIDATION_QUESTIONS, TEST_QUESTIONS = 3_000_000, 4_000_000
-OWN = ("generated_tokens", "questions", "evaluations", "learning_rates")  # of the study, not of the recipe
+OWN = ("generated_tokens", "questions", "evaluations", "learning_rates", "test_seeds")  # of the study, not of the recipe
+COUNTS = (*OWN[:3], "validation_seeds", "test_seeds", "cold_starts", "jobs")
 Values = dict[str, Any]
 
 
@@ -35,8 +36,8 @@ class Study:
     Args:
         recipe: Path of the recipe that all runs share.
         output_dir: Where runs.jsonl, models and the report go.
-        testbeds, arms: Names and overrides; a testbed may also set `generated_tokens`, `questions` and `evaluations`,
-            an arm `learning_rates`.
+        testbeds, arms: Names and overrides; a testbed may also set `generated_tokens`, `questions`, `evaluations`
+            and `test_seeds`, an arm `learning_rates`.
         base: Override of the recipe for the cold start that those of the testbeds continue; None for none.
         rivals, candidates: Arms to compare; others are shown only.
         generated_tokens: Budget of a run: it ends with the update that reaches it.
@@ -64,25 +65,61 @@ class Study:
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("generated_tokens", "evaluations", "questions", "validation_seeds", "test_seeds", "cold_starts"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise RecipeError(f"{name} must be a whole number of at least 1, got {value!r}.")
+        for name in ("recipe", "output_dir"):
+            if not isinstance(getattr(self, name), str):
+                raise RecipeError(f"{name} must be a path, got {getattr(self, name)!r}.")
+        _check_own(vars(self))
         for name in ("testbeds", "arms"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not value:
                 raise RecipeError(f"{name} must map at least one name to its settings, got {value!r}.")
-            setattr(self, name, {key: dict(settings or {}) for key, settings in value.items()})
+            setattr(self, name, {str(key): _settings(f"{name}.{key}", own) for key, own in value.items()})
+        if self.base is not None:
+            self.base = _settings("base", self.base)
+        for arm, own in self.arms.items():
+            if misplaced := [name for name in OWN[:3] if name in own]:
+                raise RecipeError(f"arms.{arm}.{misplaced[0]}: arms are compared at the same one; set it on a testbed.")
         for name in ("rivals", "candidates"):
-            unknown = [arm for arm in getattr(self, name) if arm not in self.arms]
+            value = getattr(self, name) or []
+            if not isinstance(value, list):
+                raise RecipeError(f"{name} must be a list of arms, got {value!r}.")
+            unknown = [arm for arm in value if arm not in self.arms]
             if unknown:
                 raise RecipeError(f"{name} names {unknown[0]!r}, which is none of the arms {', '.join(self.arms)}.")
-        self.learning_rates = [float(rate) for rate in self.learning_rates]
+            setattr(self, name, value)
 
     def option(self, name: str, testbed: str, arm: str | None = None) -> Any:
         """A setting of the study, as the arm or the testbed has it."""
         own = self.arms.get(arm, {}) if arm else {}
         return own.get(name, self.testbeds[testbed].get(name, getattr(self, name)))
+
+
+def _settings(place: str, settings: Any) -> Values:
+    """The settings of an arm or a testbed, checked as far as they are the study's own."""
+    if not isinstance(settings or {}, dict):
+        raise RecipeError(f"{place} must map fields to values, got {settings!r}.")
+    settings = dict(settings or {})
+    _check_own(settings, f"{place}.")
+    return settings
+
+
+def _check_own(values: Values, place: str = "") -> None:
+    """Checks the study's own fields among `values`, and makes numbers of the learning rates."""
+    for name in COUNTS:
+        value = values.get(name)
+        if value is None and (name == "jobs" or name not in values):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise RecipeError(f"{place}{name} must be a whole number of at least 1, got {value!r}.")
+    if "learning_rates" in values:
+        rates = values["learning_rates"]
+        try:
+            # YAML reads 1e-4, without a point, as text.
+            values["learning_rates"] = [float(rate) for rate in rates] if isinstance(rates, list) else []
+        except (TypeError, ValueError):
+            values["learning_rates"] = []
+        if not values["learning_rates"] or min(values["learning_rates"]) <= 0:
+            raise RecipeError(f"{place}learning_rates must be a list of numbers above 0, got {rates!r}.")
 
 
 @dataclass(frozen=True)
@@ -123,6 +160,9 @@ def read_study(path: str, overrides: Values | None = None) -> Study:
     if missing:
         raise RecipeError(f"{path}: {missing[0]} is missing; a study needs it.")
     study = Study(**values)
+    for job in cold_starts(study):
+        if job.cold_start == 0:
+            run_settings(study, job)
     for testbed in study.testbeds:
         for arm in study.arms:
             job = Job(0, testbed, arm, "test", 0, study.option("learning_rates", testbed, arm)[0])
@@ -136,10 +176,15 @@ def run_settings(study: Study, job: Job) -> Any:
     overrides = [study.testbeds[job.testbed]] if job.testbed else [study.base or {}]
     if job.arm:
         overrides.append(study.arms[job.arm])
-    cold = dict(recipe.pop("cold_start", None) or {})
-    for override in overrides:
+    cold: Values = {}
+    for override in [dict(recipe), *overrides]:
         override = {name: value for name, value in override.items() if name not in OWN}
-        cold.update(override.pop("cold_start", None) or {})
+        nested = override.pop("cold_start", None) or {}
+        if not isinstance(nested, dict):
+            raise RecipeError(
+                f"{study.recipe}, {job}: cold_start must be a mapping of SFTConfig fields, got {nested!r}."
+            )
+        cold.update(nested)
         recipe.update(override)
     recipe.update(output_dir=str(directory_of(study, job)), cold_start=cold, save_records=False, save_strategy="no")
     if job.arm:
@@ -173,14 +218,18 @@ def validation_runs(study: Study) -> list[Job]:
         for testbed in study.testbeds
         for arm in study.arms
         for rate in study.option("learning_rates", testbed, arm)
+        if len(study.option("learning_rates", testbed, arm)) > 1
     ]
 
 
 def test_runs(study: Study, rates: dict[tuple[str, str], float]) -> list[Job]:
     """Seed by seed, so that a study that is still going has as many of each arm."""
-    return [
-        Job(number % study.cold_starts, testbed, arm, "test", TEST_SEED + number, rates[testbed, arm])
-        for number in range(study.test_seeds)
-        for testbed in study.testbeds
-        for arm in study.arms
-    ]
+    most = max(study.option("test_seeds", testbed) for testbed in study.testbeds)
+    jobs = []
+    for number in range(most):
+        for testbed in study.testbeds:
+            for arm in study.arms:
+                rate = rates.get((testbed, arm), float(study.option("learning_rates", testbed, arm)[0]))
+                job = Job(number % study.cold_starts, testbed, arm, "test", TEST_SEED + number, rate)
+                jobs += [job] if number < study.option("test_seeds", testbed) else []
+    return jobs

@@ -41,6 +41,7 @@ def study(path: str, overrides: dict[str, Any]) -> None:
     directory = Path(plan.output_dir)
     directory.mkdir(parents=True, exist_ok=True)
     _check_same(plan, directory)
+    _drop_torn_line(directory / "runs.jsonl")
     console = Console(markup=False, highlight=False, soft_wrap=True)
     context = multiprocessing.get_context("spawn")
     logs = directory / "logs"
@@ -93,6 +94,9 @@ def _do_all(
         raise RecipeError(
             "a process of the study was killed, perhaps for want of memory; start it again, with --jobs 1."
         ) from None
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)  # else all that is left would be done first
+        raise
     except Exception as error:
         pool.shutdown(wait=False, cancel_futures=True)
         text = " ".join(str(error).split())
@@ -106,6 +110,12 @@ def _do(plan: Study, job: Job) -> dict[str, Any] | None:
     from appo.study.one_run import do  # the parent needs no model libraries
 
     return do(plan, job)
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Removes what a kill has left of a last line: the next line would go on in it."""
+    if path.exists() and not (text := path.read_bytes()).endswith(b"\n"):
+        path.write_bytes(text[: text.rfind(b"\n") + 1])
 
 
 def _lines(directory: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,351 @@
+"""The paper's pilot study on a testbed that knows its true decisions: which tokens matter, and which score finds them.
+
+A few updates (of GRPO, which favours no criterion) move a policy away from the one that wrote the studied rollouts, as
+within a generation. Scored as before branching, the rollouts tell whether the choice of a token that a criterion picks
+decides the reward (it is drawn anew many times), and what Omega says that entropy does not.
+
+Left out on purpose: drawing every token anew (those picked are), and tasks without `decision_positions`. Minutes:
+
+    python -m appo.analysis.pilot MODEL_DIR --task kinship:LOUD --output DIR
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from itertools import pairwise
+from math import comb, inf, nan
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from appo import run
+from appo.algorithm import branching_priority, clip_future_value, entropy_score, random_score, select_top
+from appo.algorithm.branching_score import z_scores
+from appo.branching import clip_of
+from appo.config import APPOConfig
+from appo.environments.kinship import ENTITIES, FILLERS, RELATIONS
+from appo.recipe import RunConfig
+from appo.rollout.agent_loop import Start
+from appo.rollout.types import Rollout
+from appo.study.statistics import Interval
+from appo.trainer import APPOTrainer
+
+matplotlib.use("Agg")  # no display needed
+import matplotlib.pyplot as plt
+
+# Shapes: R rollouts (one per question), T completion tokens, V vocabulary, M draws of a token, K continuations.
+
+Place = tuple[int, int]  # rollout, position
+Picks = list[list[int]]  # positions of each rollout
+Rows = list[dict[str, Any]]  # of a table
+BINS = (-0.001, 0.5, 1, 2, 3, 99)  # nats
+TOP, RANDOM = 3, 6  # picks per rollout of a criterion, and of chance
+HORIZON = 32  # later positions in which the counterfactual fall is looked for
+WITNESS_STREAM, DRAW_STREAM, ROWS = 50_000, 60_000, 512
+KINDS = ("filler", "decision", "format", "entity or relation")
+SETTINGS = ((4, 4e-4), (2, 4e-4), (8, 4e-4), (16, 4e-4), (4, 1e-4), (4, 1e-3))  # updates per generation, rate
+
+
+def variance_parts(rewards_MK: Tensor) -> tuple[float, float]:
+    """(Var_a[Q], Var[reward]) from K continuations of each of M draws of a token, unbiased (one-way ANOVA)."""
+    within = rewards_MK.double().var(dim=1).mean().item()
+    decision = rewards_MK.double().mean(dim=1).var().item() - within / rewards_MK.shape[1]
+    return decision, decision + within
+
+
+def pass_at(rewards_MK: Tensor, k: int, success: float) -> float:
+    """Chance that one of k draws succeeds; the draws of one column are independent, columns are averaged."""
+    failures = (rewards_MK < success).sum(dim=0).tolist()
+    return 1 - sum(comb(n, k) for n in failures) / len(failures) / comb(rewards_MK.shape[0], k)
+
+
+def mean_over(picks: Picks, values: Any, draws: int = 4000) -> Interval:
+    """Mean of `values[rollout, position]` over picks, with a 95 % bootstrap interval over rollouts."""
+    size = len(picks)
+    sums = [float(sum(values[row, i] for i in positions)) for row, positions in enumerate(picks)]
+    counts = np.array([*map(len, picks)])
+    drawn_DR = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=draws)
+    drawn_DR = drawn_DR[drawn_DR @ counts > 0]  # a draw without any pick has no mean
+    if not len(drawn_DR):
+        return Interval(nan, nan, nan, 0)
+    low, high = np.quantile((drawn_DR @ np.array(sums)) / (drawn_DR @ counts), [0.025, 0.975])
+    return Interval(sum(sums) / int(counts.sum()), float(low), float(high), int(counts.sum()))
+
+
+def tabulate(label: str, groups: dict[str, Picks], values: dict[str, Any]) -> Rows:
+    """A row per group of picks and a mean per table of values."""
+    return [
+        {label: name, "tokens": sum(map(len, picks)), **{key: mean_over(picks, v) for key, v in values.items()}}
+        for name, picks in groups.items()
+    ]
+
+
+def spearman(a: list[float], b: list[float]) -> float:
+    """Rank correlation; equal values share the mean of their ranks. NaN where one has no variance."""
+    ranks = [np.searchsorted(np.sort(x), x) + np.searchsorted(np.sort(x), x, "right") for x in (a, b)]
+    return nan if min(map(np.ptp, ranks)) == 0 else float(np.corrcoef(np.stack(ranks))[0, 1])
+
+
+def distance_to(decisions: Picks, length: int) -> Tensor:
+    """Tokens (R, T) between each position and the rollout's nearest decision; over a million without one."""
+    rows = [torch.arange(length)[:, None] - torch.tensor(positions or [-(10**7)]) for positions in decisions]
+    return torch.stack([row.abs().amin(dim=1) for row in rows])
+
+
+def kind_of(word: str, is_decision: bool) -> str:
+    """What a policy token is: one of `KINDS`; anything that is no name and no filler is format."""
+    if is_decision or word in FILLERS:
+        return "decision" if is_decision else "filler"
+    return "entity or relation" if word in ENTITIES or word in RELATIONS else "format"
+
+
+class Studied(transformers.TrainerCallback):
+    """Rollouts of the policy before update `at`, and (from `look_back`) how the policy that it became scores them."""
+
+    trainer: APPOTrainer
+    rollouts: list[Rollout]
+
+    def __init__(self, rows: list[dict[str, Any]], at: int) -> None:
+        self.rows, self.at = rows, at
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.at:
+            self.trainer.model.train()  # or no environment would be kept
+            with self.trainer.uncounted():
+                self.trees = self.trainer.write_initial(self.rows, 1, WITNESS_STREAM)
+            self.rollouts = [tree.initial[0] for tree in self.trees]
+            self.batch, self.behaviour = self.trainer._score_rollouts(self.rollouts)
+
+    def look_back(self, decision_positions: Any) -> None:
+        trainer, mask_RT = self.trainer, self.batch.policy_mask_BT
+        scores, args = trainer._score(self.batch), trainer.args
+        self.logps_RT, self.entropies_RT, self.mask_RT = scores.logps_BT, scores.entropies_BT, mask_RT.bool()
+        self.omega_RT = trainer._future_value(self.logps_RT - self.behaviour.logps_BT, mask_RT)
+        self.priority_RT = branching_priority(self.omega_RT, self.entropies_RT, mask_RT, clip=clip_of(args))
+        self.failed = [(rollout.reward or 0.0) < args.success_reward for rollout in self.rollouts]
+        self.words = [trainer._tokenizer.convert_ids_to_tokens(rollout.completion_ids) for rollout in self.rollouts]
+        decisions = map(decision_positions, self.words)
+        self.decisions = [[i for i in p if mask_RT[row, i]] for row, p in enumerate(decisions)]
+
+    @torch.no_grad()
+    def next_logps(self) -> Tensor:
+        """Log-probabilities (R, T, V) of every token at every position."""
+        batch, model, kept = self.batch, self.trainer.model.eval(), self.mask_RT.shape[1] + 1
+        ids = torch.cat([batch.prompt_ids_BP, batch.completion_ids_BT], dim=1)
+        mask = torch.cat([batch.prompt_mask_BP, batch.completion_mask_BT], dim=1)
+        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits[:, :-1]
+        return torch.log_softmax(logits.float() / self.trainer.temperature, dim=-1)
+
+    def top(self, score_RT: Tensor, points: int = TOP) -> Picks:
+        return select_top(score_RT, self.mask_RT, num_points=points)
+
+
+def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -> Studied:
+    """`warm_up` updates, then the studied rollouts, then the updates of a generation but its last."""
+    config = RunConfig(task=options.task, model=options.model)
+    task = run.load_task(config)
+    if task.decision_positions is None:
+        raise SystemExit(f"task = {options.task} does not know its decisions; use a testbed such as kinship:LOUD.")
+    args = APPOConfig(
+        output_dir=str(options.output), seed=options.seed, num_initial_rollouts=16, num_branch_points=0,
+        advantage="group", future_weight=0.0, per_device_train_batch_size=16 * options.tasks, learning_rate=rate,
+        steps_per_generation=updates, max_steps=warm_up + updates - 1, lr_scheduler_type="constant",
+        max_completion_length=options.max_length, tool_protocol="tags", result_format=" <result> {} </result> ",
+        tool_join_steps=1, rollout_batch_size=ROWS, use_cpu=not torch.cuda.is_available(), bf16=False,
+        gradient_checkpointing=False, dataloader_pin_memory=False, report_to="none", save_strategy="no",
+        save_records=False, disable_tqdm=True,
+    )  # fmt: skip
+    model, tokenizer = run.load_model(config, args, task, options.model)
+    studied = Studied(list(task.dataset(options.questions, options.seed + 5_000_000)), warm_up)
+    studied.trainer = APPOTrainer(
+        model, list(task.reward_funcs), args, train_dataset=task.dataset(2048, options.seed), callbacks=[studied],
+        processing_class=tokenizer, tools=list(task.tools), environment_factory=task.environment_factory,
+    )  # fmt: skip
+    studied.trainer.remove_callback(transformers.PrinterCallback)
+    studied.trainer.train()
+    studied.look_back(task.decision_positions)
+    return studied
+
+
+def counterfactual_fall(moved: Studied, logps_RTV: Tensor) -> Tensor:
+    """How many nats the next policy tokens lose (R, T) when the likeliest other token stands at a position."""
+    trainer, rollouts = moved.trainer, moved.rollouts
+    other_RT = logps_RTV.scatter(2, moved.batch.completion_ids_BT[:, :, None], -inf).argmax(dim=2)
+    fall_RT = torch.zeros_like(moved.logps_RT)
+    places = sorted(moved.mask_RT.nonzero().tolist(), key=lambda place: place[1])
+    for first in range(0, len(places), ROWS):
+        part, changed = places[first : first + ROWS], []
+        for row, i in part:
+            ids, end = rollouts[row].completion_ids, i + 1 + HORIZON
+            ids = [*ids[:i], int(other_RT[row, i]), *ids[i + 1 : end]]
+            changed.append(Rollout(rollouts[row].prompt_ids, None, ids, rollouts[row].policy_mask[:end]))
+        batch, scores = trainer._score_rollouts(changed)
+        for n, (row, i) in enumerate(part):
+            after = slice(i + 1, len(changed[n].completion_ids))
+            mask = batch.policy_mask_BT[n, after]
+            fall_RT[row, i] = ((moved.logps_RT[row, after] - scores.logps_BT[n, after]) * mask).sum()
+    return fall_RT
+
+
+def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int, repeats: int) -> dict[Place, Tensor]:
+    """Rewards (M, K) at each (rollout, position): M draws of the token, each followed by K continuations."""
+    trainer, rollouts = moved.trainer, moved.rollouts
+    generator = torch.Generator().manual_seed(trainer.args.seed)
+    ordered = sorted(places, key=lambda place: (place[1], place[0]))
+    size = max(1, 8 * ROWS // (draws * repeats))
+    rewards: dict[Place, Tensor] = {}
+    for first in range(0, len(ordered), size):
+        part, pairs, starts = ordered[first : first + size], [], []
+        for row, i in part:
+            tokens = torch.multinomial(logps_RTV[row, i].exp().cpu(), draws, replacement=True, generator=generator)
+            for token in tokens.repeat_interleave(repeats).tolist():
+                prefix = rollouts[row].prefix(i)
+                trainer._pool.enter_prefix(prefix, moved.trees[row].row, trainer.runner)
+                prefix.append([token], [logps_RTV[row, i, token].item()])
+                pairs.append((moved.trees[row], prefix))
+                if token not in trainer.eos_token_ids:  # after it there is nothing to write
+                    starts.append(Start(prefix, trainer._pool.tools_of(prefix.environment)))
+        trainer._run_loop(starts, DRAW_STREAM + first, keep_snapshots=False)
+        trainer._reward(pairs)
+        found = torch.tensor([rollout.reward or 0.0 for _, rollout in pairs]).view(-1, draws, repeats)
+        rewards.update(zip(part, found, strict=True))
+    return rewards
+
+
+def pick(moved: Studied, logps_RTV: Tensor, fall_RT: Tensor) -> dict[str, Picks]:
+    """The tokens that each criterion picks."""
+    generator = torch.Generator().manual_seed(moved.trainer.args.seed)
+    mask_RT = moved.mask_RT
+    other_RT = logps_RTV.scatter(2, moved.batch.completion_ids_BT[:, :, None], -inf).amax(dim=2).exp()
+    return {
+        "branching score": moved.top(moved.priority_RT),
+        "entropy": moved.top(entropy_score(moved.entropies_RT, mask_RT)),
+        "fall x entropy": moved.top(fall_RT.clamp(min=0) * moved.entropies_RT),
+        "fall x chance of the other": moved.top(fall_RT.clamp(min=0) * other_RT),
+        "random": moved.top(random_score(mask_RT, generator=generator), RANDOM),
+        "true decision": moved.decisions,
+        "before a decision": [[i - 1 for i in p if mask_RT[row, i - 1]] for row, p in enumerate(moved.decisions)],
+    }
+
+
+def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
+    """What the picks of each criterion decide, and where entropy lies."""
+    logps_RTV = moved.next_logps()
+    fall_RT = counterfactual_fall(moved, logps_RTV)
+    picks = pick(moved, logps_RTV, fall_RT)
+    places = {(row, i) for lists in picks.values() for row, positions in enumerate(lists) for i in positions}
+    rewards = draw_anew(moved, places, logps_RTV, draws, repeats)
+    parts = {place: variance_parts(found) for place, found in rewards.items()}
+    decision, outcome = ({place: pair[n] for place, pair in parts.items()} for n in (0, 1))
+    variances = {"decision variance": decision, "outcome variance": outcome}
+    distance_RT = distance_to(moved.decisions, fall_RT.shape[1])
+    near = {"is a decision": distance_RT == 0, "within 2 of one": distance_RT <= 2}
+    by_third: dict[str, Picks] = {}
+    for name, score_RT in (("entropy", moved.entropies_RT), ("branching score", moved.priority_RT)):
+        third_RT = torch.bucketize(score_RT, score_RT[moved.mask_RT].quantile(torch.tensor([1 / 3, 2 / 3])))
+        for n, third in enumerate(("low", "middle", "high")):
+            inside = [[i for i in p if third_RT[row, i] == n] for row, p in enumerate(picks["random"])]
+            by_third[f"{third} {name}"] = inside
+    least = moved.trainer.args.success_reward
+    lost = {name: [p if fail else [] for p, fail in zip(x, moved.failed, strict=True)] for name, x in picks.items()}
+    chances = {f"pass@{k}": {x: pass_at(found, k, least) for x, found in rewards.items()} for k in range(1, draws + 1)}
+    return {
+        "What the picks decide": tabulate("criterion", picks, {**variances, **near}),
+        "Failed rollouts whose pick is drawn anew": tabulate("criterion", lost, chances),
+        "Random tokens by third of a score": tabulate("third", by_third, variances),
+        "Policy tokens by kind": kinds(moved, fall_RT),
+    }
+
+
+def kinds(moved: Studied, fall_RT: Tensor) -> Rows:
+    """Entropy and its histogram, counterfactual fall and Omega by kind of token."""
+    found: dict[str, Picks] = {kind: [[] for _ in moved.words] for kind in KINDS}
+    for row, i in moved.mask_RT.nonzero().tolist():
+        found[kind_of(moved.words[row][i], i in moved.decisions[row])][row].append(i)
+    entropy = moved.entropies_RT
+    spans = {f"H {max(a, 0):g}-{b:g}": (entropy > a) & (entropy <= b) for a, b in pairwise(BINS)}
+    return tabulate("kind", found, {"entropy": entropy, "fall": fall_RT, "Omega": moved.omega_RT, **spans})
+
+
+def describe_omega(moved: Studied) -> dict[str, Any]:
+    """How Omega is spread, and whether picks by branching score differ from picks by entropy."""
+    mask_RT, clip = moved.mask_RT, clip_of(moved.trainer.args)
+    omega = moved.omega_RT[mask_RT]
+    both = (clip_future_value(moved.omega_RT, clip), moved.entropies_RT)
+    ranked = [z_scores(x, mask_RT)[mask_RT].tolist() for x in both]
+    score, entropy = moved.top(moved.priority_RT), moved.top(entropy_score(moved.entropies_RT, mask_RT))
+    shared = {(row, i): i in entropy[row] for row, positions in enumerate(score) for i in positions}
+    decision_RT = distance_to(moved.decisions, mask_RT.shape[1]) == 0
+    return {
+        "success": 1 - float(np.mean(moved.failed)), "mean Omega": omega.mean().item(),
+        "std": omega.std(correction=0).item(), "below clip": (omega < clip[0]).double().mean().item(),
+        "above clip": (omega > clip[1]).double().mean().item(), "rank correlation": spearman(*ranked),
+        "shared top 3": mean_over(score, shared), "decisions, branching score": mean_over(score, decision_RT),
+        "decisions, entropy": mean_over(entropy, decision_RT),
+    }  # fmt: skip
+
+
+def markdown(tables: dict[str, Rows]) -> str:
+    """One table per title; intervals as `mean [low, high]`."""
+
+    def shown(value: Any) -> str:
+        if isinstance(value, Interval):
+            return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = []
+    for title, rows in tables.items():
+        cells = [list(rows[0]), ["---"] * len(rows[0]), *(map(shown, row.values()) for row in rows)]
+        lines += [f"## {title}", "", *(f"| {' | '.join(line)} |" for line in cells), ""]
+    return "\n".join(lines)
+
+
+def draw(tables: dict[str, Rows], picture: Path) -> None:
+    """Means with their intervals: what picks decide, pass@k, tokens by kind, picks by setting."""
+    figure, panels = plt.subplots(2, 2, figsize=(13, 8), layout="constrained")
+    wanted = (("decision var", "outcome var"), ("pass@1", "pass@4"), ("H ",), ("shared", "decisions"))
+    for panel, prefixes, title in zip(panels.flat, wanted, [t for t in tables if "third" not in t], strict=True):
+        rows = tables[title]
+        labels = [str(next(iter(row.values()))).replace(" ", "\n") for row in rows]
+        for name in (name for name in rows[0] if name.startswith(prefixes)):
+            found = [row[name] for row in rows]
+            errors = [[v.mean - v.low for v in found], [v.high - v.mean for v in found]]
+            panel.errorbar(labels, [v.mean for v in found], yerr=errors, fmt="o", capsize=3, label=name)
+        panel.set_title(title)
+        panel.legend(fontsize=8)
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="directory of the policy that is looked at")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    sizes = {"questions": 48, "draws": 4, "repeats": 4, "warm-up": 8, "tasks": 4, "max-length": 240, "seed": 0}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    options.output.mkdir(parents=True, exist_ok=True)
+    tables: dict[str, Rows] = {}
+    omega: Rows = []
+    for updates, rate, warm_up in [*((*setting, options.warm_up) for setting in SETTINGS), (*SETTINGS[0], 0)]:
+        moved = move(options, updates, rate, warm_up)
+        tables = tables or study_tokens(moved, options.draws, options.repeats)
+        omega.append({"setting": f"{updates} updates, {rate:g}, after {warm_up}", **describe_omega(moved)})
+    tables["Omega at the last update of a generation"] = omega
+    record = {"options": {**vars(options), "output": str(options.output)}, "tables": tables}
+    (options.output / "pilot.json").write_text(json.dumps(record, indent=1, default=asdict) + "\n")
+    print(markdown(tables), file=(options.output / "pilot.md").open("w"))
+    draw(tables, options.output / "pilot.png")
+
+
+if __name__ == "__main__":
+    main()
