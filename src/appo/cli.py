@@ -56,8 +56,11 @@ def _study(arguments: list[str]) -> int:
         print(plan.__doc__, end="")
         print(plan.Study.__doc__)
         return 0 if arguments else 2
+    import warnings
+
     import yaml
 
+    warnings.filterwarnings("ignore", category=FutureWarning)
     from appo.recipe import RecipeError
     from appo.study.schedule import study
 

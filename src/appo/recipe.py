@@ -19,7 +19,7 @@ import yaml
 from transformers import HfArgumentParser
 from trl import SFTConfig
 
-from appo.config import APPOConfig
+from appo.config import PRESETS, APPOConfig
 
 NESTED = "cold_start"
 
@@ -36,6 +36,9 @@ class RunConfig:
         metadata={
             "help": "kinship, reasoning_gym, or a module of yours that holds a `TASK` (my.task, or my.task:NAME)."
         }
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": "Fields of `APPOConfig.preset`, for example plus; those given here precede."}
     )
     model: str | None = field(
         default=None, metadata={"help": "Model directory or hub name; by default the model that the task makes."}
@@ -85,6 +88,10 @@ def make_settings(
         raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
     main_flags, nested_flags = _split_flags(list(overrides))
     run, args = _parse((RunConfig, config), _to_flags(values) + main_flags, path)
+    if run.preset:
+        if run.preset not in PRESETS:
+            raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {run.preset!r}.")
+        run, args = _parse((RunConfig, config), _to_flags({**PRESETS[run.preset], **values}) + main_flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"

@@ -17,10 +17,10 @@ from math import comb, inf, nan
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import transformers
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from appo import run
@@ -35,19 +35,14 @@ from appo.rollout.types import Rollout
 from appo.study.statistics import Interval
 from appo.trainer import APPOTrainer
 
-matplotlib.use("Agg")  # no display needed
-import matplotlib.pyplot as plt
-
 # Shapes: R rollouts (one per question), T completion tokens, V vocabulary, M draws of a token, K continuations.
 
 Place = tuple[int, int]  # rollout, position
 Picks = list[list[int]]  # positions of each rollout
 Rows = list[dict[str, Any]]  # of a table
 BINS = (-0.001, 0.5, 1, 2, 3, 99)  # nats
-TOP, RANDOM = 3, 6  # picks per rollout of a criterion, and of chance
-HORIZON = 32  # later positions in which the counterfactual fall is looked for
-WITNESS_STREAM, DRAW_STREAM, ROWS = 50_000, 60_000, 512
-KINDS = ("filler", "decision", "format", "entity or relation")
+TOP, RANDOM, HORIZON = 3, 6, 32  # picks per rollout of a criterion, and of chance; positions of a counterfactual fall
+WITNESS_STREAM, DRAW_STREAM = 50_000, 60_000
 SETTINGS = ((4, 4e-4), (2, 4e-4), (8, 4e-4), (16, 4e-4), (4, 1e-4), (4, 1e-3))  # updates per generation, rate
 
 
@@ -66,9 +61,8 @@ def pass_at(rewards_MK: Tensor, k: int, success: float) -> float:
 
 def mean_over(picks: Picks, values: Any, draws: int = 4000) -> Interval:
     """Mean of `values[rollout, position]` over picks, with a 95 % bootstrap interval over rollouts."""
-    size = len(picks)
+    size, counts = len(picks), np.array([*map(len, picks)])
     sums = [float(sum(values[row, i] for i in positions)) for row, positions in enumerate(picks)]
-    counts = np.array([*map(len, picks)])
     drawn_DR = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=draws)
     drawn_DR = drawn_DR[drawn_DR @ counts > 0]  # a draw without any pick has no mean
     if not len(drawn_DR):
@@ -98,17 +92,16 @@ def distance_to(decisions: Picks, length: int) -> Tensor:
 
 
 def kind_of(word: str, is_decision: bool) -> str:
-    """What a policy token is: one of `KINDS`; anything that is no name and no filler is format."""
+    """What a policy token is: filler, decision, name (an entity or a relation) or format (tags and the rest)."""
     if is_decision or word in FILLERS:
         return "decision" if is_decision else "filler"
-    return "entity or relation" if word in ENTITIES or word in RELATIONS else "format"
+    return "name" if word in ENTITIES or word in RELATIONS else "format"
 
 
 class Studied(transformers.TrainerCallback):
     """Rollouts of the policy before update `at`, and (from `look_back`) how the policy that it became scores them."""
 
     trainer: APPOTrainer
-    rollouts: list[Rollout]
 
     def __init__(self, rows: list[dict[str, Any]], at: int) -> None:
         self.rows, self.at = rows, at
@@ -156,7 +149,7 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
         advantage="group", future_weight=0.0, per_device_train_batch_size=16 * options.tasks, learning_rate=rate,
         steps_per_generation=updates, max_steps=warm_up + updates - 1, lr_scheduler_type="constant",
         max_completion_length=options.max_length, tool_protocol="tags", result_format=" <result> {} </result> ",
-        tool_join_steps=1, rollout_batch_size=ROWS, use_cpu=not torch.cuda.is_available(), bf16=False,
+        tool_join_steps=1, rollout_batch_size=options.rows, use_cpu=not torch.cuda.is_available(), bf16=False,
         gradient_checkpointing=False, dataloader_pin_memory=False, report_to="none", save_strategy="no",
         save_records=False, disable_tqdm=True,
     )  # fmt: skip
@@ -174,12 +167,12 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
 
 def counterfactual_fall(moved: Studied, logps_RTV: Tensor) -> Tensor:
     """How many nats the next policy tokens lose (R, T) when the likeliest other token stands at a position."""
-    trainer, rollouts = moved.trainer, moved.rollouts
+    trainer, rollouts, size = moved.trainer, moved.rollouts, moved.trainer.args.rollout_batch_size
     other_RT = logps_RTV.scatter(2, moved.batch.completion_ids_BT[:, :, None], -inf).argmax(dim=2)
     fall_RT = torch.zeros_like(moved.logps_RT)
     places = sorted(moved.mask_RT.nonzero().tolist(), key=lambda place: place[1])
-    for first in range(0, len(places), ROWS):
-        part, changed = places[first : first + ROWS], []
+    for first in range(0, len(places), size):
+        part, changed = places[first : first + size], []
         for row, i in part:
             ids, end = rollouts[row].completion_ids, i + 1 + HORIZON
             ids = [*ids[:i], int(other_RT[row, i]), *ids[i + 1 : end]]
@@ -197,7 +190,7 @@ def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int,
     trainer, rollouts = moved.trainer, moved.rollouts
     generator = torch.Generator().manual_seed(trainer.args.seed)
     ordered = sorted(places, key=lambda place: (place[1], place[0]))
-    size = max(1, 8 * ROWS // (draws * repeats))
+    size = max(1, 8 * trainer.args.rollout_batch_size // (draws * repeats))
     rewards: dict[Place, Tensor] = {}
     for first in range(0, len(ordered), size):
         part, pairs, starts = ordered[first : first + size], [], []
@@ -220,16 +213,15 @@ def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int,
 def pick(moved: Studied, logps_RTV: Tensor, fall_RT: Tensor) -> dict[str, Picks]:
     """The tokens that each criterion picks."""
     generator = torch.Generator().manual_seed(moved.trainer.args.seed)
-    mask_RT = moved.mask_RT
     other_RT = logps_RTV.scatter(2, moved.batch.completion_ids_BT[:, :, None], -inf).amax(dim=2).exp()
     return {
         "branching score": moved.top(moved.priority_RT),
-        "entropy": moved.top(entropy_score(moved.entropies_RT, mask_RT)),
+        "entropy": moved.top(entropy_score(moved.entropies_RT, moved.mask_RT)),
         "fall x entropy": moved.top(fall_RT.clamp(min=0) * moved.entropies_RT),
         "fall x chance of the other": moved.top(fall_RT.clamp(min=0) * other_RT),
-        "random": moved.top(random_score(mask_RT, generator=generator), RANDOM),
+        "random": moved.top(random_score(moved.mask_RT, generator=generator), RANDOM),
         "true decision": moved.decisions,
-        "before a decision": [[i - 1 for i in p if mask_RT[row, i - 1]] for row, p in enumerate(moved.decisions)],
+        "just before": [[i - 1 for i in p if moved.mask_RT[row, i - 1]] for row, p in enumerate(moved.decisions)],
     }
 
 
@@ -241,8 +233,8 @@ def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
     places = {(row, i) for lists in picks.values() for row, positions in enumerate(lists) for i in positions}
     rewards = draw_anew(moved, places, logps_RTV, draws, repeats)
     parts = {place: variance_parts(found) for place, found in rewards.items()}
-    decision, outcome = ({place: pair[n] for place, pair in parts.items()} for n in (0, 1))
-    variances = {"decision variance": decision, "outcome variance": outcome}
+    names = ("decision variance", "outcome variance")
+    variances = {name: {place: pair[n] for place, pair in parts.items()} for n, name in enumerate(names)}
     distance_RT = distance_to(moved.decisions, fall_RT.shape[1])
     near = {"is a decision": distance_RT == 0, "within 2 of one": distance_RT <= 2}
     by_third: dict[str, Picks] = {}
@@ -264,7 +256,7 @@ def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
 
 def kinds(moved: Studied, fall_RT: Tensor) -> Rows:
     """Entropy and its histogram, counterfactual fall and Omega by kind of token."""
-    found: dict[str, Picks] = {kind: [[] for _ in moved.words] for kind in KINDS}
+    found: dict[str, Picks] = {kind: [[] for _ in moved.words] for kind in ("filler", "decision", "format", "name")}
     for row, i in moved.mask_RT.nonzero().tolist():
         found[kind_of(moved.words[row][i], i in moved.decisions[row])][row].append(i)
     entropy = moved.entropies_RT
@@ -274,11 +266,10 @@ def kinds(moved: Studied, fall_RT: Tensor) -> Rows:
 
 def describe_omega(moved: Studied) -> dict[str, Any]:
     """How Omega is spread, and whether picks by branching score differ from picks by entropy."""
-    mask_RT, clip = moved.mask_RT, clip_of(moved.trainer.args)
+    mask_RT, entropy_RT, clip = moved.mask_RT, moved.entropies_RT, clip_of(moved.trainer.args)
     omega = moved.omega_RT[mask_RT]
-    both = (clip_future_value(moved.omega_RT, clip), moved.entropies_RT)
-    ranked = [z_scores(x, mask_RT)[mask_RT].tolist() for x in both]
-    score, entropy = moved.top(moved.priority_RT), moved.top(entropy_score(moved.entropies_RT, mask_RT))
+    ranked = [z_scores(x, mask_RT)[mask_RT].tolist() for x in (clip_future_value(moved.omega_RT, clip), entropy_RT)]
+    score, entropy = moved.top(moved.priority_RT), moved.top(entropy_score(entropy_RT, mask_RT))
     shared = {(row, i): i in entropy[row] for row, positions in enumerate(score) for i in positions}
     decision_RT = distance_to(moved.decisions, mask_RT.shape[1]) == 0
     return {
@@ -307,19 +298,17 @@ def markdown(tables: dict[str, Rows]) -> str:
 
 def draw(tables: dict[str, Rows], picture: Path) -> None:
     """Means with their intervals: what picks decide, pass@k, tokens by kind, picks by setting."""
-    figure, panels = plt.subplots(2, 2, figsize=(13, 8), layout="constrained")
+    figure = Figure(figsize=(13, 8), layout="constrained")
     wanted = (("decision var", "outcome var"), ("pass@1", "pass@4"), ("H ",), ("shared", "decisions"))
-    for panel, prefixes, title in zip(panels.flat, wanted, [t for t in tables if "third" not in t], strict=True):
-        rows = tables[title]
+    drawn = [item for item in tables.items() if "third" not in item[0]]
+    for panel, prefixes, (title, rows) in zip(figure.subplots(2, 2).flat, wanted, drawn, strict=True):
         labels = [str(next(iter(row.values()))).replace(" ", "\n") for row in rows]
         for name in (name for name in rows[0] if name.startswith(prefixes)):
             found = [row[name] for row in rows]
             errors = [[v.mean - v.low for v in found], [v.high - v.mean for v in found]]
             panel.errorbar(labels, [v.mean for v in found], yerr=errors, fmt="o", capsize=3, label=name)
-        panel.set_title(title)
-        panel.legend(fontsize=8)
+        panel.legend(title=title, fontsize=8)
     figure.savefig(picture, dpi=100)
-    plt.close(figure)
 
 
 def main() -> None:
@@ -327,15 +316,15 @@ def main() -> None:
     parser.add_argument("model", help="directory of the policy that is looked at")
     parser.add_argument("--task", required=True)
     parser.add_argument("--output", type=Path, required=True)
-    sizes = {"questions": 48, "draws": 4, "repeats": 4, "warm-up": 8, "tasks": 4, "max-length": 240, "seed": 0}
+    parser.add_argument("--seed", type=int, default=0)
+    sizes = {"questions": 48, "draws": 4, "repeats": 4, "warm-up": 8, "tasks": 4, "max-length": 240, "rows": 512}
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     options.output.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, Rows] = {}
-    omega: Rows = []
+    tables, omega = dict[str, Rows](), Rows()
     for updates, rate, warm_up in [*((*setting, options.warm_up) for setting in SETTINGS), (*SETTINGS[0], 0)]:
         moved = move(options, updates, rate, warm_up)
         tables = tables or study_tokens(moved, options.draws, options.repeats)
@@ -343,7 +332,7 @@ def main() -> None:
     tables["Omega at the last update of a generation"] = omega
     record = {"options": {**vars(options), "output": str(options.output)}, "tables": tables}
     (options.output / "pilot.json").write_text(json.dumps(record, indent=1, default=asdict) + "\n")
-    print(markdown(tables), file=(options.output / "pilot.md").open("w"))
+    (options.output / "pilot.md").write_text(markdown(tables))
     draw(tables, options.output / "pilot.png")
 
 

@@ -90,6 +90,8 @@ def _do_all(
                         file.write(json.dumps(line) + "\n")
                 status = str(job) if line is None else f"{job.testbed} {job.arm} {line['points'][-1]['success']:.1%}"
                 bar.update(task, advance=1, status=status)
+                if not bar.console.is_terminal:
+                    bar.console.print(f"{name} {len(jobs) - len(futures)}/{len(jobs)}: {status}")
     except BrokenProcessPool:
         raise RecipeError(
             "a process of the study was killed, perhaps for want of memory; start it again, with --jobs 1."
