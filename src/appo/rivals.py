@@ -74,6 +74,11 @@ class RivalConfig(APPOConfig):
             self.train_on, self.advantage = "all", "group"
         if self.rival in ("gigpo", "vineppo", "reinforce++") and self.train_on != "initial":
             raise ValueError(f"rival = {self.rival!r} credits initial rollouts only; leave train_on at 'initial'.")
+        if self.control != "none" and (self.branching != "entropy" or self.rival != "none"):
+            raise ValueError(
+                f"control = {self.control!r} takes the place of entropy at APPO's branch points: set branching to "
+                f"'entropy' and rival to 'none', got {self.branching!r} and {self.rival!r}."
+            )
         super().__post_init__()
 
 
@@ -88,6 +93,8 @@ class RivalTrainer(APPOTrainer):
         super().__init__(*args, **kwargs)
         self._decision_positions = decision_positions
         self._scored: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        if self.accelerator.num_processes > 1 and (self.args.rival == "arpo" or self.args.dynamic_sampling):
+            raise ValueError("rival = 'arpo' and dynamic_sampling run on one process: their rounds differ in number.")
         if self.args.control == "oracle" and decision_positions is None:
             raise ValueError("control = 'oracle' needs a task with decision_positions; use a testbed such as kinship.")
 

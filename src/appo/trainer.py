@@ -24,7 +24,7 @@ from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import token_advantages
 from appo.records import append_records, rollout_records, start_records
 from appo.rollout.agent_loop import Start
-from appo.rollout.scoring import RolloutBatch, TokenScores
+from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave
 from appo.rollout.tree import RolloutTree
 from appo.rollout_trainer import Pair, RolloutTrainer
 
@@ -178,21 +178,30 @@ class APPOTrainer(RolloutTrainer):
     def _needs_current_scores(self) -> bool:
         """Whether anything depends on how the present policy scores the rollouts; GRPO, for one, needs no Omega."""
         args = self.args
-        return bool(args.num_branch_points or args.future_weight or args.save_records)
+        by_score = args.num_branch_points and args.branching != "random"
+        return bool(by_score or args.future_weight or args.save_records)
 
     def _with_branches(
         self, mini_batch: MiniBatch, current: TokenScores
     ) -> tuple[RolloutBatch, TokenScores, TokenScores, torch.Tensor]:
-        """Batch, behaviour scores, present scores and Omega of all rollouts.
+        """Batch, behaviour scores, present scores and Omega of all rollouts; only the branches are scored anew.
 
         Branches are written by the present policy: a branch has its parent's ratios up to where it left it, then 1.
         """
+        trees = mini_batch.trees
         with self._timed("score"):
-            batch, scores = self._score_rollouts([r for tree in mini_batch.trees for r in tree.rollouts])
-        ratios_BT = torch.zeros_like(scores.logps_BT)
+            _, written = self._score_rollouts([branch for tree in trees for branch in tree.branches])
+        batch = self._collate([rollout for tree in trees for rollout in tree.rollouts])
+        ratios_BT = torch.zeros(batch.completion_ids_BT.shape, device=current.logps_BT.device)
         known_BT = current.logps_BT - mini_batch.behaviour.logps_BT
-        self._inherit_ratios(mini_batch.trees, known_BT, self._initial_rows(mini_batch.trees), ratios_BT)
-        behaviour = TokenScores(scores.logps_BT - ratios_BT, scores.entropies_BT)
+        inherit_ratios(trees, known_BT, self._initial_rows(trees), ratios_BT)
+        is_branch = [rollout.parent is not None for tree in trees for rollout in tree.rollouts]
+        logps_BT, entropies_BT = (
+            interleave(is_branch, old, new, ratios_BT.shape[1])
+            for old, new in ((current.logps_BT, written.logps_BT), (current.entropies_BT, written.entropies_BT))
+        )
+        scores = TokenScores(logps_BT, entropies_BT)
+        behaviour = TokenScores(logps_BT - ratios_BT, entropies_BT)
         return batch, behaviour, scores, self._future_value(ratios_BT, batch.policy_mask_BT)
 
     def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:
@@ -256,30 +265,9 @@ class APPOTrainer(RolloutTrainer):
         """Scores whole trees for a further round: a branch has its parent's ratios up to where it left it, then 1."""
         batch, scores = self._score_rollouts([rollout for tree in trees for rollout in tree.rollouts])
         ratios_BT = torch.zeros_like(scores.logps_BT)
-        new_rows = self._inherit_ratios(trees, log_ratio_BT, rows, ratios_BT)
+        new_rows = inherit_ratios(trees, log_ratio_BT, rows, ratios_BT)
         omega_BT = self._future_value(ratios_BT, batch.policy_mask_BT)
         return new_rows, omega_BT, ratios_BT, scores.entropies_BT, batch.policy_mask_BT
-
-    def _inherit_ratios(
-        self, trees: list[RolloutTree], known_BT: torch.Tensor, rows: list[list[int]], ratios_BT: torch.Tensor
-    ) -> list[list[int]]:
-        """Fills `ratios_BT`, all rollouts of the trees, from `known_BT`, whose rows of each tree are given.
-
-        Returns:
-            The rows of each tree in `ratios_BT`.
-        """
-        new_rows: list[list[int]] = []
-        for tree, known in zip(trees, rows, strict=True):
-            first = new_rows[-1][-1] + 1 if new_rows else 0
-            new_rows.append(list(range(first, first + len(tree.rollouts))))
-            for index, rollout in enumerate(tree.rollouts):
-                if index < len(known):
-                    width = min(known_BT.shape[1], ratios_BT.shape[1])
-                    ratios_BT[first + index, :width] = known_BT[known[index], :width]
-                else:
-                    end = rollout.branch_position
-                    ratios_BT[first + index, :end] = ratios_BT[first + (rollout.parent or 0), :end]
-        return new_rows
 
     def _initial_rows(self, trees: list[RolloutTree]) -> list[list[int]]:
         """The rows of each tree in a batch of initial rollouts."""

@@ -65,3 +65,62 @@ def test_an_unscored_rollout_gets_nothing_and_biases_nobody():
 def test_equal_rewards_give_no_signal(advantage):
     tree = make_tree([0.1, 0.1], [0.1, 0.1])
     assert not token_advantages([tree], torch.ones(2, 4), make_args(advantage=advantage)).any()
+
+
+def whole(tree, advantage="tree", **options):
+    args = make_args(train_on="all", advantage=advantage, **{"future_weight": 0.0, **options})
+    return token_advantages([tree], torch.ones(len(tree.rollouts), 4), args)
+
+
+def test_whole_trees_by_hand():
+    # Mean 1/3, std sqrt(2)/3. The two tokens that 0 shares with its branch have V = 1/2; then 1 and 0 part.
+    shared, own, other = 1 / 6 + 1 / 6, 2 / 3 + 1 / 2, -1 / 3 - 1 / 2
+    expected = torch.tensor([[shared, shared, own, own], [-2 / 3] * 4, [shared, shared, other, other]])
+    torch.testing.assert_close(whole(make_tree([1.0, 0.0], [0.0])), expected * 3 / 2**0.5)
+
+
+def test_the_local_weight_is_that_of_the_settings():
+    expected = torch.tensor([[1 / 6, 1 / 6, 2 / 3, 2 / 3], [-1 / 3] * 4, [1 / 6, 1 / 6, -1 / 3, -1 / 3]])
+    actual = whole(make_tree([1.0, 0.0], [0.0]), local_weight=0.0)
+    torch.testing.assert_close(actual, expected * 3 / 2**0.5)
+
+
+def test_omega_scales_branches_too():
+    tree, omega = make_tree([1.0, 0.0], [0.0]), torch.tensor([[1.0] * 4, [1.0] * 4, [1.0, 1.0, 1.1, 9.0]])
+    plain = whole(tree)
+    args = make_args(train_on="all", advantage="tree", future_weight=0.5)
+    scaled = token_advantages([tree], omega, args)
+    torch.testing.assert_close(scaled[2] / plain[2], torch.tensor([1.5, 1.5, 1.55, 1.6]))
+
+
+def test_a_group_of_all_rollouts_is_normalised_together():
+    # 1, 0, 0: mean 1/3, std sqrt(2)/3
+    expected = torch.tensor([[2.0] * 4, [-1.0] * 4, [-1.0] * 4]) / 2**0.5
+    torch.testing.assert_close(whole(make_tree([1.0, 0.0], [0.0]), "group"), expected)
+
+
+def test_trees_of_a_mini_batch_are_credited_apart():
+    one, two = make_tree([1.0, 0.0], [0.0]), make_tree([0.0, 5.0], [])
+    args = make_args(train_on="all", advantage="tree", future_weight=0.0)
+    both = token_advantages([one, two], torch.ones(5, 4), args)
+    torch.testing.assert_close(both, torch.cat([whole(one), whole(two)]))
+    torch.testing.assert_close(both[3:, 0], torch.tensor([-2.0, 2.0]))
+
+
+@pytest.mark.parametrize(("advantage", "size"), [("group", 1.0), ("tree", 2.0)])
+def test_an_unscored_rollout_of_a_whole_tree_gets_nothing_and_biases_nobody(advantage, size):
+    expected = torch.tensor([[size] * 4, [0.0] * 4, [-size] * 4])
+    torch.testing.assert_close(whole(make_tree([1.0, None, 0.0], []), advantage), expected)
+
+
+def test_an_unscored_rollout_has_the_credit_of_the_tokens_that_a_scored_branch_shares():
+    # Scored: 0 and the branch of the unscored rollout, 1. Mean and std 1/2; the shared tokens have V = 1.
+    tree = make_tree([None, 0.0], [1.0])
+    torch.testing.assert_close(whole(tree), torch.tensor([[2.0, 2.0, 0.0, 0.0], [-2.0] * 4, [2.0, 2.0, 1.0, 1.0]]))
+    torch.testing.assert_close(whole(tree, "group"), torch.tensor([[0.0] * 4, [-1.0] * 4, [1.0] * 4]))
+
+
+@pytest.mark.parametrize("advantage", ["group", "tree"])
+@pytest.mark.parametrize("reward", [0.1, None])
+def test_a_whole_tree_without_spread_gives_no_signal(advantage, reward):
+    assert not whole(make_tree([reward] * 2, [reward] * 2), advantage).any()

@@ -16,11 +16,14 @@ from appo.environments.kinship import (
     exact_answer,
     final_answer,
     is_weak,
+    leading_answer,
     look_up,
     make_demonstrations,
     make_tokenizer,
 )
+from appo.recipe import RecipeError, RunConfig
 from appo.rollout.protocol import PlainText
+from appo.run import load_task
 
 CLEAN = (
     "<think> well plan start mother so </think> <search> mother e12 </search> <result> weak e9 </result> "
@@ -163,15 +166,19 @@ def test_two_seeds_give_disjoint_episodes_and_one_seed_the_same():
     assert first.to_list() == TASK.dataset(200, 0).to_list()
 
 
-def rewards_of_demonstrations(noise):
+def rewards_of_demonstrations(noise, task=TASK):
     """Rewards of 200 demonstrations, their questions rebuilt from the same generator's episodes."""
-    rng = random.Random(3)
+    rng, style = random.Random(3), style_of(task)
     rewards = []
     for _ in range(200):
-        question = kinship._make_question(rng, kinship.DEFAULT)
-        text = "".join(segment.text for segment in kinship._demonstrate(question, noise, rng, kinship.DEFAULT))
-        rewards += exact_answer([text], [question["answer"]])
+        question = kinship._make_question(rng, style)
+        text = "".join(segment.text for segment in kinship._demonstrate(question, noise, rng, style))
+        rewards += task.reward_funcs[0]([text], [question["answer"]])
     return rewards
+
+
+def style_of(task):
+    return task.demonstrations.keywords["style"]
 
 
 def test_a_clean_demonstration_always_earns_the_reward():
@@ -255,3 +262,142 @@ def test_the_model_is_small_and_repeatable():
     ids = torch.tensor([tokenizer(CLEAN)["input_ids"]])
     with torch.no_grad():
         assert model(ids).logits.shape == (1, ids.shape[1], len(tokenizer))
+
+
+# ---- the study's testbeds ----
+
+STYLES = ["LOUD", "QUIET", "LONG", "COSTLY"]
+
+
+def words_of(demonstration):
+    return "".join(segment.text for segment in demonstration.segments).split()
+
+
+def thoughts_of(words):
+    """The words of each thought, without its tags."""
+    opened = [i for i, word in enumerate(words) if word == "<think>"]
+    return [words[i + 1 : words.index("</think>", i)] for i in opened]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_clean_demonstration_of_every_style_earns_the_reward(name):
+    assert set(rewards_of_demonstrations(0.0, getattr(kinship, name))) == {1.0}
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_every_style_is_text_of_the_tokenizer_and_fits_into_the_context(tokenizer, name):
+    model, _ = getattr(kinship, name).make_model()
+    for demonstration in getattr(kinship, name).demonstrations(50, 0):
+        ids = tokenizer(f"{demonstration.prompt} {' '.join(words_of(demonstration))}")["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert len(ids) < model.config.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_style_asks_as_it_says_and_decides_where_it_says(name):
+    task = getattr(kinship, name)
+    assert task.dataset(20, 3).to_list() == TASK.dataset(20, 3).to_list()
+    style = style_of(task)
+    for demonstration in task.demonstrations(50, 1):
+        words = words_of(demonstration)
+        asked = ["start"] + [words[i + 1] for i, word in enumerate(words) if word == "<search>"]
+        assert [words[i - 1] for i in task.decision_positions(words)] == asked
+        for thought in thoughts_of(words):
+            plan = thought.index("plan")
+            assert style.before[0] <= plan <= style.before[1]
+            assert style.after[0] <= len(thought) - plan - 3 <= style.after[1]
+
+
+def test_quiet_fillers_follow_each_other_and_loud_ones_do_not():
+    def follow(name):
+        """Share of fillers that are those that the filler before them announces."""
+        steps = []
+        for demonstration in getattr(kinship, name).demonstrations(50, 2):
+            for thought in thoughts_of(words_of(demonstration)):
+                plan = thought.index("plan")
+                for part in (thought[:plan], thought[plan + 3 :]):
+                    numbers = [kinship.FILLERS.index(word) for word in part]
+                    steps += [a == b for a, b in zip(numbers, range(len(numbers)), strict=True)]
+        return sum(steps) / len(steps)
+
+    assert follow("QUIET") == 1.0
+    assert follow("LOUD") < 0.1
+
+
+def test_most_tokens_of_loud_are_fillers():
+    words = [word for demonstration in kinship.LOUD.demonstrations(50, 2) for word in words_of(demonstration)]
+    assert sum(word in kinship.FILLERS for word in words) > 0.45 * len(words)
+
+
+def test_the_outcome_of_long_is_decided_hundreds_of_tokens_before_the_end():
+    for demonstration in kinship.LONG.demonstrations(50, 3):
+        words = words_of(demonstration)
+        answer = words.index("<answer>")
+        explanation = words[answer + 2 : -1]
+        assert words[answer + 1] in ENTITIES
+        assert len(words) - answer - 2 > 440
+        assert set(explanation) <= set(kinship.FILLERS)
+        assert max(kinship.LONG.decision_positions(words)) < 0.3 * len(words)
+
+
+def test_a_search_of_costly_returns_a_page_that_ends_with_the_entity():
+    size = style_of(kinship.COSTLY).result_words
+    assert size >= 32
+    pages = set()
+    for seed in range(40):
+        costly, plain = kinship.COSTLY.environment_factory(), KinshipEnvironment()
+        for environment in (costly, plain):
+            environment.reset(seed)
+        for _ in range(2):  # the second time, a weak answer is right
+            *page, answer = costly.search("boss e3").partition(plain.search("boss e3"))[:2]
+            assert answer
+            assert len(page[0].split()) == size
+            assert set(page[0].split()) <= set(kinship.FILLERS)
+            pages.add(page[0])
+        assert costly.fork().search("mother e1").split()[:size] == costly.search("mother e1").split()[:size]
+    assert len(pages) == 40
+    assert len(KinshipEnvironment().search("boss e3").split()) <= 2
+
+
+def test_a_cold_start_of_costly_masks_its_pages():
+    for demonstration in kinship.COSTLY.demonstrations(20, 4):
+        results = [segment for segment in demonstration.segments if "<result>" in segment.text]
+        assert not any(segment.trained for segment in results)
+        written = [word for segment in demonstration.segments if segment.trained for word in segment.text.split()]
+        read = [word for segment in results for word in segment.text.split()]
+        assert len(read) > 1.5 * len(written) or not results
+
+
+def test_leading_answer():
+    completions = [
+        "<answer> e5 </answer>",
+        "<answer> e5 well so e6 </answer>",
+        "<answer> so e5 </answer>",
+        "<answer> e6 e5 </answer>",
+        "<answer> e5 </answer> <answer> e6 so </answer>",
+        "<answer> e5 so",
+        "<answer> </answer>",
+        "",
+    ]
+    assert leading_answer(completions, ["e5"] * 8, prompts=None) == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert exact_answer(completions[:2], ["e5"] * 2) == [1, 0]
+    message = {"role": "assistant", "content": "<answer> e5 so </answer>"}
+    assert leading_answer([[message]], ["e5"]) == [1.0]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_task_is_named_by_module_and_attribute(name):
+    assert load_task(RunConfig(f"kinship:{name}")) is getattr(kinship, name)
+    assert load_task(RunConfig(f"appo.environments.kinship:{name}")) is getattr(kinship, name)
+
+
+def test_without_an_attribute_it_is_the_modules_task():
+    assert load_task(RunConfig("kinship")) is load_task(RunConfig("kinship:")) is TASK
+
+
+@pytest.mark.parametrize("name", ["SHY", "FILLERS"])
+def test_an_attribute_that_is_no_task_is_one_sentence(name):
+    with pytest.raises(RecipeError) as error:
+        load_task(RunConfig(f"kinship:{name}"))
+    sentence = f"task = 'kinship:{name}': the module holds no `{name}`; define {name} = appo.Task(...)."
+    assert str(error.value) == sentence

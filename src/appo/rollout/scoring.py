@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from trl.trainer.utils import pad
 
+from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 
 # Shapes: B rollouts, P prompt tokens (left-padded), T completion tokens (right-padded).
@@ -60,3 +61,41 @@ def collate(
         padded([[0] if empty else [1] * len(r.completion_ids) for r in rollouts], 0, "right"),
         padded([[0] if empty else r.policy_mask for r in rollouts], 0, "right"),
     )
+
+
+def inherit_ratios(
+    trees: list[RolloutTree], known_BT: torch.Tensor, rows: list[list[int]], ratios_BT: torch.Tensor
+) -> list[list[int]]:
+    """Fills the log-ratios of all rollouts: a branch has its parent's up to where it left it, then 0.
+
+    Args:
+        trees: Tasks; their rollouts, in order, are the rows of `ratios_BT`.
+        known_BT: Log-ratios of rollouts that are known already.
+        rows: For each tree the rows of its first rollouts in `known_BT`.
+        ratios_BT: Zeros, filled in place.
+
+    Returns:
+        The rows of each tree in `ratios_BT`.
+    """
+    new_rows: list[list[int]] = []
+    for tree, known in zip(trees, rows, strict=True):
+        first = new_rows[-1][-1] + 1 if new_rows else 0
+        new_rows.append(list(range(first, first + len(tree.rollouts))))
+        for index, rollout in enumerate(tree.rollouts):
+            if index < len(known):
+                width = min(known_BT.shape[1], ratios_BT.shape[1])
+                ratios_BT[first + index, :width] = known_BT[known[index], :width]
+            else:
+                end = rollout.branch_position
+                ratios_BT[first + index, :end] = ratios_BT[first + (rollout.parent or 0), :end]
+    return new_rows
+
+
+def interleave(is_new: list[bool], old_BT: torch.Tensor, new_BT: torch.Tensor, width: int) -> torch.Tensor:
+    """Rows of two tensors in one order, padded with 0 (or cut, in the padding) to `width` columns."""
+    rows_BT = old_BT.new_zeros(len(is_new), width)
+    chosen_B = torch.tensor(is_new, device=old_BT.device)
+    for mask_B, source_BT in ((~chosen_B, old_BT), (chosen_B, new_BT)):
+        shared = min(width, source_BT.shape[1])
+        rows_BT[mask_B, :shared] = source_BT[:, :shared]
+    return rows_BT

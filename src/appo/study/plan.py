@@ -9,8 +9,8 @@
     candidates: [appo]
 
 A testbed or an arm is an override of the recipe, `cold_start` included. Every arm first runs with each learning rate
-on the validation seeds and questions (not where there is one rate only); the best then on those of the test. Run number `s` of a
-phase starts from cold start `s % cold_starts` on every arm, so that arms are paired.
+on the validation seeds and questions (not where there is one rate only); the best then on those of the test. Run
+number `s` of a phase starts from cold start `s % cold_starts` on every arm, so that arms are paired.
 
 Left out on purpose: running (`schedule.py`), and sweeps of anything but the learning rate.
 """
@@ -24,7 +24,8 @@ from appo.rivals import RivalConfig
 
 VALIDATION_SEED, TEST_SEED = 1000, 2000  # a run's seed is that of its phase plus its number
 VALIDATION_QUESTIONS, TEST_QUESTIONS = 3_000_000, 4_000_000
-OWN = ("generated_tokens", "questions", "evaluations", "learning_rates", "test_seeds")  # of the study, not of the recipe
+# Of the study, not of the recipe.
+OWN = ("generated_tokens", "questions", "evaluations", "learning_rates", "test_seeds")
 COUNTS = (*OWN[:3], "validation_seeds", "test_seeds", "cold_starts", "jobs")
 Values = dict[str, Any]
 
@@ -77,8 +78,8 @@ class Study:
         if self.base is not None:
             self.base = _settings("base", self.base)
         for arm, own in self.arms.items():
-            if misplaced := [name for name in OWN[:3] if name in own]:
-                raise RecipeError(f"arms.{arm}.{misplaced[0]}: arms are compared at the same one; set it on a testbed.")
+            if misplaced := [name for name in OWN if name in own and name != "learning_rates"]:
+                raise RecipeError(f"arms.{arm}.{misplaced[0]}: all arms have the same one; set it on a testbed.")
         for name in ("rivals", "candidates"):
             value = getattr(self, name) or []
             if not isinstance(value, list):

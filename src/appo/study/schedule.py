@@ -137,9 +137,15 @@ def _check_same(plan: Study, directory: Path) -> None:
         changed = [name for name in settings if name not in NOT_SETTINGS and settings[name] != old.get(name)]
         for name in ("arms", "testbeds"):
             both = set(settings[name]) & set(old.get(name, {}))
-            changed += [f"{name}.{key}" for key in sorted(both) if settings[name][key] != old[name][key]]
+            changed += [
+                f"{name}.{key}" for key in sorted(both) if _fixed(settings[name][key]) != _fixed(old[name][key])
+            ]
         if changed:
             raise RecipeError(
                 f"{directory} holds runs with another {changed[0]}; give another --output_dir, or remove it."
             )
     path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def _fixed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
