@@ -16,7 +16,7 @@ Left out on purpose: each rival's own engineering (judges, prompts, curricula); 
 """
 
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count
 from typing import Any
 
 import torch
@@ -28,13 +28,11 @@ from appo.algorithm.rivals import (
     gppo_coefficient,
     mixed_groups,
     shared_prefix_advantage,
-    step_group_advantage,
-    tree_group_advantage,
     turn_entropy,
-    vine_advantage,
 )
 from appo.branching import BranchPoint
 from appo.config import APPOConfig
+from appo.rival_credit import rewards_of, step_credit, tree_credit, turn_end, vine_credit
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
@@ -313,55 +311,3 @@ class RivalTrainer(APPOTrainer):
             coefficient_BT = gppo_coefficient(log_ratio_BT, advantages_BT, low=self.args.epsilon, high=high)
             advantages_BT, behaviour = advantages_BT * coefficient_BT, current
         return super()._micro_batches_of(batch, mask_BT, advantages_BT, behaviour, current)
-
-
-def rewards_of(rollouts: list[Rollout]) -> torch.Tensor:
-    """Rewards (R,), float32; an unscored rollout counts as 0."""
-    return torch.tensor([rollout.reward or 0.0 for rollout in rollouts])
-
-
-def tree_credit(tree: RolloutTree, length: int) -> torch.Tensor:
-    """Tree-GRPO: each initial rollout is the root of a tree."""
-    root_R = torch.tensor([i if r.parent is None else tree.root_of(r)[0] for i, r in enumerate(tree.rollouts)])
-    return tree_group_advantage(rewards_of(tree.rollouts), root_R)[:, None].expand(-1, length)
-
-
-def step_credit(tree: RolloutTree, length: int) -> torch.Tensor:
-    """GiGPO: a step is a turn; its anchor is the tool result that it answers."""
-    anchors = [["", *(result_at(rollout, start) for start in rollout.answered_turns())] for rollout in tree.initial]
-    credits = step_group_advantage(rewards_of(tree.initial), anchors)
-    return spread(tree.initial, credits, length)
-
-
-def vine_credit(tree: RolloutTree, length: int) -> torch.Tensor:
-    """VinePPO: a step is a turn; the value of its start is the mean reward of the rollouts that began there."""
-    first = rewards_of(tree.initial).mean().item()
-    credits = []
-    for index, rollout in enumerate(tree.initial):
-        values = [first]
-        for start in rollout.answered_turns():
-            begun = [b.reward or 0.0 for b in tree.branches if (b.parent, b.branch_position) == (index, start)]
-            values.append(sum(begun) / len(begun) if begun else float("nan"))
-        credits.append(vine_advantage(torch.tensor(values), rollout.reward or 0.0).tolist())
-    return spread(tree.initial, credits, length)
-
-
-def spread(rollouts: list[Rollout], credits: list[list[float]], length: int) -> torch.Tensor:
-    """Advantages (R, T) from one number per turn."""
-    advantages_RT = torch.zeros(len(rollouts), length)
-    for row, (rollout, values) in enumerate(zip(rollouts, credits, strict=True)):
-        starts = [0, *rollout.answered_turns(), length]
-        for value, (start, end) in zip(values, pairwise(starts), strict=True):
-            advantages_RT[row, start:end] = value
-    return advantages_RT
-
-
-def result_at(rollout: Rollout, end: int) -> str:
-    """The text of the results that end at a position."""
-    return " ".join(call.result for call in rollout.tool_calls if call.result_end == end)
-
-
-def turn_end(rollout: Rollout, start: int) -> int:
-    """Position after the last policy token of the turn that starts at `start`."""
-    ends = [call.result_start for call in rollout.tool_calls if call.result_start > start]
-    return min(ends, default=len(rollout.completion_ids))
