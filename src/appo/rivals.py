@@ -42,6 +42,7 @@ from appo.trainer import APPOTrainer
 
 RIVALS = ("none", "arpo", "tree_grpo", "gigpo", "vineppo", "reinforce++", "gppo")
 CONTROLS = ("none", "oracle", "outcome_variance")
+LOSS_ON = ("policy", "decisions")
 BRANCHING_RIVALS = ("arpo", "tree_grpo", "vineppo")
 RIVAL_STREAM = 20_000  # random numbers of branches that the behaviour policy writes
 SAMPLING_STREAM = 30_000
@@ -57,6 +58,10 @@ class RivalConfig(APPOConfig):
     control: str = field(
         default="none", metadata={"help": f"Branch positions of a control: {', '.join(CONTROLS)}; not for training."}
     )
+    loss_on: str = field(
+        default="policy",
+        metadata={"help": "Tokens that carry loss: all that the 'policy' wrote, or true 'decisions'."},
+    )
     shared_prefix: str = field(
         default="soft", metadata={"help": "arpo: each rollout keeps its advantage ('soft'), or shared tokens average."}
     )
@@ -65,7 +70,8 @@ class RivalConfig(APPOConfig):
     )
 
     def __post_init__(self) -> None:
-        for name, choices in (("rival", RIVALS), ("control", CONTROLS), ("shared_prefix", ("soft", "hard"))):
+        known = {"rival": RIVALS, "control": CONTROLS, "shared_prefix": ("soft", "hard"), "loss_on": LOSS_ON}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.rival in ("arpo", "tree_grpo"):
@@ -84,7 +90,7 @@ class RivalTrainer(APPOTrainer):
     """`APPOTrainer` with `RivalConfig`; with `rival="none"` and no control it is APPO.
 
     Args:
-        decision_positions: As in `Task`, for the control "oracle".
+        decision_positions: As in `Task`, for what a control has to know of the truth.
     """
 
     def __init__(self, *args: Any, decision_positions: Any = None, **kwargs: Any) -> None:
@@ -93,8 +99,9 @@ class RivalTrainer(APPOTrainer):
         self._scored: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         if self.accelerator.num_processes > 1 and (self.args.rival == "arpo" or self.args.dynamic_sampling):
             raise ValueError("rival = 'arpo' and dynamic_sampling run on one process: their rounds differ in number.")
-        if self.args.control == "oracle" and decision_positions is None:
-            raise ValueError("control = 'oracle' needs a task with decision_positions; use a testbed such as kinship.")
+        if decision_positions is None and (self.args.control == "oracle" or self.args.loss_on == "decisions"):
+            name = "control = 'oracle'" if self.args.control == "oracle" else "loss_on = 'decisions'"
+            raise ValueError(f"{name} needs a task with decision_positions; use a testbed such as kinship.")
 
     # ---- rollouts of the behaviour policy ----
 
@@ -231,9 +238,11 @@ class RivalTrainer(APPOTrainer):
         generator = torch.Generator().manual_seed(self._seed(RIVAL_STREAM) % 2**63)
         scores_BT = torch.rand(current.entropies_BT.shape, generator=generator)
         for row, rollout in enumerate(rollout for tree in trees for rollout in tree.initial):
-            words = self._tokenizer.convert_ids_to_tokens(rollout.completion_ids)
-            scores_BT[row, self._decision_positions(words)] += 1.0
+            scores_BT[row, self._decisions(rollout)] += 1.0
         return scores_BT.to(current.entropies_BT.device)
+
+    def _decisions(self, rollout: Rollout) -> list[int]:
+        return self._decision_positions(self._tokenizer.convert_ids_to_tokens(rollout.completion_ids))
 
     def _variances(self, trees: list[RolloutTree], current: TokenScores) -> torch.Tensor:
         """Variance of the rewards of a few continuations from a few evenly spaced positions; 0 elsewhere.
@@ -264,6 +273,16 @@ class RivalTrainer(APPOTrainer):
         return scores_BT
 
     # ---- credit ----
+
+    def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
+        mask_BT = super()._loss_mask(trees, policy_mask_BT)
+        if self.args.loss_on == "decisions":
+            decided_BT = torch.zeros_like(mask_BT)
+            rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
+            for row, rollout in enumerate(rollouts):
+                decided_BT[row, self._decisions(rollout)] = 1
+            mask_BT = mask_BT * decided_BT
+        return mask_BT
 
     def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:
         rival, length = self.args.rival, omega_BT.shape[1]

@@ -602,3 +602,21 @@ def test_the_oracle_needs_to_be_told_where_decisions_are(tmp_path):
     model, tokenizer = kinship.make_model()
     with pytest.raises(ValueError, match="control = 'oracle' needs a task with decision_positions"):
         RivalTrainer(model, parity_reward, args, kinship.make_dataset(16, seed=3), processing_class=tokenizer)
+
+
+def test_loss_on_decisions_leaves_out_all_other_tokens(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, loss_on="decisions", **PLAIN)
+    trainer._decision_positions = lambda words: [1, 3] if len(words) > 3 else []
+    seen = watch(trainer, monkeypatch)
+    trainer.train()
+    for inputs, *_ in seen:
+        mask_BT = inputs["tool_mask"] * inputs["completion_mask"]
+        long = inputs["completion_mask"].sum(dim=1) > 3
+        assert long.any()
+        assert mask_BT[:, [0, 2]].sum() == 0 and mask_BT[:, 4:].sum() == 0
+        assert mask_BT[~long].sum() == 0 and mask_BT[long][:, [1, 3]].sum() > 0
+
+
+def test_a_control_without_its_setting_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="set branching to 'entropy'"):
+        RivalConfig(str(tmp_path), bf16=False, use_cpu=True, control="oracle")
