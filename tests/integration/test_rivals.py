@@ -598,7 +598,7 @@ def test_settings_that_contradict_each_other_are_named(tmp_path, options, senten
 
 
 def test_the_oracle_needs_to_be_told_where_decisions_are(tmp_path):
-    args = make_trainer(tmp_path, control="oracle").args
+    args = make_trainer(tmp_path, control="oracle", branching="entropy").args
     model, tokenizer = kinship.make_model()
     with pytest.raises(ValueError, match="control = 'oracle' needs a task with decision_positions"):
         RivalTrainer(model, parity_reward, args, kinship.make_dataset(16, seed=3), processing_class=tokenizer)
