@@ -22,6 +22,7 @@ CHOICES = {
     "discount_over": ("all", "policy"),
     "resample": ("token", "after_token"),
     "train_on": ("initial", "all"),
+    "token_weight": ("uniform", "fork"),
     "tool_protocol": ("chat_template", "tags"),
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
 }
@@ -44,11 +45,11 @@ LEAST: dict[str, float] = {
 PRESETS: dict[str, dict[str, Any]] = {
     # What did best in docs/study.md; equations in docs/algorithm.md.
     "plus": {
-        "train_on": "all",
-        "advantage": "tree",
-        "branching": "random",
+        "num_initial_rollouts": 16,
+        "num_branch_points": 0,
+        "advantage": "group",
         "future_weight": 0.0,
-        "loss_type": "bnpo",
+        "token_weight": "fork",
     },
 }
 
@@ -108,6 +109,11 @@ class APPOConfig(GRPOConfig):
         default="initial",
         metadata={"help": "Rollouts that carry loss: 'initial' (Eq. 8), or 'all', with the branches' own tokens."},
     )
+    token_weight: str = field(
+        default="uniform",
+        metadata={"help": "Weight of a token's advantage: 'uniform' (the paper), or by 'fork' (docs/algorithm.md)."},
+    )
+    weight_floor: float = field(default=0.1, metadata={"help": "token_weight 'fork': the least weight, 0 to 1."})
     tool_protocol: str = field(
         default="chat_template", metadata={"help": "How calls are written: 'chat_template' as in TRL, or 'tags'."}
     )
@@ -175,6 +181,8 @@ class APPOConfig(GRPOConfig):
                 raise ValueError(f"{name} must be at least {bound}, got {value}.")
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
+        if not 0 <= self.weight_floor <= 1:
+            raise ValueError(f"weight_floor must lie in [0, 1], got {self.weight_floor}.")
         if not 0 < self.top_p <= 1 or not 0 <= (self.min_p or 0) <= 1:
             raise ValueError(f"top_p must lie in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}.")
 

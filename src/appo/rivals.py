@@ -60,7 +60,7 @@ class RivalConfig(APPOConfig):
     )
     loss_on: str = field(
         default="policy",
-        metadata={"help": "Tokens that carry loss: all that the 'policy' wrote, or true 'decisions'."},
+        metadata={"help": "Tokens that count in full: 'policy' tokens, or true 'decisions' (rest: `weight_floor`)."},
     )
     shared_prefix: str = field(
         default="soft", metadata={"help": "arpo: each rollout keeps its advantage ('soft'), or shared tokens average."}
@@ -78,6 +78,8 @@ class RivalConfig(APPOConfig):
             self.train_on, self.advantage = "all", "group"
         if self.rival in ("gigpo", "vineppo", "reinforce++") and self.train_on != "initial":
             raise ValueError(f"rival = {self.rival!r} credits initial rollouts only; leave train_on at 'initial'.")
+        if self.rival == "arpo" and self.token_weight != "uniform":
+            raise ValueError("rival = 'arpo' weighs all tokens alike; leave token_weight at 'uniform'.")
         if self.control != "none" and (self.branching != "entropy" or self.rival != "none"):
             raise ValueError(
                 f"control = {self.control!r} takes the place of entropy at APPO's branch points: set branching to "
@@ -274,15 +276,14 @@ class RivalTrainer(APPOTrainer):
 
     # ---- credit ----
 
-    def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
-        mask_BT = super()._loss_mask(trees, policy_mask_BT)
-        if self.args.loss_on == "decisions":
-            decided_BT = torch.zeros_like(mask_BT)
-            rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
-            for row, rollout in enumerate(rollouts):
-                decided_BT[row, self._decisions(rollout)] = 1
-            mask_BT = mask_BT * decided_BT
-        return mask_BT
+    def _token_weights(self, trees: list[RolloutTree], behaviour: TokenScores) -> torch.Tensor | float:
+        if self.args.loss_on == "policy":
+            return super()._token_weights(trees, behaviour)
+        weights_BT = torch.full_like(behaviour.logps_BT, self.args.weight_floor)
+        rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
+        for row, rollout in enumerate(rollouts):
+            weights_BT[row, self._decisions(rollout)] = 1.0
+        return weights_BT
 
     def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:
         rival, length = self.args.rival, omega_BT.shape[1]

@@ -21,7 +21,7 @@ from accelerate.utils import gather_object, is_peft_model
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
-from trl.trainer.utils import get_config_model_id, use_adapter
+from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
 from appo import metrics
 from appo.config import APPOConfig
@@ -84,6 +84,8 @@ class RolloutTrainer(GRPOTrainer):
         if self._is_vlm:
             raise ValueError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         self._hide_fork()
+        if args.token_weight == "fork":
+            self._measure_collisions()
         self.protocol = self._make_protocol()
         self.runner = ToolRunner(timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars)
         self._seconds: dict[str, float] = defaultdict(float)
@@ -106,6 +108,15 @@ class RolloutTrainer(GRPOTrainer):
         for name, tools in self._env_tools.items():
             self._env_tools[name] = [tool for tool in tools if tool.__name__ != "fork"]
         self.tools = [tool for tool in self.tools if tool.__name__ != "fork"]  # type: ignore[has-type]
+
+    def _measure_collisions(self) -> None:
+        """Has TRL's fused LM head return `log sum_a p(a)^2` too, from the pass that it makes anyway."""
+        add_fused_lm_head(
+            self.model.get_base_model() if is_peft_model(self.model) else self.model,
+            temperature=self.temperature,
+            cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32,
+            outputs=("log_probs", "entropy", "log_sum_sq_probs"),
+        )
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":
@@ -252,10 +263,18 @@ class RolloutTrainer(GRPOTrainer):
         """Log-probabilities and entropies under the current policy, without dropout (Eq. 3)."""
         training = self.model.training
         self.model.eval()
+        # TRL's own method returns two of the outputs of its fused head; the third is read on its way out.
+        outputs: list[Any] = []
+        hook = self.model.register_forward_hook(lambda _, __, output: outputs.append(output))
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             logps_BT, entropies_BT = self._forward(self.model, batch, compute_entropy=True)
+        hook.remove()
         self.model.train(training)
-        return TokenScores(logps_BT, entropies_BT)
+        if self.args.token_weight == "uniform":
+            return TokenScores(logps_BT, entropies_BT)
+        length = logps_BT.shape[1]
+        collisions_BT = torch.cat([output.log_sum_sq_probs[:, -length:] for output in outputs])
+        return TokenScores(logps_BT, entropies_BT, collisions_BT.float())
 
     def _score_rollouts(self, rollouts: list[Rollout]) -> tuple[RolloutBatch, TokenScores]:
         batch = self._collate(rollouts)

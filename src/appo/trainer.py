@@ -11,7 +11,7 @@ Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from appo import metrics
-from appo.algorithm import future_value, group_advantage
+from appo.algorithm import fork_weight, future_value, group_advantage
 from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import token_advantages
 from appo.records import append_records, rollout_records, start_records
@@ -139,6 +139,7 @@ class APPOTrainer(RolloutTrainer):
         if rows > len(omega_BT):
             batch, behaviour, current, omega_BT = self._with_branches(mini_batch, current)
         advantages_BT = self._advantages(mini_batch.trees, omega_BT)
+        advantages_BT = advantages_BT * self._token_weights(mini_batch.trees, behaviour)
         mask_BT = self._loss_mask(mini_batch.trees, batch.policy_mask_BT)
         self._log_mini_batch(mini_batch.trees, batch, omega_BT, advantages_BT, mask_BT)
         if self.args.save_records:
@@ -196,17 +197,24 @@ class APPOTrainer(RolloutTrainer):
         known_BT = current.logps_BT - mini_batch.behaviour.logps_BT
         inherit_ratios(trees, known_BT, self._initial_rows(trees), ratios_BT)
         is_branch = [rollout.parent is not None for tree in trees for rollout in tree.rollouts]
-        logps_BT, entropies_BT = (
-            interleave(is_branch, old, new, ratios_BT.shape[1])
-            for old, new in ((current.logps_BT, written.logps_BT), (current.entropies_BT, written.entropies_BT))
+        scores = TokenScores(
+            *(
+                None if old is None else interleave(is_branch, old, new, ratios_BT.shape[1])
+                for old, new in zip(vars(current).values(), vars(written).values(), strict=True)
+            )
         )
-        scores = TokenScores(logps_BT, entropies_BT)
-        behaviour = TokenScores(logps_BT - ratios_BT, entropies_BT)
+        behaviour = replace(scores, logps_BT=scores.logps_BT - ratios_BT)
         return batch, behaviour, scores, self._future_value(ratios_BT, batch.policy_mask_BT)
 
     def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:
         """Step 2c: an advantage per token of the rollouts that are trained on."""
         return token_advantages(trees, omega_BT, self.args)
+
+    def _token_weights(self, trees: list[RolloutTree], behaviour: TokenScores) -> torch.Tensor | float:
+        """How much the advantage of each token of the trained rollouts counts."""
+        if behaviour.log_sum_sq_probs_BT is None:
+            return 1.0
+        return fork_weight(behaviour.entropies_BT, behaviour.log_sum_sq_probs_BT, floor=self.args.weight_floor)
 
     def _evaluation_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rollouts without branches, one per row; TRL's sampler puts the rows of one prompt together."""

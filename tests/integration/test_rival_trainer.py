@@ -604,17 +604,23 @@ def test_the_oracle_needs_to_be_told_where_decisions_are(tmp_path):
         RivalTrainer(model, parity_reward, args, kinship.make_dataset(16, seed=3), processing_class=tokenizer)
 
 
-def test_loss_on_decisions_leaves_out_all_other_tokens(tmp_path, monkeypatch):
-    trainer = make_trainer(tmp_path, loss_on="decisions", **PLAIN)
+def test_loss_on_decisions_weighs_all_other_tokens_by_the_floor(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, loss_on="decisions", weight_floor=0.25, **PLAIN)
     trainer._decision_positions = lambda words: [1, 3] if len(words) > 3 else []
     seen = watch(trainer, monkeypatch)
     trainer.train()
     for inputs, *_ in seen:
-        mask_BT = inputs["tool_mask"] * inputs["completion_mask"]
-        long = inputs["completion_mask"].sum(dim=1) > 3
-        assert long.any()
-        assert mask_BT[:, [0, 2]].sum() == 0 and mask_BT[:, 4:].sum() == 0
-        assert mask_BT[~long].sum() == 0 and mask_BT[long][:, [1, 3]].sum() > 0
+        advantages_BT = inputs["advantages"]
+        long_B = inputs["completion_mask"].sum(dim=1) > 3
+        assert long_B.any() and advantages_BT.any()
+        torch.testing.assert_close(advantages_BT[long_B][:, 0], 0.25 * advantages_BT[long_B][:, 1])
+        torch.testing.assert_close(advantages_BT[long_B][:, 3], advantages_BT[long_B][:, 1])
+        torch.testing.assert_close(advantages_BT[long_B][:, 2], advantages_BT[long_B][:, 0])
+
+
+def test_arpo_with_token_weights_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="leave token_weight at 'uniform'"):
+        make_trainer(tmp_path, rival="arpo", num_initial_rollouts=4, num_branch_points=1, token_weight="fork")
 
 
 def test_a_control_without_its_setting_is_refused(tmp_path):

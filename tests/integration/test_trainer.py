@@ -9,6 +9,8 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from appo import APPOConfig, APPOTrainer
+from appo.algorithm import fork_weight
+from appo.config import PRESETS
 from appo.environments import kinship
 from appo.records import read_records
 
@@ -269,6 +271,42 @@ def test_without_branches_it_is_grpo(tmp_path, monkeypatch):
         torch.testing.assert_close(seen[0][0]["advantages"][index : index + 8, 0], expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("train_on", ["initial", "all"])
+def test_fork_weights_multiply_the_advantage(tmp_path, monkeypatch, train_on):
+    """The same rollouts with and without weights: what differs is `fork_weight` of the scores that were kept."""
+    options = {"max_steps": 1, "train_on": train_on, "advantage": "group", "future_weight": 0.0}
+    inputs = {}
+    for name, own in {"uniform": {}, "fork": {"token_weight": "fork", "weight_floor": 0.25}}.items():
+        with monkeypatch.context() as patch:
+            trainer = make_trainer(tmp_path / name, **options, **own)
+            seen = captured(trainer, patch)
+            trainer.train()
+            inputs[name] = seen[0][0]
+    plain, weighted = inputs["uniform"], inputs["fork"]
+    assert torch.equal(plain["completion_ids"], weighted["completion_ids"])
+    # A plain forward of the untrained model, which wrote the rollouts and the branches of the first step.
+    model, _ = (torch.manual_seed(0), kinship.make_model())[1]
+    ids = torch.cat([plain["prompt_ids"], plain["completion_ids"]], 1)
+    attention = torch.cat([plain["prompt_mask"], plain["completion_mask"]], 1)
+    with torch.no_grad():
+        logits = model(ids, attention_mask=attention).logits[:, plain["prompt_ids"].shape[1] - 1 : -1]
+    logps = torch.log_softmax(logits, -1)
+    entropy = -(logps.exp() * logps).sum(-1)
+    weight = fork_weight(entropy, logps.exp().square().sum(-1).log(), floor=0.25)
+    mask = (plain["tool_mask"] * plain["completion_mask"]).bool()
+    torch.testing.assert_close(weighted["advantages"][mask], (plain["advantages"] * weight)[mask], atol=1e-4, rtol=0)
+    assert weight[mask].max() - weight[mask].min() > 0.01
+
+
+def test_the_preset_plus_trains_without_branches(tmp_path):
+    trainer = make_trainer(tmp_path, **{**PRESETS["plus"], "num_generations": 16, "per_device_train_batch_size": 32})
+    before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
+    trainer.train()
+    after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    assert not torch.equal(before, after)
+    assert all(record["parent"] is None for record in read_records(tmp_path / "records.jsonl"))
+
+
 def test_equal_rewards_give_no_gradient(tmp_path):
     trainer = make_trainer(tmp_path, reward=lambda completions, **k: [1.0] * len(completions))
     before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
@@ -326,12 +364,13 @@ def test_a_reference_model_and_its_kl(tmp_path):
     assert kl[1] > 1e-4
 
 
-def test_peft_trains_the_adapter_only(tmp_path):
+@pytest.mark.parametrize("token_weight", ["uniform", "fork"])
+def test_peft_trains_the_adapter_only(tmp_path, token_weight):
     from peft import LoraConfig
 
     model, tokenizer = kinship.make_model()
     frozen = {n: p.detach().clone() for n, p in model.named_parameters()}
-    args = make_trainer(tmp_path).args
+    args = make_trainer(tmp_path, token_weight=token_weight).args
     trainer = APPOTrainer(
         model,
         parity_reward,

@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, {here!r})
 from test_trainer import make_trainer
 
-trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2)
+trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2, token_weight="fork")
 trainer.train()
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 both = trainer.accelerator.gather(weights[None])

@@ -21,6 +21,7 @@ from appo.algorithm.branching_score import (
     tool_boundary_score,
     weighted_sum_score,
 )
+from appo.algorithm.fork_weight import fork_weight
 from appo.algorithm.future_value import FUTURE_CLIP, clip_future_value, future_value, half_life_to_gamma
 from appo.algorithm.tree_advantage import tree_advantage
 
@@ -32,6 +33,7 @@ __all__ = [
     "clip_future_value",
     "dual_group_advantage",
     "entropy_score",
+    "fork_weight",
     "future_aware_advantage",
     "future_value",
     "future_value_score",

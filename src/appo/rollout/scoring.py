@@ -37,10 +37,14 @@ class RolloutBatch:
 
 @dataclass
 class TokenScores:
-    """`logps_BT` (nats) and `entropies_BT` (nats), float32; meaningless outside the completion mask."""
+    """`logps_BT` and `entropies_BT` (nats), float32; meaningless outside the completion mask.
+
+    `log_sum_sq_probs_BT` is `log sum_a p(a)^2`, where the trainer measures it (`token_weight="fork"`), else None.
+    """
 
     logps_BT: torch.Tensor
     entropies_BT: torch.Tensor
+    log_sum_sq_probs_BT: torch.Tensor | None = None
 
 
 def collate(
