@@ -24,7 +24,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from appo import run
-from appo.algorithm import branching_priority, clip_future_value, entropy_score, random_score, select_top
+from appo.algorithm import (
+    branching_priority,
+    clip_future_value,
+    entropy_score,
+    fork_weight,
+    random_score,
+    select_top,
+)
 from appo.algorithm.branching_score import z_scores
 from appo.branching import clip_of
 from appo.config import APPOConfig
@@ -217,6 +224,7 @@ def pick(moved: Studied, logps_RTV: Tensor, fall_RT: Tensor) -> dict[str, Picks]
     return {
         "branching score": moved.top(moved.priority_RT),
         "entropy": moved.top(entropy_score(moved.entropies_RT, moved.mask_RT)),
+        "fork weight": moved.top(fork_weight(moved.entropies_RT, (2 * logps_RTV).logsumexp(dim=2), floor=0.0)),
         "fall x entropy": moved.top(fall_RT.clamp(min=0) * moved.entropies_RT),
         "fall x chance of the other": moved.top(fall_RT.clamp(min=0) * other_RT),
         "random": moved.top(random_score(moved.mask_RT, generator=generator), RANDOM),

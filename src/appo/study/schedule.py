@@ -94,7 +94,8 @@ def _do_all(
                     bar.console.print(f"{name} {len(jobs) - len(futures)}/{len(jobs)}: {status}")
     except BrokenProcessPool:
         raise RecipeError(
-            "a process of the study was killed, perhaps for want of memory; start it again, with --jobs 1."
+            "a process of the study ended without a word: killed, perhaps for want of memory (start again with "
+            f"--jobs 1), or unable to import appo (its message is above); what it printed is in {directory / 'logs'}."
         ) from None
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)  # else all that is left would be done first
