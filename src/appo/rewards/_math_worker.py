@@ -1,0 +1,56 @@
+"""The process that runs math-verify: requests and verdicts, one a line, until its standard input ends.
+
+math-verify bounds its time by SIGALRM, which works in a main thread only and never interrupts a long operation in C
+(`9**9**9`). Here the kernel bounds it: ITIMER_PROF counts the request's CPU seconds, so that a busy machine changes no
+verdict, and SIGPROF's default action ends the process wherever it is. The pool then starts another.
+
+Left out on purpose: everything but the comparison (`_normalise.py`, `equality.py`).
+Run by `_math_pool.py`; by hand: `echo '["x+x", "2x", 3.0]' | python -m appo.rewards._math_worker`.
+"""
+
+import json
+import logging
+import resource
+import signal
+import sys
+
+from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+
+MEMORY_BYTES = 2 << 30
+# Boxes, units and percent signs are dealt with before; math-verify would take the t of `5t` for a unit.
+_NORMALIZATION = LatexNormalizationConfig(malformed_operators=True, nits=True, boxed="none")
+_CONFIG = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=_NORMALIZATION)]
+
+
+def compare(prediction: str, truth: str) -> bool:
+    """Whether two LaTeX expressions are mathematically the same. Text that math-verify cannot parse equals nothing."""
+    # Without the fall-back, which would compare what it could not parse as text.
+    expressions = [
+        parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None) for text in (truth, prediction)
+    ]
+    return bool(verify(*expressions, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def main() -> None:
+    """Says "ready", then answers each `[prediction, truth, CPU seconds]` by "1" or "0"."""
+    logging.disable()
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        prediction, truth, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        try:
+            verdict = compare(prediction, truth)
+        except Exception:
+            verdict = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(int(verdict), flush=True)
+
+
+if __name__ == "__main__":
+    main()

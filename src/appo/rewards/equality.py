@@ -1,0 +1,177 @@
+"""Whether two answers are mathematically the same, as a careful reader would say.
+
+From cheap to dear: equal after normalisation; both numbers (exact fractions, units, percent); both lists, tuples,
+intervals or sets (member by member, as math-verify takes `(1,2)` for `\\{1,2\\}`); and at last math-verify, in a
+worker process with a hard limit. Prose and dates are compared as text only: math-verify would read 2020-01-02 as 2017.
+
+Left out on purpose: what docs/rewards.md lists as known misses.
+Try it: `python -c "from appo.rewards import math_equal; print(math_equal('1/2', '0.5'))"`.
+"""
+
+import logging
+import re
+import time
+
+from appo.rewards import _math_pool
+from appo.rewards._lists import split_list
+from appo.rewards._normalise import bracket_depth, normalise
+from appo.rewards._quantities import parse_quantity, parse_unit, same_quantity
+
+logger = logging.getLogger(__name__)
+
+# Longer answers are compared as text. The longest in MATH has some 300 characters.
+MAX_CHARS = 2000
+_MAX_MEMBERS = 40
+_MAX_DEPTH = 4
+# Deeper brackets cost math-verify's parser seconds and then fail.
+_MAX_BRACKETS = 30
+
+_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|matrix|[pbvBV]matrix|infty|sqrt|mathbb|begin|end"
+_WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:{_FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{3,}}|[^\W\d_a-zA-Z]")
+# Two letters beside a space are a word in "in 1889", though variables in x^2 + ab; only `is_math` asks.
+_SHORT_WORD = re.compile(r"(?:^|\s)[A-Za-z]{2}\s|\s[A-Za-z]{2}(?:\s|$)")
+_DATE = re.compile(
+    r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?:\s*[aApP]\.?[mM])?"
+)
+# One variable and one value or list of values: not `y = 2x = 6`, not `x = 1, y = 2`.
+_ASSIGNMENT = re.compile(r"([A-Za-z](?:_(?:\w|\{\w+\}))?|\\[a-z]+ ?)\s*(?:=|\\in(?![A-Za-z]))\s*([^=<>]+)")
+_CHOICE = re.compile(r"\(?([A-Za-z])\)?")
+_TRAILING_UNIT = re.compile(
+    r"(.*?\S)(\s*°[CF]?|\s(?:(?:square|cubic|sq|cu) )?[A-Za-z]+(?:\s*\^\s*\{?\d\}?)?(?:/[A-Za-z]+(?:\s*\^\{?\d\}?)?)?)"
+)
+
+
+class _Undecided(Exception):
+    """The limit was reached: the answer counts as different."""
+
+
+def math_equal(prediction: str | None, truth: str | None, *, timeout: float = 3.0) -> bool:
+    """Whether the answers are mathematically equal. Callable from any thread.
+
+    Args:
+        prediction: The answer of a model, without its box; anything at all.
+        truth: The reference. The order matters little: an interval may answer an inequality and the reverse.
+        timeout: CPU seconds for one comparison by math-verify, and a fifth of the wall seconds after which a long list
+            is given up. Positive.
+
+    Returns:
+        False also for a missing or empty answer, for one of more than 2,000 characters that is not literally equal,
+        and where the limit was reached.
+
+    Raises:
+        ModuleNotFoundError: math-verify is not installed.
+        ValueError: the timeout is not positive. Whatever the texts hold, they raise nothing.
+    """
+    if timeout <= 0:
+        raise ValueError(f"timeout must be positive, got {timeout}.")
+    if not prediction or not truth:
+        return False
+    if max(len(prediction), len(truth)) > MAX_CHARS:
+        return " ".join(prediction.split()) == " ".join(truth.split())
+    try:
+        return _Comparison(timeout).equal(normalise(prediction), normalise(truth))
+    except _Undecided:
+        logger.debug("No verdict within %g seconds on %r and %r.", timeout, prediction, truth)
+    except _math_pool.WorkerUnavailable as error:
+        logger.error("%s Answers that need it count as different.", error)
+    return False
+
+
+def is_math(text: str) -> bool:
+    """Whether a text is an answer for `math_equal` rather than for F1: a number, a list of such or a formula."""
+    if len(text) > MAX_CHARS:
+        return False
+    normal = normalise(text)
+    if parse_quantity(normal) is not None:
+        return True
+    formula = re.sub(r"\b(?:and|or)\b", ",", normal)
+    prose = _is_text(formula) or _SHORT_WORD.search(formula) is not None
+    return re.search(r"[\d\\=<>^]", formula) is not None and not prose
+
+
+def _is_text(normal: str) -> bool:
+    return _DATE.fullmatch(normal) is not None or _WORD.search(normal) is not None
+
+
+class _Comparison:
+    """One call's comparisons, which share its limits. Texts are normalised."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.deadline = time.monotonic() + 5 * timeout
+
+    def equal(self, prediction: str, truth: str, depth: int = 0) -> bool:
+        if not prediction or not truth:
+            return False
+        if prediction.replace(" ", "") == truth.replace(" ", ""):
+            return True
+        choice, right_choice = _CHOICE.fullmatch(prediction), _CHOICE.fullmatch(truth)
+        if choice and right_choice:
+            return choice[1] == right_choice[1]
+        if _DATE.fullmatch(prediction) or _DATE.fullmatch(truth):
+            return False
+        quantity, right_quantity = parse_quantity(prediction), parse_quantity(truth)
+        if quantity and right_quantity:
+            return same_quantity(quantity, right_quantity)
+        members, right_members = split_list(prediction), split_list(truth)
+        variable, value = _assignment(prediction)
+        right_variable, right_value = _assignment(truth)
+        if (variable or right_variable) and depth < _MAX_DEPTH:
+            both_differ = variable and right_variable and variable != right_variable
+            return not both_differ and self.equal(value, right_value, depth + 1)
+        if members and right_members and depth < _MAX_DEPTH:
+            return self._equal_lists(*members, *right_members, depth)
+        if (members and not members[0]) or (right_members and not right_members[0]):
+            return False  # several in a row are not one expression
+        return self._equal_expressions(prediction, truth)
+
+    def _equal_lists(self, kind: str, members: list[str], right_kind: str, right: list[str], depth: int) -> bool:
+        if len(members) != len(right) or len(members) > _MAX_MEMBERS:
+            return False
+        kinds = {kind, right_kind}
+        if kinds <= {"", "{}"}:
+            left = list(right)
+            for member in members:
+                match = next((other for other in left if self.equal(member, other, depth + 1)), None)
+                if match is None:
+                    return False
+                left.remove(match)
+            return True
+        # A row may stand for a tuple. Of two members, (1,2) and [1,2] are different intervals; of more, one vector.
+        if len(kinds) == 2 and "" not in kinds and (kinds != {"()", "[]"} or len(members) == 2):
+            return False
+        return all(self.equal(one, other, depth + 1) for one, other in zip(members, right, strict=True))
+
+    def _equal_expressions(self, prediction: str, truth: str) -> bool:
+        (prediction, unit), (truth, right_unit) = _split_unit(prediction), _split_unit(truth)
+        if unit and right_unit and unit != right_unit:
+            return False
+        if _is_text(prediction) or _is_text(truth):
+            return prediction.casefold() == truth.casefold()
+        if max(map(bracket_depth, (prediction, truth))) > _MAX_BRACKETS:
+            return False
+        if time.monotonic() > self.deadline:
+            raise _Undecided
+        # Degrees mean something only beside radians; elsewhere 30° and 30 are the same answer.
+        if unit == "°" and "\\pi" in truth:
+            prediction = f"({prediction})*\\pi/180"
+        elif right_unit == "°" and "\\pi" in prediction:
+            truth = f"({truth})*\\pi/180"
+        verdict = _math_pool.verify(prediction.replace("°", "^\\circ"), truth.replace("°", "^\\circ"), self.timeout)
+        if verdict is None:
+            raise _Undecided
+        return verdict
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    """`x` and `5` of `x = 5` or `x \\in ...`; no variable and the text itself for anything else."""
+    match = _ASSIGNMENT.fullmatch(text)
+    return (match[1].replace(" ", ""), match[2]) if match else ("", text)
+
+
+def _split_unit(text: str) -> tuple[str, str]:
+    match = _TRAILING_UNIT.fullmatch(text)
+    if match is None or _is_text(match[1]):  # vitamin C
+        return text, ""
+    unit = parse_unit(match[2])
+    return (match[1], unit) if unit else (text, "")

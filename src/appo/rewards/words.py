@@ -1,0 +1,55 @@
+"""Answers in words: exact match and token F1, as SQuAD and HotpotQA define them.
+
+Normalisation: Unicode compatibility form, lower case, no punctuation (SQuAD's ASCII and all of Unicode's), no English
+articles, single spaces. One departure: articles and punctuation stay where nothing else would be left, so that the
+choice "A" is not the empty answer. Left out on purpose: numbers in words, and segmenting languages without spaces.
+
+Try it: `python -c "from appo.rewards import f1; print(f1('the Eiffel Tower', ['Eiffel tower in Paris']))"`.
+"""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+_VERDICTS = frozenset({"yes", "no", "noanswer"})
+
+
+def exact_match(prediction: str | None, truths: str | Iterable[str]) -> bool:
+    """Whether the answer equals one of the aliases after normalisation; False for a missing or empty answer."""
+    wanted = _normalised(prediction or "")
+    return bool(wanted) and any(wanted == _normalised(truth) for truth in _aliases(truths))
+
+
+def f1(prediction: str | None, truths: str | Iterable[str]) -> float:
+    """HotpotQA's token F1 in [0, 1], the best over the aliases.
+
+    Args:
+        prediction: The answer; None or empty scores 0.
+        truths: One reference or several aliases; none: 0.
+
+    Returns:
+        The harmonic mean of precision and recall of the words. Where either side is yes, no or noanswer, 1 if both are
+        the same and 0 otherwise: "no idea" is not half of "no".
+    """
+    return max((_f1(_normalised(prediction or ""), _normalised(truth)) for truth in _aliases(truths)), default=0.0)
+
+
+def _f1(prediction: str, truth: str) -> float:
+    if {prediction, truth} & _VERDICTS:
+        return float(prediction == truth)
+    words, right = prediction.split(), truth.split()
+    common = sum((Counter(words) & Counter(right)).values())
+    return 2 * common / (len(words) + len(right)) if common else 0.0
+
+
+def _normalised(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).lower()
+    bare = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
+    words = re.sub(r"\b(a|an|the)\b", " ", bare).split()
+    return " ".join(words or bare.split() or text.split())
+
+
+def _aliases(truths: str | Iterable[str]) -> list[str]:
+    return [truths] if isinstance(truths, str) else list(truths)

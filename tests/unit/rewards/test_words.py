@@ -1,0 +1,67 @@
+"""Exact match and F1 against values worked out by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appo.rewards import exact_match, f1
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truths", "score"),
+    [
+        ("Paris", ["Paris"], 1.0),
+        ("the Paris.", ["paris"], 1.0),
+        ("Eiffel Tower", ["the Eiffel tower in Paris"], 2 * 2 / (2 + 4)),
+        ("Paris, France", ["Paris"], 2 / 3),
+        ("Paris", ["London", "Paris, France"], 2 / 3),
+        ("Paris", "Paris", 1.0),
+        ("a a b", ["a b b"], 2 * 1 / (1 + 2)),  # the article a goes: b against b b
+        ("x x y", ["x y y"], 2 * 2 / 6),
+        ("January 2, 2020", ["2 January 2020"], 1.0),
+        ("U.S.A.", ["USA"], 1.0),
+        ("“Paris”", ["Paris"], 1.0),
+        ("ｐａｒｉｓ", ["Paris"], 1.0),
+        ("caf\u00e9", ["cafe\u0301"], 1.0),
+        ("北京。", ["北京"], 1.0),
+        ("北京市", ["北京"], 0.0),
+        ("no idea", ["no"], 0.0),
+        ("no", ["no idea"], 0.0),
+        ("Yes.", ["yes"], 1.0),
+        ("yes", ["no"], 0.0),
+        ("A", ["A"], 1.0),
+        ("A", ["the"], 0.0),
+        ("", ["Paris"], 0.0),
+        (None, ["Paris"], 0.0),
+        ("", [""], 0.0),
+        ("Paris", [], 0.0),
+        ("five", ["5"], 0.0),
+    ],
+)
+def test_f1(prediction, truths, score):
+    assert f1(prediction, truths) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truths", "expected"),
+    [
+        ("The Beatles!", ["Beatles"], True),
+        ("Beatles", ["Stones", "the beatles"], True),
+        ("Beatles", "beatles", True),
+        ("Beatles band", ["Beatles"], False),
+        ("A", ["a"], True),
+        ("A", ["The"], False),
+        ("", [""], False),
+        (None, ["x"], False),
+    ],
+)
+def test_exact_match(prediction, truths, expected):
+    assert exact_match(prediction, truths) is expected
+
+
+@given(st.text(), st.text())
+def test_any_text_has_a_score(prediction, truth):
+    assert 0.0 <= f1(prediction, [truth]) <= 1.0
+    assert f1(prediction, [truth]) == f1(truth, [prediction])
+    if exact_match(prediction, [truth]):
+        assert f1(prediction, [truth]) == 1.0
