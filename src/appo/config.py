@@ -18,7 +18,7 @@ UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 1
 
 CHOICES = {
     "branching": ("branching_score", "entropy", "future_value", "weighted_sum", "random", "tool_boundary"),
-    "advantage": ("dual_group", "pooled", "prefix", "group", "tree"),
+    "advantage": ("dual_group", "pooled", "prefix", "group", "success", "tree"),
     "discount_over": ("all", "policy"),
     "resample": ("token", "after_token"),
     "train_on": ("initial", "all"),
@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "plus": {
         "num_initial_rollouts": 16,
         "num_branch_points": 0,
-        "advantage": "group",
+        "advantage": "success",
         "future_weight": 0.0,
         "token_weight": "fork",
     },

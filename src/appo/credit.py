@@ -38,6 +38,9 @@ def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Te
         base = pooled_advantage(initial, branches)[0][:, None]
     elif args.advantage == "group":
         base = group_advantage(initial)[0][:, None]
+    elif args.advantage == "success":
+        # No baseline: a failed rollout teaches nothing, and one that succeeds teaches as much on an easy task.
+        base = (initial >= args.success_reward).float()[0][:, None]
     else:
         place = {rollout: row for row, rollout in enumerate(scored)}
         roots = [tree.root_of(branch) for branch in tree.branches]

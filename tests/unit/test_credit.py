@@ -124,3 +124,11 @@ def test_an_unscored_rollout_has_the_credit_of_the_tokens_that_a_scored_branch_s
 @pytest.mark.parametrize("reward", [0.1, None])
 def test_a_whole_tree_without_spread_gives_no_signal(advantage, reward):
     assert not whole(make_tree([reward] * 2, [reward] * 2), advantage).any()
+
+
+def test_success_credits_what_succeeds_and_nothing_else():
+    # success is a total reward of 0.75 or more; an easy task, where all succeed, still teaches
+    args = make_args(advantage="success", success_reward=0.75, future_weight=0.0)
+    mixed, easy = make_tree([1.0, 0.7, None, 0.75], []), make_tree([1.0, 0.9], [])
+    advantages = token_advantages([mixed, easy], torch.ones(6, 2), args)
+    assert advantages.tolist() == [[1.0] * 2, [0.0] * 2, [0.0] * 2, [1.0] * 2, [1.0] * 2, [1.0] * 2]
