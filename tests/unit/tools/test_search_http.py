@@ -1,0 +1,344 @@
+"""Search through a real server on this machine that plays each kind, is slow, fails, and answers nonsense."""
+
+import json
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from appo.rows import DataError
+from appo.tools import ToolError, _disk_cache, _http
+from appo.tools._disk_cache import DiskCache
+from appo.tools.runner import ToolRunner
+from appo.tools.search import Limits
+from appo.tools.search_http import HTTPSearch
+
+KEY = "secret-0123456789"
+FOUND = "Page 1: Accra\nThe capital."
+ANSWERS = {
+    "retrieval": {"result": [[{"document": {"title": "Accra", "text": "The capital."}, "score": 7.5}]]},
+    "searxng": {"query": "x", "results": [{"title": "Accra", "content": "The capital.", "url": "http://a"}]},
+    "serper": {"searchParameters": {}, "organic": [{"title": "Accra", "snippet": "The capital.", "link": "http://a"}]},
+}
+
+
+class Server:
+    """Answers from a list of (status, headers, body), the last one again and again; remembers what it was asked."""
+
+    def __init__(self):
+        self.answers, self.requests, self.seconds, self.drip = [], [], 0.0, 0.0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                length = int(self.headers.get("Content-Length") or 0)
+                sent = self.rfile.read(length).decode()
+                server.requests.append((time.monotonic(), self.command, self.path, dict(self.headers), sent))
+                time.sleep(server.seconds)
+                status, headers, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                try:
+                    if server.drip:
+                        for byte in body:
+                            self.wfile.write(bytes([byte]))
+                            time.sleep(server.drip)
+                    else:
+                        self.wfile.write(body)
+                except OSError:
+                    pass
+
+            do_POST = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def will(self, *answers):
+        """Each is a status, a body as JSON, or (status, headers)."""
+        for answer in answers:
+            if isinstance(answer, int):
+                answer = (answer, {}, b"")
+            elif isinstance(answer, tuple):
+                answer = (*answer, b"")
+            elif isinstance(answer, bytes):
+                answer = (200, {}, answer)
+            else:
+                answer = (200, {}, json.dumps(answer).encode())
+            self.answers.append(answer)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("SERPER_API_KEY", KEY)
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def make(server, kind="searxng", **options):
+    return HTTPSearch(kind, server.url, **{"backoff": 0.01, "timeout": 5.0, **options})
+
+
+@pytest.mark.parametrize("kind", list(ANSWERS))
+def test_each_kind_of_server_is_asked_in_its_way(server, kind):
+    server.will(ANSWERS[kind])
+    assert make(server, kind, limits=Limits(top_k=3)).search("capital of  Ghana?") == FOUND
+    ((_, method, path, headers, sent),) = server.requests
+    if kind == "searxng":
+        assert method == "GET" and urlsplit(path).path == "/search"
+        assert parse_qs(urlsplit(path).query) == {"q": ["capital of Ghana?"], "format": ["json"]}
+    else:
+        expected = {"queries": ["capital of Ghana?"], "topk": 3, "return_scores": True}
+        expected = expected if kind == "retrieval" else {"q": "capital of Ghana?", "num": 3}
+        assert method == "POST" and path == ("/retrieve" if kind == "retrieval" else "/search")
+        assert json.loads(sent) == expected and headers["Content-Type"] == "application/json"
+    assert (KEY in headers.values()) == (kind == "serper")
+
+
+def test_a_retrieval_server_may_leave_out_scores_and_put_the_title_into_the_contents(server):
+    server.will({"result": [[{"id": "7", "contents": '"Accra"\nThe capital.'}]]})
+    assert make(server, "retrieval").search("x") == FOUND
+
+
+def test_an_address_with_a_path_is_taken_as_it_is(server):
+    server.will(ANSWERS["retrieval"])
+    assert HTTPSearch("retrieval", server.url + "/v2/find/").search("x") == FOUND
+    assert server.requests[0][2] == "/v2/find"
+
+
+def test_snippets_may_lack_a_part_and_no_results_are_said(server):
+    results = [{"title": "A", "content": None}, {"content": "b"}, {"title": "", "content": ""}, {"title": "C"}]
+    server.will({"results": results}, {"results": []})
+    assert make(server).search("x") == "Page 1: A\n\nPage 2: b\n\nPage 3: C"
+    assert make(server).search("x") == "No search results found."
+
+
+def test_a_server_that_fails_twice_is_asked_three_times_with_longer_pauses(server):
+    server.will(500, 503, ANSWERS["searxng"])
+    assert make(server, backoff=0.2).search("x") == FOUND
+    times = [request[0] for request in server.requests]
+    assert times[1] - times[0] >= 0.1 and 0.2 <= times[2] - times[1] < 1.5
+
+
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (401, 1), (404, 1), (408, 3), (429, 3), (502, 3)])
+def test_only_what_may_pass_is_tried_again(server, status, tries):
+    server.will(status)
+    with pytest.raises(ToolError, match=f"the search failed: the server answered {status}"):
+        make(server, retries=2).search("x")
+    assert len(server.requests) == tries
+
+
+def test_retry_after_is_respected_by_all_threads(server):
+    server.will((429, {"Retry-After": "1"}), ANSWERS["searxng"])
+    searching = make(server)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(searching.search, "x")
+        while not server.requests:
+            time.sleep(0.01)
+        time.sleep(0.2)  # for the answer to arrive
+        assert [first.result(), pool.submit(searching.search, "y").result()] == [FOUND, FOUND]
+    assert all(request[0] - server.requests[0][0] >= 0.9 for request in server.requests[1:])
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_fails_at_once(server):
+    for value in ("3600", formatdate(time.time() + 3600, usegmt=True), "9" * 400):
+        server.answers.clear()
+        server.will((429, {"Retry-After": value}))
+        start, searching = time.monotonic(), make(server)
+        with pytest.raises(ToolError, match="429 Too Many Requests"):
+            searching.search("x")
+        # And nobody is sent to it meanwhile.
+        with pytest.raises(ToolError, match="busy"):
+            searching.search("y")
+        assert time.monotonic() - start < 2
+    assert len(server.requests) == 3
+
+
+def test_an_odd_retry_after_is_ignored(server):
+    server.will((503, {"Retry-After": "soon"}), (503, {"Retry-After": "-5"}), ANSWERS["searxng"])
+    assert make(server).search("x") == FOUND
+
+
+def test_a_slow_server_is_given_up_in_time(server):
+    server.seconds = 1.0
+    server.will(ANSWERS["searxng"])
+    start = time.monotonic()
+    with pytest.raises(ToolError, match=r"did not answer in time \(2 tries\)"):
+        make(server, timeout=0.2, retries=1).search("x")
+    assert time.monotonic() - start < 0.9
+
+
+def test_a_server_that_sends_one_byte_now_and_then_is_given_up_too(server):
+    server.drip = 0.1
+    server.will(ANSWERS["searxng"])
+    start = time.monotonic()
+    with pytest.raises(ToolError, match="did not answer in time"):
+        make(server, timeout=0.5, patience=0.6).search("x")
+    assert time.monotonic() - start < 1.5
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(server):
+    server.answers.append((200, {"Content-Length": "1000"}, b'{"results'))
+    server.will(ANSWERS["searxng"])
+    assert make(server).search("x") == FOUND
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"\xff", b"", b"[" * 100_000, [], {"results": None}, {"results": ["a"]}, {"results": {"a": 1}}, 7],
+)
+def test_nonsense_is_an_error_that_the_policy_can_read(server, answer):
+    server.will(json.dumps(answer).encode() if answer == 7 else answer)
+    outcome = ToolRunner().submit({"search": make(server).search}, "search", "x").result()
+    assert (outcome.text, outcome.error) == (
+        "error: the search failed: the server's answer cannot be read",
+        "ToolError",
+    )
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [{}, {"result": []}, {"result": [[{"document": {"id": 1}}]]}, {"result": [["a"]]}])
+def test_nonsense_of_a_retrieval_server(server, answer):
+    server.will(answer)
+    with pytest.raises(ToolError, match="cannot be read"):
+        make(server, "retrieval").search("x")
+
+
+def test_an_endless_answer_is_refused(server, monkeypatch):
+    monkeypatch.setattr(_http, "MAX_BYTES", 1000)
+    server.will(b"x" * 2000)
+    with pytest.raises(ToolError, match="too long"):
+        make(server).search("x")
+
+
+def test_a_server_that_is_not_there(server):
+    server.http.server_close()
+    with pytest.raises(ToolError, match=r"the connection failed \(ConnectionRefusedError\) \(3 tries\)"):
+        make(server, retries=2).search("x")
+
+
+def test_requests_per_second_hold_across_threads(server):
+    server.will(ANSWERS["searxng"])
+    searching = make(server, requests_per_second=20)
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(searching.search, map(str, range(8)))) == {FOUND}
+    times = sorted(request[0] for request in server.requests)
+    assert times[-1] - times[0] >= 0.3
+    slow = make(server, requests_per_second=0.1, patience=1.0)
+    assert slow.search("x") == FOUND
+    with pytest.raises(ToolError, match="busy"):
+        slow.search("y")
+
+
+def test_the_key_is_in_no_message_and_goes_to_no_other_server(server, caplog):
+    other = Server()
+    other.will(ANSWERS["serper"])
+    echo = json.dumps({"message": f"bad key {KEY}"}).encode()
+    server.answers += [(403, {}, echo), (302, {"Location": other.url}, b""), (307, {"Location": other.url}, b"")]
+    server.will(echo)
+    searching = make(server, "serper")
+    caplog.set_level(0)
+    for status in ("403 Forbidden", "302 Found", "307", "cannot be read"):
+        with pytest.raises(ToolError, match=status) as caught:
+            searching.search("x")
+        assert KEY not in str(caught.value) and caught.value.__suppress_context__
+    assert KEY not in caplog.text and KEY not in repr(vars(searching)) and not other.requests
+    other.http.shutdown()
+    other.http.server_close()
+
+
+@pytest.mark.parametrize("key", ["", "  ", "secret\nvalue", "s\u00e9cret"])
+def test_a_key_that_cannot_be_sent_is_said_without_showing_it(monkeypatch, key):
+    monkeypatch.setenv("SERPER_API_KEY", key)
+    with pytest.raises(ValueError, match="SERPER_API_KEY") as caught:
+        HTTPSearch("serper")
+    assert not key.strip() or key not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "localhost:80",
+        "ftp://a",
+        "http://",
+        "http://u:secret@a",
+        "http://a?k=secret",
+        "http://a:x",
+        "http://a b",
+    ],
+)
+def test_an_address_that_cannot_be_used_is_not_shown(url):
+    with pytest.raises(ValueError, match="url must read") as caught:
+        HTTPSearch("searxng", url)
+    assert "secret" not in str(caught.value)
+
+
+def test_settings_that_make_no_sense(server):
+    with pytest.raises(ValueError, match="kind must be one of retrieval, searxng, serper"):
+        HTTPSearch("google")
+    for name, value in {"timeout": 0, "patience": -1, "requests_per_second": 0, "retries": -1, "backoff": -1}.items():
+        with pytest.raises(ValueError, match=name):
+            make(server, **{name: value})
+
+
+def test_a_result_is_fetched_once_and_kept_for_the_next_process(server, tmp_path):
+    server.will(500, ANSWERS["searxng"], {"results": []})
+    for _ in range(2):
+        assert make(server, cache=tmp_path / "new" / "a.sqlite").search("x") == FOUND
+    assert len(server.requests) == 2
+    searching = make(server, cache=tmp_path / "new" / "a.sqlite")
+    for _ in range(2):
+        assert searching.search("y") == "No search results found."
+    other = make(server, cache=tmp_path / "new" / "a.sqlite", limits=Limits(top_k=2))
+    assert other.search("x") == "No search results found."
+    assert len(server.requests) == 5
+
+
+def _write(path, worker, barrier):
+    barrier.wait()
+    cache = DiskCache(path)
+    for number in range(100):
+        cache.put(f"{worker} {number}", f"text {number}")
+        cache.put("shared", str(worker))
+        assert cache.get("shared") is not None
+
+
+def test_processes_write_one_cache_at_once(tmp_path, caplog):
+    path, context = tmp_path / "a.sqlite", multiprocessing.get_context("fork")
+    barrier = context.Barrier(4)
+    workers = [context.Process(target=_write, args=(path, worker, barrier)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    cache = DiskCache(path)
+    assert all(cache.get(f"{worker} {number}") == f"text {number}" for worker in range(4) for number in range(100))
+
+
+def test_a_cache_that_fails_is_warned_about_once_and_done_without(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_disk_cache, "BUSY_SECONDS", 0.05)
+    server.will(ANSWERS["searxng"])
+    searching = make(server, cache=tmp_path / "a.sqlite")
+    (tmp_path / "a.sqlite").write_bytes(b"this is no database, and never was one" * 10)
+    assert searching.search("x") == searching.search("y") == FOUND
+    assert caplog.text.count("searches go on without it") == 1
+    with pytest.raises(DataError, match="cannot be used as a cache"):
+        make(server, cache=tmp_path / "a.sqlite")
