@@ -50,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "advantage": "success",
         "future_weight": 0.0,
         "token_weight": "fork",
+        "num_iterations": 2,
     },
 }
 

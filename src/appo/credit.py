@@ -79,3 +79,21 @@ def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APP
     estimate = base_advantage if args.train_on == "initial" else whole_tree_advantage
     base_BT = torch.cat([estimate(tree, args, omega_BT.shape[1]) for tree in trees]).to(omega_BT.device)
     return future_aware_advantage(base_BT, omega_BT, b=args.future_weight, clip=clip_of(args))
+
+
+def without_idle_rows(inputs: dict[str, torch.Tensor], parts: int) -> dict[str, torch.Tensor]:
+    """The loss's inputs without rollouts whose advantages are all 0: they cost a forward and backward for nothing.
+
+    Some are kept where the rest would not divide into `parts`. The loss is a mean over rollouts (Eq. 8), so the
+    advantages are scaled: the mean over those that are left is what the mean over all was.
+
+    Args:
+        inputs: Tensors with a row per rollout; among them `advantages` (B, T) and `tool_mask` (B, T).
+        parts: Micro-batches that the rows will be dealt out to.
+    """
+    idle_B = (inputs["advantages"] * inputs["tool_mask"] == 0).all(dim=1)
+    busy = int((~idle_B).sum())
+    size = max(parts, -(-busy // parts) * parts)
+    kept = torch.argsort(idle_B.int(), stable=True)[:size].sort().values
+    scale = size / len(idle_B)
+    return {name: tensor[kept] * (scale if name == "advantages" else 1) for name, tensor in inputs.items()}

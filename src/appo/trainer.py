@@ -21,7 +21,7 @@ from datasets import Dataset
 from appo import metrics
 from appo.algorithm import fork_weight, future_value, group_advantage
 from appo.branching import BranchPoint, choose_branch_points
-from appo.credit import token_advantages
+from appo.credit import token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
 from appo.rollout.agent_loop import Start
 from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave
@@ -169,6 +169,8 @@ class APPOTrainer(RolloutTrainer):
         accumulation = self.args.gradient_accumulation_steps
         updates = self.args.steps_per_generation // accumulation
         items = self.accelerator.gather(inputs["tool_mask"].sum() * updates).sum()
+        if self.args.advantage == "success" and self.args.loss_type == "grpo" and self.beta == 0.0:
+            inputs = without_idle_rows(inputs, accumulation)
         parts = {name: torch.tensor_split(tensor, accumulation) for name, tensor in inputs.items()}
         return [
             {**{name: part[i] for name, part in parts.items()}, "num_items_in_batch": items}

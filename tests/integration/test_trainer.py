@@ -13,6 +13,7 @@ from appo.algorithm import fork_weight
 from appo.config import PRESETS
 from appo.environments import kinship
 from appo.records import read_records
+from appo.trainer import without_idle_rows
 
 RESULT = " <result> {} </result> "
 
@@ -296,6 +297,47 @@ def test_fork_weights_multiply_the_advantage(tmp_path, monkeypatch, train_on):
     mask = (plain["tool_mask"] * plain["completion_mask"]).bool()
     torch.testing.assert_close(weighted["advantages"][mask], (plain["advantages"] * weight)[mask], atol=1e-4, rtol=0)
     assert weight[mask].max() - weight[mask].min() > 0.01
+
+
+def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
+    advantages = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [0.5, 0.5]])
+    mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])  # row 2 has its only credit outside the mask
+    found = without_idle_rows({"advantages": advantages, "tool_mask": mask, "row": torch.arange(5)}, parts=2)
+    # Three rows carry loss; a fourth makes two equal parts. A mean over 4 of 4/5 is the sum over 5.
+    assert found["row"].tolist() == [0, 1, 3, 4]
+    torch.testing.assert_close(found["advantages"], advantages[[0, 1, 3, 4]] * 0.8)
+
+
+def test_where_no_row_carries_loss_each_part_keeps_one():
+    inputs = {"advantages": torch.zeros(6, 2), "tool_mask": torch.ones(6, 2), "row": torch.arange(6)}
+    assert without_idle_rows(inputs, parts=3)["row"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_leaving_idle_rows_out_changes_no_step(tmp_path, monkeypatch, accumulation):
+    options = {
+        "advantage": "success",
+        "future_weight": 0.0,
+        "optim": "sgd",
+        "max_steps": 1,
+        "steps_per_generation": 2 * accumulation,
+        "per_device_train_batch_size": 16 // accumulation,
+        "gradient_accumulation_steps": accumulation,
+    }
+    weights, rows = {}, {}
+    for name in ("without", "all"):
+        with monkeypatch.context() as patch:
+            if name == "all":
+                patch.setattr("appo.trainer.without_idle_rows", lambda inputs, parts: inputs)
+            trainer = make_trainer(tmp_path / name, **options)
+            seen = captured(trainer, patch)
+            trainer.train()
+        weights[name] = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+        rows[name] = sum(len(inputs["advantages"]) for inputs, _ in seen)
+    assert rows["without"] < rows["all"]
+    start = torch.cat([p.detach().flatten() for p in (torch.manual_seed(0), kinship.make_model())[1][0].parameters()])
+    assert (weights["all"] - start).abs().max() > 1e-4
+    torch.testing.assert_close(weights["without"], weights["all"], atol=1e-6, rtol=1e-4)
 
 
 def test_the_preset_plus_trains_without_branches(tmp_path):
