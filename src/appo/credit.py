@@ -95,5 +95,5 @@ def without_idle_rows(inputs: dict[str, torch.Tensor], parts: int) -> dict[str, 
     busy = int((~idle_B).sum())
     size = max(parts, -(-busy // parts) * parts)
     kept = torch.argsort(idle_B.int(), stable=True)[:size].sort().values
-    scale = size / len(idle_B)
-    return {name: tensor[kept] * (scale if name == "advantages" else 1) for name, tensor in inputs.items()}
+    inputs = {name: tensor[kept] for name, tensor in inputs.items()}
+    return {**inputs, "advantages": inputs["advantages"] * (size / len(idle_B))}
