@@ -202,6 +202,11 @@ class APPOConfig(GRPOConfig):
                 f"num_branch_points >= 1, got {initial}, {rollouts} and {points}."
             )
 
+        if self.advantage == "success" and points:
+            raise ValueError(
+                f"advantage = 'success' takes nothing from branches, got num_branch_points = {points}; set it to 0 "
+                f"and num_initial_rollouts to num_generations = {rollouts}."
+            )
         if (self.train_on == "all") != (self.advantage == "tree") and self.advantage != "group":
             raise ValueError(
                 f"advantage = {self.advantage!r} and train_on = {self.train_on!r} do not go together; with "

@@ -81,19 +81,22 @@ def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APP
     return future_aware_advantage(base_BT, omega_BT, b=args.future_weight, clip=clip_of(args))
 
 
-def without_idle_rows(inputs: dict[str, torch.Tensor], parts: int) -> dict[str, torch.Tensor]:
+def busy_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Which rollouts of the loss's inputs carry any advantage: bool (B,)."""
+    return (inputs["advantages"] * inputs["tool_mask"] != 0).any(dim=1)
+
+
+def without_idle_rows(inputs: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
     """The loss's inputs without rollouts whose advantages are all 0: they cost a forward and backward for nothing.
 
-    Some are kept where the rest would not divide into `parts`. The loss is a mean over rollouts (Eq. 8), so the
-    advantages are scaled: the mean over those that are left is what the mean over all was.
+    The loss is a mean over rollouts (Eq. 8), so the advantages are scaled: the mean over those that are left is what
+    the mean over all was.
 
     Args:
         inputs: Tensors with a row per rollout; among them `advantages` (B, T) and `tool_mask` (B, T).
-        parts: Micro-batches that the rows will be dealt out to.
+        size: Rows to keep, at least the busy ones: idle ones fill up what micro-batches or other processes need.
     """
-    idle_B = (inputs["advantages"] * inputs["tool_mask"] == 0).all(dim=1)
-    busy = int((~idle_B).sum())
-    size = max(parts, -(-busy // parts) * parts)
-    kept = torch.argsort(idle_B.int(), stable=True)[:size].sort().values
+    busy_B = busy_rows(inputs)
+    kept = torch.argsort((~busy_B).int(), stable=True)[:size].sort().values
     inputs = {name: tensor[kept] for name, tensor in inputs.items()}
-    return {**inputs, "advantages": inputs["advantages"] * (size / len(idle_B))}
+    return {**inputs, "advantages": inputs["advantages"] * (size / len(busy_B))}

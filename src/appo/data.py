@@ -48,9 +48,10 @@ logger = logging.getLogger(__name__)
 def load_rl_data(path_or_hub_name: str | Path) -> Dataset:
     """Loads RL training data.
 
-    All sets get the same columns, so that they can be concatenated: `id`, `source`, `prompt` (a text or messages, as
-    in the file), `question` (without instructions, where the file has it so), `answers` (texts), `ability` (`math`,
-    `qa`, or empty), `repaired` (whether the prompt was), and `extra`, the rest of the row as JSON.
+    All sets get the same columns, so that those with prompts of one kind can be concatenated: `id`, `source`, `prompt`
+    (a text or messages, as in the file), `question` (without instructions, where the file has it so), `answers`
+    (texts), `ability` (`math`, `qa`, or empty), `repaired` (whether the prompt was), and `extra`, the rest of the row
+    as JSON.
 
     A row without an answer cannot be rewarded; it is left out, and logged.
 

@@ -87,11 +87,11 @@ def make_settings(
     if not isinstance(nested, dict):
         raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
     main_flags, nested_flags = _split_flags(list(overrides))
-    run, args = _parse((RunConfig, config), _to_flags(values) + main_flags, path)
-    if run.preset:
-        if run.preset not in PRESETS:
-            raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {run.preset!r}.")
-        run, args = _parse((RunConfig, config), _to_flags({**PRESETS[run.preset], **values}) + main_flags, path)
+    # First of all: without its fields, the others may contradict the defaults.
+    preset = _Parser((RunConfig,), allow_abbrev=False).parse_known_args(_to_flags(values) + main_flags)[0].preset
+    if preset and preset not in PRESETS:
+        raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
+    run, args = _parse((RunConfig, config), _to_flags({**PRESETS.get(preset, {}), **values}) + main_flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"

@@ -74,6 +74,10 @@ class RivalConfig(APPOConfig):
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.rival not in ("none", "gppo") and self.advantage == "success":
+            raise ValueError(f"rival = {self.rival!r} has an advantage of its own; leave out advantage = 'success'.")
+        if self.loss_on == "decisions" and self.token_weight != "uniform":
+            raise ValueError("loss_on = 'decisions' weighs tokens by itself; leave token_weight at 'uniform'.")
         if self.rival in ("arpo", "tree_grpo"):
             self.train_on, self.advantage = "all", "group"
         if self.rival in ("gigpo", "vineppo", "reinforce++") and self.train_on != "initial":

@@ -21,7 +21,7 @@ from datasets import Dataset
 from appo import metrics
 from appo.algorithm import fork_weight, future_value, group_advantage
 from appo.branching import BranchPoint, choose_branch_points
-from appo.credit import token_advantages, without_idle_rows
+from appo.credit import busy_rows, token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
 from appo.rollout.agent_loop import Start
 from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave
@@ -169,13 +169,21 @@ class APPOTrainer(RolloutTrainer):
         accumulation = self.args.gradient_accumulation_steps
         updates = self.args.steps_per_generation // accumulation
         items = self.accelerator.gather(inputs["tool_mask"].sum() * updates).sum()
-        if self.args.advantage == "success" and self.args.loss_type == "grpo" and self.beta == 0.0:
-            inputs = without_idle_rows(inputs, accumulation)
+        if self._leaves_idle_rows_out:
+            # As many on every process, because TRL gathers a number per row.
+            busy = int(self.accelerator.gather(busy_rows(inputs).sum()).max())
+            inputs = without_idle_rows(inputs, max(accumulation, -(-busy // accumulation) * accumulation))
         parts = {name: torch.tensor_split(tensor, accumulation) for name, tensor in inputs.items()}
         return [
             {**{name: part[i] for name, part in parts.items()}, "num_items_in_batch": items}
             for i in range(accumulation)
         ]
+
+    @property
+    def _leaves_idle_rows_out(self) -> bool:
+        """Whether failed rollouts may leave the loss: nothing in it looks at them but the advantage."""
+        alone = not (self._entropy_bonus_enabled or self.aux_loss_enabled) and self.top_entropy_quantile == 1.0
+        return bool(self.args.advantage == "success" and self.args.loss_type == "grpo" and self.beta == 0.0 and alone)
 
     @property
     def _needs_current_scores(self) -> bool:
@@ -345,7 +353,8 @@ class APPOTrainer(RolloutTrainer):
                 "groups_without_signal": metrics.mean(map(float, without_signal)),
             }
         )
-        self._counts["tokens/trained"] += int(mask_BT.sum())
+        trained_BT = mask_BT * (advantages_BT != 0) if self._leaves_idle_rows_out else mask_BT
+        self._counts["tokens/trained"] += int(trained_BT.sum())
 
     def _write_records(
         self,

@@ -16,6 +16,8 @@ from appo.records import read_records
 from appo.trainer import without_idle_rows
 
 RESULT = " <result> {} </result> "
+# Plain rollouts, of which those that succeed are trained on.
+SUCCESS = {"advantage": "success", "num_initial_rollouts": 8, "num_branch_points": 0, "future_weight": 0.0}
 
 
 def parity_reward(completion_ids, **kwargs):
@@ -302,22 +304,33 @@ def test_fork_weights_multiply_the_advantage(tmp_path, monkeypatch, train_on):
 def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
     advantages = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [0.5, 0.5]])
     mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])  # row 2 has its only credit outside the mask
-    found = without_idle_rows({"advantages": advantages, "tool_mask": mask, "row": torch.arange(5)}, parts=2)
-    # Three rows carry loss; a fourth makes two equal parts. A mean over 4 of 4/5 is the sum over 5.
+    found = without_idle_rows({"advantages": advantages, "tool_mask": mask, "row": torch.arange(5)}, size=4)
+    # Three rows carry loss, and the first idle one fills up. A mean over 4 of 4/5 is the sum over 5.
     assert found["row"].tolist() == [0, 1, 3, 4]
     torch.testing.assert_close(found["advantages"], advantages[[0, 1, 3, 4]] * 0.8)
 
 
-def test_where_no_row_carries_loss_each_part_keeps_one():
-    inputs = {"advantages": torch.zeros(6, 2), "tool_mask": torch.ones(6, 2), "row": torch.arange(6)}
-    assert without_idle_rows(inputs, parts=3)["row"].tolist() == [0, 1, 2]
+def test_where_no_rollout_succeeds_each_micro_batch_keeps_one(tmp_path, monkeypatch):
+    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 1, **SUCCESS}
+    trainer = make_trainer(tmp_path, reward=lambda completions, **_: [0.0] * len(completions), **options)
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    assert [len(inputs["advantages"]) for inputs, _ in seen] == [1, 1]
+    assert trainer.state.log_history[0]["tokens/trained"] == 0
+
+
+@pytest.mark.parametrize("own", [{"top_entropy_quantile": 0.5}, {"entropy_coef": 0.1}])
+def test_idle_rows_stay_where_something_else_looks_at_them(tmp_path, monkeypatch, own):
+    trainer = make_trainer(tmp_path, max_steps=1, **SUCCESS, **own)
+    seen = captured(trainer, monkeypatch)
+    trainer.train()
+    assert len(seen[0][0]["advantages"]) == 16
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_leaving_idle_rows_out_changes_no_step(tmp_path, monkeypatch, accumulation):
     options = {
-        "advantage": "success",
-        "future_weight": 0.0,
+        **SUCCESS,
         "optim": "sgd",
         "max_steps": 1,
         "steps_per_generation": 2 * accumulation,
@@ -328,7 +341,7 @@ def test_leaving_idle_rows_out_changes_no_step(tmp_path, monkeypatch, accumulati
     for name in ("without", "all"):
         with monkeypatch.context() as patch:
             if name == "all":
-                patch.setattr("appo.trainer.without_idle_rows", lambda inputs, parts: inputs)
+                patch.setattr("appo.trainer.without_idle_rows", lambda inputs, size: inputs)
             trainer = make_trainer(tmp_path / name, **options)
             seen = captured(trainer, patch)
             trainer.train()

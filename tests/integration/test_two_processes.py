@@ -4,15 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from appo.records import read_records
 
 SCRIPT = """
 import sys
 import torch
 sys.path.insert(0, {here!r})
-from test_trainer import make_trainer
+from test_trainer import SUCCESS, make_trainer, parity_reward
 
-trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2, token_weight="fork")
+def only_here(completion_ids, **kwargs):
+    return [r * (trainer.accelerator.process_index == 0) for r in parity_reward(completion_ids)]
+
+
+success = {{"reward": only_here, **SUCCESS}} if sys.argv[2] == "success" else {{}}
+trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2, token_weight="fork", **success)
 trainer.train()
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 both = trainer.accelerator.gather(weights[None])
@@ -22,11 +29,13 @@ if trainer.accelerator.is_main_process:
 """
 
 
-def test_two_processes_train_one_model(tmp_path):
+@pytest.mark.parametrize("what", ["branches", "success"])
+def test_two_processes_train_one_model(tmp_path, what):
+    """`success`: no rollout of the second process succeeds, and still both hold as many rows."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(script), str(tmp_path / "run")]
+    command = [*launcher, str(script), str(tmp_path / "run"), what]
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert "PROCESSES 2" in run.stdout, run.stdout + run.stderr
     tasks = {}

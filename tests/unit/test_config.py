@@ -57,6 +57,7 @@ def test_micro_batches_hold_initial_rollouts_only():
         ({"future_weight": -1}, "future_weight must be at least 0, got -1"),
         ({"branching": "bs"}, "branching must be one of branching_score, entropy"),
         ({"advantage": "gae"}, "advantage must be one of dual_group"),
+        ({"advantage": "success"}, "takes nothing from branches, got num_branch_points = 3"),
         ({"token_weight": "entropy"}, "token_weight must be one of uniform, fork"),
         ({"weight_floor": 1.5}, r"weight_floor must lie in \[0, 1\], got 1.5"),
         ({"tool_protocol": "xml"}, "tool_protocol must be one of"),

@@ -128,7 +128,9 @@ def test_a_whole_tree_without_spread_gives_no_signal(advantage, reward):
 
 def test_success_credits_what_succeeds_and_nothing_else():
     # success is a total reward of 0.75 or more; an easy task, where all succeed, still teaches
-    args = make_args(advantage="success", success_reward=0.75, future_weight=0.0)
+    args = make_args(
+        advantage="success", success_reward=0.75, future_weight=0.0, num_initial_rollouts=4, num_branch_points=0
+    )
     mixed, easy = make_tree([1.0, 0.7, None, 0.75], []), make_tree([1.0, 0.9], [])
     advantages = token_advantages([mixed, easy], torch.ones(6, 2), args)
     assert advantages.tolist() == [[1.0] * 2, [0.0] * 2, [0.0] * 2, [1.0] * 2, [1.0] * 2, [1.0] * 2]

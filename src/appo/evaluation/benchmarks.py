@@ -7,8 +7,7 @@
 Sets circulate with different fields for the same things; those of `appo.rows` are understood, and besides them GSM8K's
 `.. #### 18` and MATH's solution with a `\\boxed{..}`. `docs/data.md` lists names, hub ids and layouts.
 
-`metric` follows the paper (section 6 of our summary): F1 for HotpotQA, 2Wiki, MuSiQue and Bamboogle, a judge model for
-GAIA, WebWalkerQA, HLE and xbench. The paper also has the five sets of mathematics judged by a model, although their
+`metric` follows the paper (arXiv 2606.12384): F1 for HotpotQA, 2Wiki, MuSiQue and Bamboogle, a judge model for GAIA, WebWalkerQA, HLE and xbench. The paper also has the five sets of mathematics judged by a model, although their
 answers can be compared without one; here their metric is `math` (equality), which is cheaper and the same on every
 machine, unless `math_by_judge=True` asks for the paper's.
 
@@ -182,7 +181,7 @@ def _convert_row(name: str, row: Row, number: int) -> BenchmarkRow:
         raise ValueError(f"its {question_key} is no text")
     if not question.strip():
         raise ValueError(f"no question; its fields are {', '.join(row) or 'none'}")
-    if _is_encrypted(question):
+    if name == "xbench" and _is_encrypted(question):
         raise ValueError(
             "encrypted, as xbench publishes its questions; decrypt them with github.com/xbench-ai/xbench-evals "
             "into a file of your own, and give data_dir"
@@ -190,7 +189,7 @@ def _convert_row(name: str, row: Row, number: int) -> BenchmarkRow:
     answers, keys = _find_answers(row, BENCHMARKS[name].metric == "math")
     own = str(row[id_key]) if id_key else f"{name}-{number}"
     extra = {key: value for key, value in row.items() if key not in {question_key, id_key, *keys}}
-    # Our copy of AIME 2025 has two questions in which \frac is mangled. (strip() would take a form feed away.)
+    # The circulating file of AIME 2025 has two questions with a mangled \frac. (strip() would take a form feed away.)
     return BenchmarkRow(own, repair_latex(question).strip(), answers, BENCHMARKS[name].metric, extra)
 
 
@@ -234,8 +233,8 @@ def final_answer(solution: str) -> str:
         return solution
     rest = solution[found[-1].end() :]
     if not rest.startswith("{"):
-        # TeX without braces takes one token: \boxed 5.
-        return rest[:1]
+        # TeX without braces takes one token: \boxed 5. Of a command, \boxed\frac12, it takes more than we read.
+        return solution if rest.startswith("\\") else rest[:1]
     depth = 0
     for end, character in enumerate(rest):
         depth += {"{": 1, "}": -1}.get(character, 0) if rest[end - 1 : end] != "\\" else 0

@@ -35,6 +35,7 @@ _DATE = re.compile(
 )
 # One variable and one value or list of values: not `y = 2x = 6`, not `x = 1, y = 2`.
 _ASSIGNMENT = re.compile(r"([A-Za-z](?:_(?:\w|\{\w+\}))?|\\[a-z]+ ?)\s*(?:=|\\in(?![A-Za-z]))\s*([^=<>]+)")
+_LOOSE_SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?")
 _TRAILING_UNIT = re.compile(
     r"(.*?\S)(\s*°[CF]?|\s(?:(?:square|cubic|sq|cu) )?[A-Za-z]+(?:\s*\^\s*\{?\d\}?)?(?:/[A-Za-z]+(?:\s*\^\{?\d\}?)?)?)"
@@ -103,7 +104,8 @@ class _Comparison:
     def equal(self, prediction: str, truth: str, depth: int = 0) -> bool:
         if not prediction or not truth:
             return False
-        if prediction.replace(" ", "") == truth.replace(" ", ""):
+        # A space between digits parts a mixed number, or two numbers.
+        if _LOOSE_SPACE.sub("", prediction) == _LOOSE_SPACE.sub("", truth):
             return True
         choice, right_choice = _CHOICE.fullmatch(prediction), _CHOICE.fullmatch(truth)
         if choice and right_choice:

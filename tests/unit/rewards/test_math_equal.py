@@ -364,3 +364,11 @@ latex = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
 def test_any_text_gets_a_verdict(prediction, truth):
     assert math_equal(prediction, truth, timeout=0.5) in (True, False)
     assert is_math(prediction) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth"), [("1 1/2", "11/2"), ("2½", "21/2"), ("10 11", "1011"), ("3 4", "34"), ("-1 1/2", "-11/2")]
+)
+def test_a_space_between_digits_parts_numbers(prediction, truth):
+    assert not math_equal(prediction, truth)
+    assert not math_equal(truth, prediction)
