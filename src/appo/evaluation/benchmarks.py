@@ -7,9 +7,10 @@
 Sets circulate with different fields for the same things; those of `appo.rows` are understood, and besides them GSM8K's
 `.. #### 18` and MATH's solution with a `\\boxed{..}`. `docs/data.md` lists names, hub ids and layouts.
 
-`metric` follows the paper (arXiv 2606.12384): F1 for HotpotQA, 2Wiki, MuSiQue and Bamboogle, a judge model for GAIA, WebWalkerQA, HLE and xbench. The paper also has the five sets of mathematics judged by a model, although their
-answers can be compared without one; here their metric is `math` (equality), which is cheaper and the same on every
-machine, unless `math_by_judge=True` asks for the paper's.
+`metric` follows the paper (arXiv 2606.12384): F1 for HotpotQA, 2Wiki, MuSiQue and Bamboogle, a judge model for GAIA,
+WebWalkerQA, HLE and xbench. The paper also has the five sets of mathematics judged by a model, although their answers
+can be compared without one; here their metric is `math` (equality), which is cheaper and the same on every machine,
+unless `math_by_judge=True` asks for the paper's.
 
 Left out on purpose: prompts, and computing the metrics. GAIA's files and the pictures of HLE are not fetched or left
 out either: what a row says of them is in its `extra`, for you to filter. Nothing is decrypted: xbench asks that its
