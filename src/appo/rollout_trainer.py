@@ -265,10 +265,11 @@ class RolloutTrainer(GRPOTrainer):
         self.model.eval()
         # TRL's own method returns two of the outputs of its fused head; the third is read on its way out.
         outputs: list[Any] = []
-        hook = self.model.register_forward_hook(lambda _, __, output: outputs.append(output))
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        with (
+            self.model.register_forward_hook(lambda _, __, output: outputs.append(output)),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+        ):
             logps_BT, entropies_BT = self._forward(self.model, batch, compute_entropy=True)
-        hook.remove()
         self.model.train(training)
         if self.args.token_weight == "uniform":
             return TokenScores(logps_BT, entropies_BT)

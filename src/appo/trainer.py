@@ -24,7 +24,7 @@ from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import busy_rows, token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
 from appo.rollout.agent_loop import Start
-from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave
+from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
 from appo.rollout_trainer import Pair, RolloutTrainer
 
@@ -207,13 +207,9 @@ class APPOTrainer(RolloutTrainer):
         known_BT = current.logps_BT - mini_batch.behaviour.logps_BT
         inherit_ratios(trees, known_BT, self._initial_rows(trees), ratios_BT)
         is_branch = [rollout.parent is not None for tree in trees for rollout in tree.rollouts]
-        scores = TokenScores(
-            *(
-                None if old is None else interleave(is_branch, old, new, ratios_BT.shape[1])
-                for old, new in zip(vars(current).values(), vars(written).values(), strict=True)
-            )
-        )
-        behaviour = replace(scores, logps_BT=scores.logps_BT - ratios_BT)
+        scores = interleave_scores(is_branch, current, written, ratios_BT.shape[1])
+        behaviour = interleave_scores(is_branch, mini_batch.behaviour, written, ratios_BT.shape[1])
+        behaviour = replace(behaviour, logps_BT=scores.logps_BT - ratios_BT)
         return batch, behaviour, scores, self._future_value(ratios_BT, batch.policy_mask_BT)
 
     def _advantages(self, trees: list[RolloutTree], omega_BT: torch.Tensor) -> torch.Tensor:

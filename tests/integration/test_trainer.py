@@ -301,6 +301,26 @@ def test_fork_weights_multiply_the_advantage(tmp_path, monkeypatch, train_on):
     assert weight[mask].max() - weight[mask].min() > 0.01
 
 
+def test_fork_weights_are_those_of_the_policy_that_wrote_the_rollout(tmp_path, monkeypatch):
+    """Also where branches are trained on, after an update: only the branches' own tokens are of the present policy."""
+    trainer = make_trainer(tmp_path, train_on="all", advantage="group", future_weight=0.0, token_weight="fork")
+    pairs = []
+    original, prepare = trainer._token_weights, trainer._prepare_mini_batch
+
+    def token_weights(trees, behaviour):
+        pairs[-1].append((trees, behaviour))
+        return original(trees, behaviour)
+
+    monkeypatch.setattr(trainer, "_token_weights", token_weights)
+    monkeypatch.setattr(trainer, "_prepare_mini_batch", lambda batch: (pairs.append([batch]), prepare(batch))[1])
+    trainer.train()
+    batch, (trees, behaviour) = pairs[1]  # the second update of the generation
+    rows = [i for i, r in enumerate(r for tree in trees for r in tree.rollouts) if r.parent is None]
+    width = min(batch.behaviour.entropies_BT.shape[1], behaviour.entropies_BT.shape[1])
+    for name in ("entropies_BT", "log_sum_sq_probs_BT"):
+        assert torch.equal(getattr(behaviour, name)[rows, :width], getattr(batch.behaviour, name)[:, :width])
+
+
 def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
     advantages = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [0.5, 0.5]])
     mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])  # row 2 has its only credit outside the mask

@@ -81,24 +81,29 @@ def completion_text(completion: str | list[dict[str, Any]]) -> str:
         return completion
     if not isinstance(completion, list) or not all(isinstance(message, dict) for message in completion):
         raise ValueError(f"completions must hold strings or lists of messages, got {type(completion).__name__}.")
-    names = iter([call for message in completion for call in _call_names(message)])
+    results = [message for message in completion if message.get("role") == "tool"]
     pieces = []
     for message in completion:
-        if message.get("role") == "tool":
-            expected = next(names, None)
-            called = message.get("name") or expected
-            pieces += [_tagged("result", _content(message))] if called in CALLS else []
-        elif message.get("role") == "assistant":
-            pieces += _assistant_pieces(message)
+        if message.get("role") == "assistant":
+            pieces += _assistant_pieces(message, results)
+        elif results and message is results[0]:  # without a call that the template knows of
+            pieces += [_tagged("result", _content(message))] if results.pop(0).get("name") in CALLS else []
     return "\n".join(pieces)
 
 
-def _assistant_pieces(message: dict[str, Any]) -> list[str]:
+def _assistant_pieces(message: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
+    """What a message says, and each call followed by its result, which is taken from `results`.
+
+    A template has all calls of a message before their results; the paper's protocol has one after the other.
+    """
     thought = message.get("reasoning_content")
     pieces = [_tagged("think", str(thought))] if thought else []
     pieces += [_content(message)] if _content(message) else []
     for name, call in zip(_call_names(message), message.get("tool_calls") or [], strict=True):
-        pieces += [_tagged(name, str(call.get("function", call).get("arguments", "")))] if name in CALLS else []
+        result = results.pop(0) if results else None
+        if name in CALLS:
+            pieces.append(_tagged(name, str(call.get("function", call).get("arguments", ""))))
+            pieces += [] if result is None else [_tagged("result", _content(result))]
     return pieces
 
 

@@ -103,3 +103,9 @@ def interleave(is_new: list[bool], old_BT: torch.Tensor, new_BT: torch.Tensor, w
         shared = min(width, source_BT.shape[1])
         rows_BT[mask_B, :shared] = source_BT[:, :shared]
     return rows_BT
+
+
+def interleave_scores(is_new: list[bool], old: TokenScores, new: TokenScores, width: int) -> TokenScores:
+    """`interleave` of every kind of score that was measured."""
+    pairs = zip(vars(old).values(), vars(new).values(), strict=True)
+    return TokenScores(*(None if a is None else interleave(is_new, a, b, width) for a, b in pairs))

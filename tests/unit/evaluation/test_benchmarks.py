@@ -221,3 +221,13 @@ def test_answers_of_the_real_mathematics_are_short():
     assert all(row.answers[0].lstrip("-").isdigit() for row in load_benchmark("gsm8k", REAL))
     for name in ("aime24", "aime25"):
         assert all(0 <= int(row.answers[0]) < 1000 for row in load_benchmark(name, REAL))
+
+
+def test_only_xbench_is_taken_for_encrypted(tmp_path):
+    word = {"question": "Pneumonoultramicroscopic", "answer": "1"}
+    assert load(tmp_path, "hle", word)[0].question == "Pneumonoultramicroscopic"
+
+
+def test_a_box_without_braces_is_one_token_or_left_as_it_is(tmp_path):
+    rows = [{"question": "x?", "answer": answer} for answer in ("so \\boxed 5.", "so \\boxed\\frac12")]
+    assert [row.answers for row in load(tmp_path, "gsm8k", *rows)] == [["5"], ["so \\boxed\\frac12"]]

@@ -114,3 +114,18 @@ def test_weighted_adds_up_and_leaves_out_none():
     assert weighted([f1_reward_func], [2])(completions=["x"], answer=[None]) == [None]
     with pytest.raises(ValueError, match="one number per function, got 1 for 2"):
         weighted([f1_reward_func, math_reward_func], [1.0])
+
+
+def test_parallel_calls_are_each_followed_by_their_result():
+    call = [{"type": "function", "function": {"name": name, "arguments": name}} for name in ("search", "python")]
+    messages = [
+        {"role": "assistant", "reasoning_content": "t", "content": "", "tool_calls": call},
+        {"role": "tool", "content": "page"},
+        {"role": "tool", "content": "7"},
+        {"role": "assistant", "content": r"<answer>\boxed{7}</answer>"},
+    ]
+    text = completion_text(messages)
+    assert text.split("\n")[1:5] == [
+        "<search>search</search>", "<result>page</result>", "<python>python</python>", "<result>7</result>",
+    ]  # fmt: skip
+    assert paper_reward(text, ["7"]) == pytest.approx(1.1)

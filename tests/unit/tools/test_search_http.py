@@ -342,3 +342,10 @@ def test_a_cache_that_fails_is_warned_about_once_and_done_without(server, tmp_pa
     assert caplog.text.count("searches go on without it") == 1
     with pytest.raises(DataError, match="cannot be used as a cache"):
         make(server, cache=tmp_path / "a.sqlite")
+
+
+def test_the_last_text_of_a_key_counts(tmp_path):
+    cache = DiskCache(tmp_path / "cache.sqlite")
+    cache.put("key", "old")
+    cache.put("key", "new")
+    assert cache.get("key") == "new"
