@@ -33,6 +33,8 @@ LEAST: dict[str, float] = {
     "num_branch_rounds": 1,
     "min_branch_distance": 1,
     "tool_join_steps": 1,
+    "tool_retries": 0,
+    "max_tool_calls": 0,
     "max_tool_result_chars": 16,
     "max_tool_calling_iterations": 0,
     "max_completion_length": 1,
@@ -121,7 +123,15 @@ class APPOConfig(GRPOConfig):
     result_format: str = field(
         default="\n<result>\n{}\n</result>\n", metadata={"help": "Tool result in the tag protocol, with one {}."}
     )
-    tool_timeout: float = field(default=30.0, metadata={"help": "Seconds that one tool call may take."})
+    tool_timeout: float = field(
+        default=30.0, metadata={"help": "Seconds that one tool call may take, with its retries."}
+    )
+    tool_retries: int = field(
+        default=0, metadata={"help": "How often a call is tried again that raised an exception other than ToolError."}
+    )
+    max_tool_calls: int | None = field(
+        default=None, metadata={"help": "Tool calls per rollout; a further one gets an error. None: no limit."}
+    )
     max_tool_result_chars: int = field(
         default=8192, metadata={"help": "Characters of a tool's result; a longer one is cut in the middle."}
     )
@@ -176,7 +186,7 @@ class APPOConfig(GRPOConfig):
     def _check_ranges(self) -> None:
         for name, bound in LEAST.items():
             value = getattr(self, name)
-            if value is None and name == "max_tool_calling_iterations":
+            if value is None and name in ("max_tool_calling_iterations", "max_tool_calls"):
                 continue  # no limit
             if value is None or value < bound:
                 raise ValueError(f"{name} must be at least {bound}, got {value}.")

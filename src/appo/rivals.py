@@ -117,7 +117,7 @@ class RivalTrainer(APPOTrainer):
         if self.args.dynamic_sampling:
             trees = self._with_other_tasks(trees)
         if self.args.rival in BRANCHING_RIVALS:
-            with self._timed("branch"):
+            with self.counters.timed("branch"):
                 {"arpo": self._arpo, "tree_grpo": self._tree_grpo, "vineppo": self._vineppo}[self.args.rival](trees)
         return trees
 
@@ -267,7 +267,7 @@ class RivalTrainer(APPOTrainer):
                 position = own[k * len(own) // candidates]
                 points += [BranchPoint(tree, index, position)] * VARIANCE_SAMPLES
                 rows += [(row, position)]
-        with self.uncounted():
+        with self.counters.uncounted():
             self._write_branches(points, RIVAL_STREAM, spare=(trees[0], trees[0].initial[0]))
         written = {id(tree): iter(tree.branches) for tree in trees}
         for row, position in rows:

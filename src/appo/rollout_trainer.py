@@ -10,9 +10,6 @@ Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-
 import copy
 import inspect
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +22,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapte
 
 from appo import metrics
 from appo.config import APPOConfig
+from appo.counters import RunCounters
 from appo.environments.pool import EnvironmentPool, with_observation
 from appo.generation.transformers_engine import TransformersEngine
 from appo.rollout.agent_loop import AgentLoop, Start
@@ -38,7 +36,6 @@ from appo.tools.runner import ToolRunner
 
 
 Pair = tuple[RolloutTree, Rollout]
-TOTALS = ("tokens/generated", "tokens/trained", "rollouts/generated", "tools/calls", "tools/failures")
 
 
 def environment_reward(kind: Any) -> Any:
@@ -87,10 +84,10 @@ class RolloutTrainer(GRPOTrainer):
         if args.token_weight == "fork":
             self._measure_collisions()
         self.protocol = self._make_protocol()
-        self.runner = ToolRunner(timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars)
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._totals: dict[str, int] = dict.fromkeys(TOTALS, 0)
-        self._counts = dict.fromkeys(self._totals, 0)  # of this process since the last log
+        self.runner = ToolRunner(
+            timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars, retries=args.tool_retries
+        )
+        self.counters = RunCounters(self._tool_names())
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
@@ -118,12 +115,15 @@ class RolloutTrainer(GRPOTrainer):
             outputs=("log_probs", "entropy", "log_sum_sq_probs"),
         )
 
+    def _tool_names(self) -> list[str]:
+        names = {tool.__name__ for tool in self._pool.tools}
+        for environment in self._pool.probe():
+            names |= set(self._pool.tools_of(environment))
+        return sorted(names)
+
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":
-            names = {tool.__name__ for tool in self._pool.tools}
-            for environment in self._pool.probe():
-                names |= set(self._pool.tools_of(environment))
-            return TagProtocol(self._tokenizer, names, self.args.result_format)
+            return TagProtocol(self._tokenizer, self._tool_names(), self.args.result_format)
         return ChatProtocol(self._tokenizer, self.tools, self._get_tool_suffix_ids, self.eos_token_ids)
 
     # ---- writing ----
@@ -154,7 +154,7 @@ class RolloutTrainer(GRPOTrainer):
         for ids, prompt, environment in zip(prompt_ids, prompts, environments, strict=True):
             rollout = Rollout(list(ids), prompt, environment=environment)
             starts.append(Start(rollout, self._pool.tools_of(environment)))
-        with self._timed("generate"):
+        with self.counters.timed("generate"):
             rollouts = self._run_loop(starts, stream, keep_snapshots=self.model.training)
         for index, rollout in enumerate(rollouts):
             trees[index // size].add_initial(rollout)
@@ -194,17 +194,14 @@ class RolloutTrainer(GRPOTrainer):
                 self.runner,
                 max_completion_length=self.max_completion_length,
                 max_tool_turns=self.args.max_tool_calling_iterations,
+                max_tool_calls=self.args.max_tool_calls,
                 context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
                 join_every=self.args.tool_join_steps,
                 keep_snapshots=keep_snapshots,
             )
             rollouts = loop.run(starts, self._seed(stream))
             model.train(training)
-        self._counts["tokens/generated"] += loop.counters.policy_tokens
-        self._counts["rollouts/generated"] += len(rollouts)
-        self._counts["tools/calls"] += loop.counters.tool_calls
-        self._counts["tools/failures"] += sum(loop.counters.errors.values())
-        self._seconds["tools"] += loop.counters.tool_seconds
+        self.counters.add_loop(loop.counters, len(rollouts))
         return rollouts
 
     def _seed(self, stream: int) -> int:
@@ -304,25 +301,6 @@ class RolloutTrainer(GRPOTrainer):
 
     # ---- logging ----
 
-    def totals(self) -> dict[str, int]:
-        """What the run has done so far, on this process since the last log and on all before it."""
-        return {name: total + self._counts[name] for name, total in self._totals.items()}
-
-    @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """What is written inside enters no total: evaluations, and the samples of a control."""
-        counts, seconds = dict(self._counts), dict(self._seconds)
-        yield
-        self._counts.update(counts)
-        self._seconds.clear()
-        self._seconds.update(seconds)
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._seconds[phase] += time.perf_counter() - start
-
     def _log_means(self, values: dict[str, float]) -> None:
         """Adds metrics, averaged over processes; TRL's `log` averages over steps and leaves NaN out."""
         mode = "train" if self.model.training else "eval"
@@ -349,20 +327,15 @@ class RolloutTrainer(GRPOTrainer):
             self._logs["advantages"].extend(gather_object(base))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        before = sum(self._seconds[phase] for phase in ("generate", "score", "branch"))
+        seconds = self.counters.seconds
+        before = sum(seconds[phase] for phase in ("generate", "score", "branch"))
         start = time.perf_counter()
         loss = super().training_step(*args, **kwargs)
-        prepared = sum(self._seconds[phase] for phase in ("generate", "score", "branch")) - before
-        self._seconds["train"] += time.perf_counter() - start - prepared
+        prepared = sum(seconds[phase] for phase in ("generate", "score", "branch")) - before
+        seconds["train"] += time.perf_counter() - start - prepared
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
-            logs.update({f"time/{phase}": seconds for phase, seconds in self._seconds.items()})
-            counts = torch.tensor([list(self._counts.values())], device=self.accelerator.device)
-            for name, count in zip(self._counts, self.accelerator.gather(counts).sum(dim=0).tolist(), strict=True):
-                self._totals[name] += count
-                self._counts[name] = 0
-            logs.update({name: float(total) for name, total in self._totals.items()})
-            self._seconds.clear()
+            logs.update(self.counters.take(self.accelerator))
         super().log(logs, start_time)

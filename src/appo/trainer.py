@@ -90,7 +90,7 @@ class APPOTrainer(RolloutTrainer):
         if self._mini_batches is None:
             # A resumed run goes on at the right place in the generation; TRL would count from 0 again.
             self._step = self.state.global_step * accumulation
-            self._restore_counts()
+            self.counters.restore(self.state.log_history)
             if self.args.save_records and self.accelerator.is_main_process:
                 start_records(self._records_path, self.state.global_step)
         if self._step % (per_generation * self.num_iterations) == 0 or self._mini_batches is None:
@@ -100,11 +100,6 @@ class APPOTrainer(RolloutTrainer):
             self._micro_batches = self._prepare_mini_batch(mini_batch)
         return self._micro_batches[self._step % accumulation]
 
-    def _restore_counts(self) -> None:
-        """Totals go on from the last log of the run that is resumed."""
-        for entry in self.state.log_history:
-            self._totals.update({name: int(entry[name]) for name in self._totals if name in entry})
-
     def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:
         """Steps 1 and 2a's behaviour policy: initial rollouts, rewards, and their log-probabilities (pi_old)."""
         self._pool.release()
@@ -113,7 +108,7 @@ class APPOTrainer(RolloutTrainer):
         updates = self.args.steps_per_generation // self.args.gradient_accumulation_steps
         size = len(trees) // updates
         mini_batches = []
-        with self._timed("score"):
+        with self.counters.timed("score"):
             for start in range(0, len(trees), size):
                 part = trees[start : start + size]
                 batch, scores = self._score_rollouts([r for tree in part for r in tree.trained(self.args.train_on)])
@@ -127,13 +122,13 @@ class APPOTrainer(RolloutTrainer):
     def _prepare_mini_batch(self, mini_batch: MiniBatch) -> list[dict[str, Any]]:
         """Steps 2a-2c of Algorithm 1: score, branch, reward, credit; returns the micro-batches of one update."""
         batch, behaviour = mini_batch.batch, mini_batch.behaviour
-        with self._timed("score"):
+        with self.counters.timed("score"):
             # Nothing to compute before the first update: the policy is still the one that wrote the rollouts.
             fresh = mini_batch.written_at == self.state.global_step or not self._needs_current_scores
             current = behaviour if fresh else self._score(batch)
         log_ratio_BT = current.logps_BT - behaviour.logps_BT
         omega_BT = self._future_value(log_ratio_BT, batch.policy_mask_BT)
-        with self._timed("branch"):
+        with self.counters.timed("branch"):
             self._branch(mini_batch.trees, current, omega_BT, log_ratio_BT, batch)
         rows = sum(len(tree.trained(self.args.train_on)) for tree in mini_batch.trees)
         if rows > len(omega_BT):
@@ -200,7 +195,7 @@ class APPOTrainer(RolloutTrainer):
         Branches are written by the present policy: a branch has its parent's ratios up to where it left it, then 1.
         """
         trees = mini_batch.trees
-        with self._timed("score"):
+        with self.counters.timed("score"):
             _, written = self._score_rollouts([branch for tree in trees for branch in tree.branches])
         batch = self._collate([rollout for tree in trees for rollout in tree.rollouts])
         ratios_BT = torch.zeros(batch.completion_ids_BT.shape, device=current.logps_BT.device)
@@ -350,7 +345,7 @@ class APPOTrainer(RolloutTrainer):
             }
         )
         trained_BT = mask_BT * (advantages_BT != 0) if self._leaves_idle_rows_out else mask_BT
-        self._counts["tokens/trained"] += int(trained_BT.sum())
+        self.counters.add("tokens/trained", int(trained_BT.sum()))
 
     def _write_records(
         self,

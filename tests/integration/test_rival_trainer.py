@@ -400,7 +400,7 @@ def test_dapo_replaces_tasks_whose_rewards_are_all_equal(tmp_path, monkeypatch):
     assert len(written[1]) == 3
     assert {episode for own in written for episode in own} <= {row["seed"] for row in rows}
     # What was thrown away was generated all the same.
-    assert trainer.totals()["rollouts/generated"] == 8 * sum(map(len, written))
+    assert trainer.counters.totals()["rollouts/generated"] == 8 * sum(map(len, written))
 
 
 def test_dapo_gives_up_where_all_tasks_are_equal(tmp_path):
@@ -408,7 +408,7 @@ def test_dapo_gives_up_where_all_tasks_are_equal(tmp_path):
     before = torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
     trainer.train()
     assert torch.equal(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]), before)
-    assert trainer.totals()["rollouts/generated"] == 8 * 4 * (1 + 3)
+    assert trainer.counters.totals()["rollouts/generated"] == 8 * 4 * (1 + 3)
 
 
 # ---- training on branches of the present policy ----
@@ -559,7 +559,7 @@ def test_outcome_variance_branches_where_continuations_differ_and_costs_nothing(
     # Three rewards of 0 or 1 have the mean 0, 1/3, 2/3 or 1.
     assert {round(score, 5) for score in scores[0].unique().tolist()} == {0.0, round(2 / 9, 5)}
     # Four tasks of 4 rollouts are written, and two of them branched.
-    assert trainer.totals()["rollouts/generated"] == 4 * 4 + 8
+    assert trainer.counters.totals()["rollouts/generated"] == 4 * 4 + 8
 
 
 def test_outcome_variance_draws_anew_in_a_second_pass(tmp_path):

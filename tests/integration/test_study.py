@@ -224,7 +224,7 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
         curve.trainer = trainer
         trainer.train()
         records.append((tmp_path / name / "records.jsonl").read_text())
-        totals.append(trainer.totals())
+        totals.append(trainer.counters.totals())
         assert 400 <= curve.points[-1]["generated_tokens"] == totals[-1]["tokens/generated"] < 500
         assert len(curve.points) == (2 if name == "once" else trainer.state.global_step + 1)
     assert totals[0] == totals[1]

@@ -412,6 +412,7 @@ def test_every_metric_of_the_readme_is_logged(tmp_path):
         "branch/in_call", "branch/in_answer", "omega/mean", "omega/std", "omega/clipped", "groups_without_signal",
         "tools/calls_per_rollout", "tools/failures_per_rollout", "tokens/generated", "tokens/trained", "entropy",
         "time/generate", "time/score", "time/branch", "time/tools", "time/train",
+        "tools/search/calls", "tools/search/failures", "tools/search/timeouts", "time/tools/search",
     ):  # fmt: skip
         assert name in last, name
         assert math.isfinite(last[name]), name

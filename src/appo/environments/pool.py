@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from appo.rollout.agent_loop import snapshot
+from appo.rollout.agent_loop import CALL_LIMIT, snapshot
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 
@@ -94,6 +94,8 @@ class EnvironmentPool:
         prefix.environment, _ = self.open(row)
         tools = self.tools_of(prefix.environment)
         for call in prefix.tool_calls:
+            if call.error == CALL_LIMIT:
+                continue  # it never ran
             runner.submit(tools, call.name, call.arguments).result()
 
     def release(self, environments: Iterable[Any] | None = None) -> None:

@@ -21,6 +21,8 @@ from appo.rollout.types import Rollout, ToolCall
 from appo.tools.runner import PendingCall, ToolOutcome, ToolRunner
 
 Tools = Mapping[str, Callable[..., Any]]
+UNKNOWN = "unknown"
+CALL_LIMIT = "call limit"
 
 
 @dataclass
@@ -30,20 +32,40 @@ class Start:
     Args:
         rollout: The prefix: a fresh `Rollout(prompt_ids)` or `parent.prefix(position)`.
         tools: Tools by name; bound to `rollout.environment` where they are its methods.
+        seed: The rollout's own; None: a child of the run's, by position.
     """
 
     rollout: Rollout
     tools: Tools
+    seed: int | None = None
+
+
+@dataclass
+class ToolCounter:
+    """What became of one tool's calls; time-outs are failures too, and `seconds` adds up calls that ran at once."""
+
+    calls: int = 0
+    failures: int = 0
+    timeouts: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
 class LoopCounters:
-    """What was done and what was caught."""
+    """What was done and what was caught; `tools` by name, names that no tool has under `UNKNOWN`."""
 
     policy_tokens: int = 0
-    tool_calls: int = 0
-    tool_seconds: float = 0.0
+    tools: dict[str, ToolCounter] = field(default_factory=dict)
     errors: dict[str, int] = field(default_factory=dict)
+
+    def count(self, name: str, outcome: ToolOutcome) -> None:
+        tool = self.tools.setdefault(name, ToolCounter())
+        tool.calls += 1
+        tool.seconds += outcome.seconds
+        if outcome.error:
+            tool.failures += 1
+            tool.timeouts += outcome.error == "timeout"
+            self.errors[outcome.error] = self.errors.get(outcome.error, 0) + 1
 
 
 @dataclass
@@ -80,6 +102,7 @@ class AgentLoop:
         max_completion_length: Bound on a rollout's tokens after the prompt, results included.
         max_tool_turns: Bound on turns with tool calls; a rollout that asks for one more ends ("tool_limit").
         context_length: Bound on prompt and completion together, or None.
+        max_tool_calls: Bound on a rollout's calls; a further one is not run, and its result says why.
         join_every: Steps between which tools may run beside generation; 1 waits for each call at once.
         keep_snapshots: Whether rollouts keep copies of their environment, to be branched from later.
     """
@@ -93,6 +116,7 @@ class AgentLoop:
         max_completion_length: int,
         max_tool_turns: int | None = None,
         context_length: int | None = None,
+        max_tool_calls: int | None = None,
         join_every: int = 4,
         keep_snapshots: bool = True,
     ) -> None:
@@ -100,24 +124,27 @@ class AgentLoop:
         self.max_completion_length = max_completion_length
         self.max_tool_turns = max_tool_turns
         self.context_length = context_length
+        self.max_tool_calls = max_tool_calls
         self.join_every = join_every
         self.keep_snapshots = keep_snapshots
         self.counters = LoopCounters()
         self._writing: dict[int, _Writing] = {}
 
-    def run(self, starts: list[Start], seed: int) -> list[Rollout]:
+    def run(self, starts: list[Start], seed: int, on_end: Callable[[int], None] = lambda index: None) -> list[Rollout]:
         """Writes all rollouts to their end.
 
         Args:
             starts: One per rollout; their `rollout` objects are extended in place.
-            seed: Rollout i samples from the i-th child of this seed.
+            seed: Rollout i samples from the i-th child of this seed, unless its start has one of its own.
+            on_end: Called with i when rollout i has ended.
 
         Returns:
             The rollouts, in the order of `starts`.
         """
+        self._on_end = on_end
         seeds = np.random.SeedSequence(seed).generate_state(max(len(starts), 1), dtype=np.uint64)
         for index, start in enumerate(starts):
-            self._open(index, start, int(seeds[index]))
+            self._open(index, start, int(seeds[index]) if start.seed is None else start.seed)
         steps = 0
         while self._writing:
             if self.engine.busy:
@@ -185,13 +212,19 @@ class AgentLoop:
     def _submit_next(self, writing: _Writing) -> None:
         """Starts the turn's next call. One after another, as in TRL: they may change the same environment."""
         call = writing.calls[len(writing.outcomes)]
-        writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments)
+        calls = len(writing.start.rollout.tool_calls) + len(writing.outcomes)
+        if self.max_tool_calls is not None and calls >= self.max_tool_calls:
+            text = f"error: the limit of {self.max_tool_calls} tool calls is reached; answer without another call"
+            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, CALL_LIMIT))
+        else:
+            writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments)
 
     def _finish(self, index: int, reason: Any) -> None:
         writing = self._writing.pop(index)
         writing.start.rollout.finish_reason = reason
         if writing.in_engine:
             self.engine.close(index)
+        self._on_end(index)
 
     def _join_results(self) -> None:
         """Waits for all calls, which run beside each other over rollouts, and appends their results."""
@@ -212,10 +245,7 @@ class AgentLoop:
         rollout = writing.start.rollout
         calls = []
         for parsed, outcome in zip(writing.calls, writing.outcomes, strict=True):
-            self.counters.tool_calls += 1
-            self.counters.tool_seconds += outcome.seconds
-            if outcome.error:
-                self.counters.errors[outcome.error] = self.counters.errors.get(outcome.error, 0) + 1
+            self.counters.count(parsed.name if parsed.name in writing.start.tools else UNKNOWN, outcome)
             start, end = writing.turn_start + parsed.start, writing.turn_start + parsed.end
             call = ToolCall(parsed.name, parsed.arguments, start, end, outcome.text, outcome.error)
             call.seconds = outcome.seconds

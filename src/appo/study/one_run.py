@@ -38,14 +38,14 @@ class Curve(TrainerCallback):
         self._measure()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        tokens = self.trainer.totals()["tokens/generated"]
+        tokens = self.trainer.counters.totals()["tokens/generated"]
         if tokens >= self.budget * len(self.points) / self.evaluations:
             self._measure()
         control.should_training_stop = tokens >= self.budget
 
     def _measure(self) -> None:
-        start, totals = time.perf_counter(), self.trainer.totals()
-        with self.trainer.uncounted():
+        start, totals = time.perf_counter(), self.trainer.counters.totals()
+        with self.trainer.counters.uncounted():
             found = evaluate(self.trainer, self.questions, self.trainer.args.rollout_batch_size)
         self.points.append(
             {

@@ -1,5 +1,5 @@
 """Tools that a policy may call: plain functions with type hints and Google-style docstrings, as TRL reads them."""
 
+from appo.tools.results import ToolError, ToolResult
 
-class ToolError(RuntimeError):
-    """A failure whose message is, word for word, what the policy should read."""
+__all__ = ["ToolError", "ToolResult"]

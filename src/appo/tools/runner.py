@@ -1,7 +1,8 @@
 """Runs tool calls in threads, each with its own time-out; failures become text that the policy can read.
 
 This is the one place where exceptions of users' code are caught; each is counted by its kind. A call that exceeds its
-time is abandoned: its thread cannot be killed, so it is a daemon, and another takes its place.
+time is abandoned: its thread cannot be killed, so it is a daemon, and another takes its place. Exceptions may be tried
+again (`retries`), within the same time; a `ToolError` is not, as it is the tool's answer.
 
 Left out on purpose: isolation. A tool that runs foreign code brings its own (`python_sandbox.py`).
 """
@@ -17,7 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
-from appo.tools import ToolError
+from appo.tools.results import ToolError, ToolResult
+
+FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
 
 
 @dataclass
@@ -94,10 +97,14 @@ class ToolRunner:
         timeout: Seconds that one call may run.
         max_workers: Calls that run at once.
         max_result_chars: Characters of a result that the policy reads.
+        retries: How often a call is tried again that raised an exception other than `ToolError`.
     """
 
-    def __init__(self, timeout: float = 30.0, max_workers: int = 32, max_result_chars: int = 8192) -> None:
+    def __init__(
+        self, timeout: float = 30.0, max_workers: int = 32, max_result_chars: int = 8192, retries: int = 0
+    ) -> None:
         self.timeout, self.max_workers, self.max_result_chars = timeout, max_workers, max_result_chars
+        self.retries = retries
         self._running: list[_Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -167,7 +174,13 @@ class ToolRunner:
                 job.start_time = time.monotonic()
                 self._running.append(job)
             job.started.set()
-            outcome = self._call(job.function, job.arguments)
+            outcome, final = self._call(job)
+            for retry in range(self.retries):
+                pause = FIRST_PAUSE * 2**retry
+                if final or time.monotonic() + pause > job.start_time + self.timeout:
+                    break
+                time.sleep(pause)
+                outcome, final = self._call(job)
             outcome.seconds = time.monotonic() - job.start_time
             with self._lock:
                 if job.abandoned:
@@ -177,15 +190,20 @@ class ToolRunner:
                 self._unfinished -= 1
             job.done.set()
 
-    def _call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> ToolOutcome:
+    def _call(self, job: _Job) -> tuple[ToolOutcome, bool]:
+        """The outcome, and whether it is the tool's own word, so that another try would give the same."""
         try:
-            result = function(**arguments)
+            result = job.function(**job.arguments)
             if inspect.isawaitable(result):
                 result = asyncio.run_coroutine_threadsafe(_finish(result), self._event_loop()).result()
-            return ToolOutcome(self._readable(str(result)))
-        except BaseException as error:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
-            text = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error or 'no message'}"
-            return ToolOutcome(self._readable(f"error: {text}"), type(error).__name__)
+            error = result.error if isinstance(result, ToolResult) else None
+            return ToolOutcome(self._readable(str(result)), error), True
+        except BaseException as raised:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
+            kind = type(raised).__name__
+            if isinstance(raised, ToolError):
+                return ToolOutcome(self._readable(f"error: {raised}"), kind), True
+            text = self._readable(f"error: {kind}: {raised or 'no message'}")
+            return ToolOutcome(text, kind), not isinstance(raised, Exception)
 
     def _readable(self, text: str) -> str:
         """Text that can be encoded, cut in the middle where it is too long."""

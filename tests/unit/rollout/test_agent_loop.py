@@ -8,7 +8,7 @@ import torch
 from appo.environments.kinship import KinshipEnvironment
 from appo.environments.pool import EnvironmentPool
 from appo.generation.base import Turn
-from appo.rollout.agent_loop import AgentLoop, Start
+from appo.rollout.agent_loop import CALL_LIMIT, UNKNOWN, AgentLoop, Start, ToolCounter
 from appo.rollout.protocol import TagProtocol
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
@@ -90,6 +90,65 @@ def test_the_call_limit_counts_the_calls_of_the_prefix(tiny):
     loop.engine.scripts = {0: ["<search> mother e1 </search>", CALL]}
     (branch,) = loop.run([Start(prefix, pool.tools_of(prefix.environment))], seed=0)
     assert (len(branch.tool_calls), branch.finish_reason) == (2, "tool_limit")
+
+
+def test_a_call_beyond_the_limit_is_not_run_and_says_why(tiny):
+    _, tokenizer = tiny
+    runs = []
+
+    def search(query: str) -> str:
+        """Searches. Args: query: What."""
+        runs.append(query)
+        return "e2"
+
+    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL, CALL, ANSWER]}), tokenizer, max_tool_calls=1)
+    prompt_ids = tokenizer("mother boss e1")["input_ids"]
+    (rollout,) = loop.run([Start(Rollout(prompt_ids), {"search": search})], seed=0)
+    assert runs == ["mother e1"]
+    assert [call.error for call in rollout.tool_calls] == [None, CALL_LIMIT]
+    assert rollout.tool_calls[1].result.startswith("error: the limit of 1 tool calls is reached")
+    assert rollout.finish_reason == "stop"
+
+    # Entering a prefix runs again only what ran.
+    prefix = rollout.prefix(rollout.tool_calls[1].result_end)
+    pool = EnvironmentPool([search], lambda: type("Empty", (), {"reset": lambda self, **row: None})())
+    pool.enter_prefix(prefix, {}, loop.runner)
+    assert runs == ["mother e1"] * 2
+
+
+def test_calls_are_counted_by_tool(tiny):
+    _, tokenizer = tiny
+
+    def search(query: str) -> str:
+        """Searches. Args: query: What."""
+        if query == "mother e2":
+            raise OSError("down")
+        return "e2"
+
+    failing = CALL.replace("e1", "e2")
+    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL, failing, ANSWER], 1: [CALL, ANSWER]}), tokenizer)
+    starts = [
+        Start(Rollout(tokenizer("mother boss e1")["input_ids"]), tools) for tools in ({"search": search}, {"ask": 0})
+    ]
+    loop.run(starts, seed=0)
+    known, unknown = loop.counters.tools["search"], loop.counters.tools[UNKNOWN]
+    assert (known.calls, known.failures, known.timeouts) == (2, 1, 0)
+    assert unknown == ToolCounter(calls=1, failures=1)
+    assert loop.counters.errors == {"OSError": 1, "unknown tool": 1}
+
+
+def test_the_end_of_each_rollout_is_told_and_its_own_seed_is_used(tiny):
+    _, tokenizer = tiny
+    engine = ScriptedEngine(tokenizer, {0: [CALL, ANSWER], 1: [ANSWER]})
+    seeds, ended = {}, []
+    start_request = engine.start
+    engine.start = lambda request: (seeds.update({request.id: request.seed}), start_request(request))
+    pool = EnvironmentPool([], KinshipEnvironment)
+    starts = [start(tokenizer, pool), start(tokenizer, pool)]
+    starts[1].seed = 7
+    make_loop(engine, tokenizer).run(starts, seed=0, on_end=ended.append)
+    assert ended == [1, 0]
+    assert seeds[1] == 7 != seeds[0]
 
 
 def test_the_words_of_a_prompt_do_not_use_up_the_call_limit(tiny):

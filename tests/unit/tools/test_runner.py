@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from appo.tools import ToolError, ToolResult
 from appo.tools.runner import ToolRunner, bind_arguments
 
 
@@ -159,3 +160,54 @@ def test_coroutines_share_one_event_loop():
 
     runner = ToolRunner()
     assert len({runner.submit({"loop_id": loop_id}, "loop_id", {}).result().text for _ in range(3)}) == 1
+
+
+def test_a_tool_result_says_whether_the_call_failed():
+    def check(text: str) -> ToolResult:
+        """Checks. Args: text: What."""
+        return ToolResult(f"seen {text}", None if text == "good" else "bad word")
+
+    runner = ToolRunner()
+    good, bad = (runner.submit({"check": check}, "check", text).result() for text in ("good", "evil"))
+    assert (good.text, good.error) == ("seen good", None)
+    assert (bad.text, bad.error) == ("seen evil", "bad word")
+
+
+class Flaky:
+    """Raises the given errors, one a call, and then answers."""
+
+    def __init__(self, *errors):
+        self.errors, self.calls = list(errors), 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+@pytest.mark.parametrize(
+    ("errors", "retries", "calls", "error"),
+    [
+        ([OSError("down")], 1, 2, None),
+        ([OSError("down"), ValueError("odd")], 2, 3, None),
+        ([OSError("down"), OSError("down")], 1, 2, "OSError"),
+        ([OSError("down")], 0, 1, "OSError"),
+        ([ToolError("no such page")], 3, 1, "ToolError"),
+        ([SystemExit(1)], 3, 1, "SystemExit"),
+    ],
+)
+def test_what_is_tried_again(monkeypatch, errors, retries, calls, error):
+    monkeypatch.setattr("appo.tools.runner.FIRST_PAUSE", 0.001)
+    tool = Flaky(*errors)
+    assert ToolRunner(retries=retries).submit({"tool": tool.__call__}, "tool", {}).result().error == error
+    assert tool.calls == calls
+
+
+def test_pauses_double_and_stop_at_the_time_limit(monkeypatch):
+    monkeypatch.setattr("appo.tools.runner.FIRST_PAUSE", 0.1)
+    tool = Flaky(*[OSError("down")] * 9)
+    outcome = ToolRunner(timeout=1.0, retries=9).submit({"tool": tool.__call__}, "tool", {}).result()
+    # Tries at 0, 0.1, 0.3 and 0.7 seconds; the next would be at 1.5.
+    assert (tool.calls, outcome.error) == (4, "OSError")
+    assert 0.7 <= outcome.seconds < 1.0

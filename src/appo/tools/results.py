@@ -1,0 +1,27 @@
+"""What tools give back besides text: a failure that the policy should read, or a text with its kind of failure."""
+
+from dataclasses import dataclass
+
+
+class ToolError(RuntimeError):
+    """A failure whose message is, word for word, what the policy should read."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """What a tool may return instead of a text, to say whether it worked.
+
+    Args:
+        text: What the policy reads; written by the tool in either case.
+        error: None, or the kind of failure that is counted, for example "timeout".
+    """
+
+    text: str
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    def __str__(self) -> str:
+        return self.text
