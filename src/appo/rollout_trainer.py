@@ -116,10 +116,8 @@ class RolloutTrainer(GRPOTrainer):
         )
 
     def _tool_names(self) -> list[str]:
-        names = {tool.__name__ for tool in self._pool.tools}
-        for environment in self._pool.probe():
-            names |= set(self._pool.tools_of(environment))
-        return sorted(names)
+        environments = self._pool.probe() or [None]
+        return sorted({name for environment in environments for name in self._pool.tools_of(environment)})
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":

@@ -79,9 +79,21 @@ class EnvironmentPool:
         return environment, environment.reset(**arguments)
 
     def tools_of(self, environment: Any) -> dict[str, Callable[..., Any]]:
-        """All tools of a rollout by name."""
+        """All tools of a rollout by name.
+
+        Raises:
+            ValueError: where two have the same name.
+        """
         methods = tool_methods(environment) if environment is not None else []
-        return {tool.__name__: tool for tool in [*self.tools, *methods]}
+        found: dict[str, Callable[..., Any]] = {}
+        for tool in [*self.tools, *methods]:
+            if tool.__name__ in found:
+                raise ValueError(
+                    f"two tools are called {tool.__name__}; rename one (MCPServer: give a prefix), as the policy "
+                    "calls them by name."
+                )
+            found[tool.__name__] = tool
+        return found
 
     def enter_prefix(self, prefix: Rollout, row: dict[str, Any], runner: ToolRunner) -> None:
         """Gives `prefix` an environment in the state that its calls left: a copy, or a replay where copying fails."""

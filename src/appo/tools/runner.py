@@ -16,10 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from appo.tools.results import ToolError, ToolResult
 
+CONVERTERS: dict[Any, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    bool: json.loads,
+    list: json.loads,
+    dict: json.loads,
+}
 FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
 
 
@@ -60,8 +67,8 @@ class PendingCall:
 def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, Any]:
     """Keyword arguments for `function` from what the policy wrote.
 
-    A mapping is taken by name. Text goes to the only required parameter, converted to its annotation (int, float,
-    bool, str); a function with several parameters takes a JSON object.
+    A mapping is taken by name. Text goes to the only required parameter, converted to its annotation (int, float, str;
+    bool, list and dict from JSON); a function with several parameters takes a JSON object.
 
     Raises:
         TypeError, ValueError: with a sentence for the policy.
@@ -71,8 +78,9 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
     if isinstance(arguments, str):
         required = [p.name for p in named if p.default is p.empty] or [p.name for p in named[:1]]
         if len(required) == 1:
-            converters: dict[Any, Callable[[str], Any]] = {int: int, float: float, bool: json.loads}
-            arguments = {required[0]: converters.get(hints.get(required[0], str), str)(arguments)}
+            hint = hints.get(required[0], str)
+            convert = CONVERTERS.get(get_origin(hint) or hint, str)
+            arguments = {required[0]: convert(arguments)}
         else:
             arguments = json.loads(arguments) if arguments else {}
     if not isinstance(arguments, Mapping):

@@ -309,3 +309,13 @@ def test_logprobs_of_the_loop_equal_a_plain_forward(tiny):
         written = [i for i, m in enumerate(rollout.policy_mask) if m and i >= len(prefix)]
         sampled = torch.tensor([rollout.logprobs[i] for i in written])
         torch.testing.assert_close(sampled, logps[written], atol=1e-4, rtol=0)
+
+
+def test_two_tools_of_one_name_are_refused():
+    def search(query: str) -> str:
+        """Searches. Args: query: What."""
+        return query
+
+    pool = EnvironmentPool([search], KinshipEnvironment)  # whose own tool is `search`
+    with pytest.raises(ValueError, match="two tools are called search; rename one"):
+        pool.tools_of(KinshipEnvironment())

@@ -51,6 +51,15 @@ def test_several_parameters_take_a_json_object():
     assert outcome("area", {"width": 2, "height": 4}).text == "8"
 
 
+def test_text_for_a_list_or_an_object_is_read_as_json():
+    def total(numbers: list[int]) -> int:
+        """Adds. Args: numbers: What."""
+        return sum(numbers)
+
+    assert ToolRunner().submit({"total": total}, "total", "[1, 2, 3]").result().text == "6"
+    assert ToolRunner().submit({"total": total}, "total", "1, 2").result().error == "bad arguments"
+
+
 def test_coroutines_are_awaited():
     assert outcome("later", "hi").text == "hi!"
 

@@ -1,0 +1,257 @@
+'''An environment of TRL's documentation, and its tools, train under TRL's `GRPOTrainer` and under `APPOTrainer`.
+
+`IncrementEnv` is the example of the section "Environments" in the documentation of TRL's `GRPOTrainer`
+(docs/source/grpo_trainer.md), where it reads:
+
+    class IncrementEnv:
+        # Reserved methods
+        def reset(self, **kwargs) -> str | None:  # required; called at the start of each rollout
+            self.counter = 0
+            self.target = random.randint(1, 6)  # self-sample the task
+            return f"Increment the counter by {self.target}."  # returned string becomes the prompt
+
+        def get_reward(self) -> float:  # optional: the environment scores itself from its own state
+            return float(self.counter == self.target)
+
+        # Public methods (exposed as tools)
+        def increment(self, step: int) -> int:
+            """
+            Increment the internal counter.
+
+            Args:
+                step: Value to add to the counter.
+
+            Returns:
+                The updated counter value.
+            """
+            self.counter += step
+            return self.counter
+
+    trainer = GRPOTrainer(
+        model="Qwen/Qwen3-0.6B",
+        args=GRPOConfig(max_steps=1000, chat_template_kwargs={"enable_thinking": False}),
+        environment_factory=IncrementEnv,
+    )
+    trainer.train()
+
+`multiply` and `async_add` are those of its section "Tools". In place of Qwen3-0.6B there is a tiny model with Qwen3's
+chat template, taught on the spot to write calls.
+'''
+
+import copy
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
+
+from appo import APPOConfig, APPOTrainer
+from appo.records import read_records
+
+TEMPLATE = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+THINKING = {"enable_thinking": False}
+END = "<|im_end|>"
+SPECIALS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_start|>", END]
+
+
+class IncrementEnv:
+    # Reserved methods
+    def reset(self, **kwargs) -> str | None:  # required; called at the start of each rollout
+        self.counter = 0
+        self.target = random.randint(1, 6)  # self-sample the task
+        return f"Increment the counter by {self.target}."  # returned string becomes the prompt
+
+    def get_reward(self) -> float:  # optional: the environment scores itself from its own state
+        return float(self.counter == self.target)
+
+    # Public methods (exposed as tools)
+    def increment(self, step: int) -> int:
+        """
+        Increment the internal counter.
+
+        Args:
+            step: Value to add to the counter.
+
+        Returns:
+            The updated counter value.
+        """
+        self.counter += step
+        return self.counter
+
+
+def multiply(a: int, b: int) -> int:
+    """
+    Multiplies two integers.
+
+    Args:
+        a: The first integer.
+        b: The second integer.
+
+    Returns:
+        The product of the two integers.
+    """
+    return a * b
+
+
+async def async_add(a: int, b: int) -> int:
+    """
+    Asynchronously adds two integers.
+
+    Args:
+        a: The first integer.
+        b: The second integer.
+
+    Returns:
+        The sum of the two integers.
+    """
+    return a + b
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """A second thread only waits for work of this size."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def turns_of(question, calls, results, tools):
+    """(what precedes, what is written) of an episode's two turns: the calls, as (name, arguments), and "Done."."""
+    template = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()))
+    options = {"tools": tools, "chat_template": TEMPLATE, "tokenize": False, "add_generation_prompt": True, **THINKING}
+    chat = [{"role": "user", "content": question}]
+    start = template.apply_chat_template(chat, **options)
+    written = [{"name": name, "arguments": arguments} for name, arguments in calls]
+    chat += [{"role": "assistant", "content": "", "tool_calls": written}]
+    chat += [{"role": "tool", "content": str(result)} for result in results]
+    text = "\n".join(f"<tool_call>\n{json.dumps(call)}\n</tool_call>" for call in written)
+    return [(start, text + END), (template.apply_chat_template(chat, **options), "Done." + END)]
+
+
+def tokenizer_for(texts):
+    """Its tokens may be as long as whatever lies between special ones, so that there is little to learn."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False, use_regex=False), ByteLevelDecoder()
+    pieces = [piece for text in texts for piece in re.split("|".join(map(re.escape, SPECIALS)), text)]
+    backend.train_from_iterator(pieces, BpeTrainer(vocab_size=2000, initial_alphabet=ByteLevel.alphabet()))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, pad_token="<|endoftext|>")
+    tokenizer.add_tokens(SPECIALS)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def taught(turns, steps=100):
+    """A tiny model that writes such turns, and its tokenizer."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer_for(map("".join, turns))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    pairs = [[torch.tensor(tokenizer(text)["input_ids"]) for text in turn] for turn in turns]
+    labels = [torch.cat([torch.full_like(before, -100), written]) for before, written in pairs]
+    batch = {
+        "input_ids": pad_sequence([torch.cat(pair) for pair in pairs], True, tokenizer.pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in labels], True),
+        "labels": pad_sequence(labels, True, -100),
+    }
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 6e-3 * (1 - step / steps)
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, tokenizer
+
+
+@pytest.fixture(scope="module")
+def incrementing():
+    """Increments by 3 in one half of its rollouts and by 4 in the other."""
+    question, tools = "Increment the counter by 3.", [IncrementEnv().increment]
+    return taught([t for n in (3, 4) for t in turns_of(question, [("increment", {"step": n})], [n], tools)])
+
+
+def settings(tmp_path):
+    return {
+        "output_dir": str(tmp_path),
+        "max_steps": 1,
+        "chat_template_kwargs": THINKING,
+        "per_device_train_batch_size": 16,
+        "num_generations": 16,
+        "max_completion_length": 60,
+        "steps_per_generation": 1,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "bf16": False,
+        "use_cpu": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class", "own"),
+    [
+        (GRPOTrainer, GRPOConfig, {}),
+        (APPOTrainer, APPOConfig, {"num_initial_rollouts": 8, "num_branch_points": 1}),
+    ],
+    ids=["trl", "appo"],
+)
+def test_the_documented_environment_trains(tmp_path, incrementing, monkeypatch, trainer_class, config_class, own):
+    monkeypatch.setattr(random, "randint", lambda low, high: 3)  # what the tiny model was taught
+    model, tokenizer = copy.deepcopy(incrementing)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    trainer = trainer_class(
+        model=model,
+        args=config_class(**settings(tmp_path), **own),
+        processing_class=tokenizer,
+        environment_factory=IncrementEnv,
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert logged["tools/call_frequency"] > 0
+    assert 0 < logged["rewards/IncrementEnv/mean"] < 1
+    assert any((a != b).any() for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_sync_and_async_functions_in_one_trainer(tmp_path):
+    calls = [("multiply", {"a": 2, "b": 3}), ("async_add", {"a": 2, "b": 3})]
+    tools = [multiply, async_add]
+    model, tokenizer = taught(turns_of("2 and 3?", calls, [6, 5], tools))
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "2 and 3?"}]}] * 2)
+    trainer = APPOTrainer(
+        model,
+        lambda completions, **_: [float(len(completion)) for completion in completions],
+        APPOConfig(**settings(tmp_path), num_initial_rollouts=8, num_branch_points=1),
+        rows,
+        processing_class=tokenizer,
+        tools=tools,
+    )
+    trainer.train()
+    results = {
+        (call["name"], call["result"])
+        for record in read_records(tmp_path / "records.jsonl")
+        for call in record["tool_calls"]
+        if call["arguments"] == {"a": 2, "b": 3}
+    }
+    assert {("multiply", "6"), ("async_add", "5")} <= results
