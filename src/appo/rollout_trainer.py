@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object, is_peft_model
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
@@ -26,8 +27,10 @@ from appo.counters import RunCounters
 from appo.environments.pool import EnvironmentPool, with_observation
 from appo.generation.transformers_engine import TransformersEngine
 from appo.rollout.agent_loop import AgentLoop, Start
-from appo.rollout.protocol import ChatProtocol, TagProtocol, ToolProtocol
+from appo.rollout.chat_protocol import ChatProtocol, set_up_tools
+from appo.rollout.protocol import ToolProtocol
 from appo.rollout.scoring import RolloutBatch, TokenScores, collate
+from appo.rollout.tag_protocol import TagProtocol
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
@@ -73,6 +76,9 @@ class RolloutTrainer(GRPOTrainer):
         self._pool = EnvironmentPool(list(tools or []), environment_factory)
         if args.tool_protocol == "chat_template":
             kwargs.update(tools=tools, environment_factory=environment_factory)
+            tokenizer = kwargs.get("processing_class")
+            if (tools or environment_factory) and isinstance(tokenizer, PreTrainedTokenizerBase):
+                set_up_tools(tokenizer)  # as TRL will, but its error would not say what else there is
         else:
             # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
             args = copy.copy(args)  # the caller may use it again
@@ -122,7 +128,9 @@ class RolloutTrainer(GRPOTrainer):
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":
             return TagProtocol(self._tokenizer, self._tool_names(), self.args.result_format)
-        return ChatProtocol(self._tokenizer, self.tools, self._get_tool_suffix_ids, self.eos_token_ids)
+        return ChatProtocol(
+            self._tokenizer, self.tools, self._get_tool_suffix_ids, self.eos_token_ids, self.chat_template
+        )
 
     # ---- writing ----
 

@@ -22,7 +22,7 @@ from appo.environments.kinship import (
     make_tokenizer,
 )
 from appo.recipe import RecipeError, RunConfig
-from appo.rollout.protocol import PlainText
+from appo.rollout.calls import PlainText
 from appo.run import load_task
 
 CLEAN = (

@@ -217,7 +217,7 @@ class AgentLoop:
             text = f"error: the limit of {self.max_tool_calls} tool calls is reached; answer without another call"
             writing.pending = PendingCall(self.runner, None, ToolOutcome(text, CALL_LIMIT))
         else:
-            writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments)
+            writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments, call.error)
 
     def _finish(self, index: int, reason: Any) -> None:
         writing = self._writing.pop(index)

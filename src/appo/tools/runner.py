@@ -120,19 +120,22 @@ class ToolRunner:
         self._unfinished = 0  # calls submitted and neither done nor abandoned
         self._workers = 0  # threads that are not stuck
 
-    def submit(self, tools: Mapping[str, Callable[..., Any]], name: str, arguments: Any) -> PendingCall:
-        """Starts a call; a name or arguments that make no sense give an error outcome at once."""
+    def submit(
+        self, tools: Mapping[str, Callable[..., Any]], name: str, arguments: Any, error: str | None = None
+    ) -> PendingCall:
+        """Starts a call. One that could not be read (`error` says why), and a name or arguments that make no sense,
+        give an error outcome at once."""
+        if error is not None:
+            text = self._readable(f"error: malformed call: {error}")
+            return PendingCall(self, None, ToolOutcome(text, "malformed call"))
         if name not in tools:
             known = ", ".join(sorted(tools)) or "none"
             text = self._readable(f"error: no tool named {name}; tools: {known}")
             return PendingCall(self, None, ToolOutcome(text, "unknown tool"))
-        if arguments is None:
-            text = f"error: malformed call of {name}: the opening tag is missing"
-            return PendingCall(self, None, ToolOutcome(text, "malformed call"))
         try:
             job = _Job(tools[name], bind_arguments(tools[name], arguments))
-        except Exception as error:  # text of the policy, of any depth and kind
-            text = self._readable(f"error: bad arguments for {name}: {error}")
+        except Exception as raised:  # text of the policy, of any depth and kind
+            text = self._readable(f"error: bad arguments for {name}: {raised}")
             return PendingCall(self, None, ToolOutcome(text, "bad arguments"))
         with self._lock:
             self._unfinished += 1

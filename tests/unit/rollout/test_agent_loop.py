@@ -274,7 +274,7 @@ def test_the_speed_of_a_tool_does_not_change_what_is_written(tiny):
         protocol.should_stop = lambda ids: True
         protocol.stop_candidates = frozenset(range(40, 80))
         protocol.parse_calls = lambda turn, context: [
-            type("C", (), {"name": "search", "arguments": "x", "start": 0, "end": len(turn)})
+            type("C", (), {"name": "search", "arguments": "x", "start": 0, "end": len(turn), "error": None})
         ]
         engine = TransformersEngine(model, pad_token_id=0, eos_token_ids=[], stop_candidates=protocol.stop_candidates)
         loop = AgentLoop(engine, protocol, ToolRunner(), max_completion_length=40, max_tool_turns=3, join_every=3)

@@ -1,40 +1,22 @@
 """Calls are read from sampled ids and results are written as text, in the tag and the chat-template protocol."""
 
-from pathlib import Path
-
 import pytest
-import trl
 from datasets import Dataset
 from test_agent_loop import ScriptedEngine
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from test_chat_templates import QUESTION, make_protocol, make_tokenizer, render
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from appo import APPOConfig, APPOTrainer
 from appo.rollout.agent_loop import AgentLoop, Start
+from appo.rollout.calls import MAX_CALL_CHARS
 from appo.rollout.protocol import TagProtocol
 from appo.rollout.types import Rollout, ToolCall
 from appo.tools.runner import ToolRunner
 
-SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEMPLATES = Path(trl.__file__).parent / "chat_templates"
-
 
 @pytest.fixture(scope="module")
 def qwen():
-    """A byte-level tokenizer, trained on the spot, with Qwen's special tokens and its real chat template."""
-    backend = Tokenizer(BPE())
-    backend.pre_tokenizer, backend.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
-    texts = ["Paris is hot. <tool_call> name arguments city", "the weather of a city, <search>query</search>"] * 20
-    backend.train_from_iterator(texts, BpeTrainer(vocab_size=400, initial_alphabet=ByteLevel.alphabet()))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    tokenizer.add_tokens(["<think>", "</think>", "<tool_call>", "</tool_call>"])
-    tokenizer.chat_template = (TEMPLATES / "qwen3.jinja").read_text()
-    return tokenizer
+    return make_tokenizer("qwen3")
 
 
 def weather(city: str) -> str:
@@ -47,10 +29,6 @@ def weather(city: str) -> str:
         The weather.
     """
     return f"hot in {city}"
-
-
-def no_reward(completions, **kwargs):
-    return [0.0] * len(completions)
 
 
 @pytest.fixture
@@ -143,6 +121,14 @@ def test_a_closing_tag_is_found_however_it_is_tokenised(qwen, spacing):
     assert qwen.decode(ids[call.start : call.end]).strip() == text[3:]
 
 
+def test_a_closing_tag_in_as_many_tokens_as_it_has_bytes_ends_the_turn(qwen):
+    protocol = TagProtocol(qwen, ["search"])
+    ids = qwen.convert_tokens_to_ids(list("<search>q</search>"))
+    assert None not in ids
+    assert ids[-1] in protocol.stop_candidates
+    assert [k for k in range(1, len(ids) + 1) if protocol.should_stop(ids[:k])] == [len(ids)]
+
+
 def test_regions_of_a_rollout(tiny):
     _, tokenizer = tiny
     call, result = "<search> boss e1 </search>", "<result> e2 </result>"
@@ -194,6 +180,167 @@ def test_a_chat_prefix_that_ends_with_its_turn_gets_the_result_first(chat_traine
     assert branch.completion_ids == parent.completion_ids
 
 
-def test_brackets_without_end_are_text(chat_trainer):
-    rollout = run_chat(chat_trainer, ["<tool_call>\n" + "[" * 300 + "</tool_call><|im_end|>"])
-    assert rollout.finish_reason in ("stop", "length")
+GOOD = '{"name": "weather", "arguments": {"city": "Paris"}}'
+LLAMA = '{"name": "weather", "parameters": {"city": "Paris"}}'
+BROKEN_CHAT_CALLS = [
+    ("qwen2_5", '<tool_call>\n{"name": broken\n</tool_call>', """its JSON is wrong near '{"name": broken'"""),
+    ("qwen2_5", f"<tool_call>\n{GOOD}", "1 of 1 <tool_call> was not closed"),
+    ("qwen2_5", f"{GOOD}\n</tool_call>", "</tool_call> has no <tool_call> before it"),
+    ("qwen2_5", f"<tool_call><tool_call>{GOOD}</tool_call>", "1 of 2 <tool_call> was not closed"),
+    ("qwen2_5", f"<tool_call>{GOOD}<tool_call>{GOOD}</tool_call></tool_call>", "(Extra data)"),
+    ("qwen2_5", '<tool_call>["weather"]</tool_call>', "it does not have the right form"),
+    ("qwen2_5", '<tool_call>{"arguments": {"city": "Paris"}}</tool_call>', "it does not have the right form"),
+    ("qwen2_5", f"<tool_call>{GOOD}</tool_call><tool_call>{{</tool_call>", "its JSON is wrong near '{'"),
+    ("qwen2_5", f"<tool_call>{'[' * 5000}</tool_call>", "its JSON is nested too deeply"),
+    ("qwen2_5", f'<tool_call>{{"name": "weather", "arguments": {"9" * 5000}}}</tool_call>', "too many digits"),
+    ("qwen2_5", f"<tool_call>{'x' * 2**20}</tool_call>", "it has 1,048,599 characters; at most 65,536 are read"),
+    ("qwen2_5", GOOD, "it does not have the right form"),
+    ("qwen3", f"<think>I try <tool_call>{GOOD}</tool_call>", "it stands inside <think>; write </think> before it"),
+    ("llama3_1", LLAMA[:-1], "(Expecting ',' delimiter)"),
+    ("llama3_1", f"{LLAMA}; {LLAMA}", "(Extra data)"),
+    ("llama3_1", LLAMA.replace("parameters", "arguments"), "it does not have the right form"),
+    ("llama3_1", '<|python_tag|>weather.call(city="Paris")', "it does not have the right form"),
+    ("smollm2-list", f"<tool_call>{GOOD}</tool_call>", "it does not have the right form"),
+    ("smollm2-list", "<tool_call>[{}]</tool_call>", "it does not have the right form"),
+    ("smollm2-list", f"<tool_call>[{GOOD}]</tool_call><tool_call>[{GOOD}]</tool_call>", "the right form"),
+]
+FORMS = {
+    "qwen2_5": '<tool_call>\n{"name": "NAME", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>',
+    "qwen3": '<tool_call>\n{"name": "NAME", "arguments": {"ARGUMENT": "VALUE"}}\n</tool_call>',
+    "llama3_1": '{"name": "NAME", "parameters": {"ARGUMENT": "VALUE"}}',
+    "smollm2-list": '<tool_call>[{"name": "NAME", "arguments": {"ARGUMENT": "VALUE"}}]</tool_call>',
+}
+
+
+def read_turn(protocol, text):
+    ids = protocol.tokenizer(text + protocol.tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    return ids, protocol.parse_calls(ids, render(protocol, [QUESTION], prompt=True))
+
+
+@pytest.mark.parametrize(("family", "text", "reason"), BROKEN_CHAT_CALLS, ids=lambda value: value[:40])
+def test_a_broken_chat_call_tells_the_policy_what_is_wrong(family, text, reason):
+    ids, (call,) = read_turn(make_protocol(family), text)
+    assert reason in call.error
+    assert call.error.endswith(f"Write a call as {FORMS[family]}")
+    assert len(call.error) < 300
+    assert (call.arguments, call.start, call.end) == (None, 0, len(ids))
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("qwen2_5", "It is hot."),
+        ("qwen2_5", '{"name": "Bob", "age": 3}'),
+        ("qwen2_5", 'So: {"name": "tools", "arguments": []}'),
+        ("qwen3", f"<think>I could <tool_call>{GOOD}</tool_call></think>\n\nIt is hot."),
+        ("llama3_1", '{"name": "Bob", "age": 3}'),
+    ],
+)
+def test_an_answer_is_not_taken_for_a_broken_call(family, text):
+    assert read_turn(make_protocol(family), text)[1] == []
+
+
+def test_a_call_in_thoughts_that_the_prompt_opened_is_none(qwen):
+    protocol = make_protocol("qwen3")
+    context = render(protocol, [QUESTION], prompt=True) + protocol.tokenizer("<think>\n")["input_ids"]
+    texts = f"so <tool_call>{GOOD}</tool_call>", f"so <tool_call>{GOOD}</tool_call> no</think> It is hot."
+    (open_thought,), closed = (
+        protocol.parse_calls(protocol.tokenizer(text + "<|im_end|>")["input_ids"], context) for text in texts
+    )
+    assert "it stands inside <think>" in open_thought.error
+    assert closed == []
+
+
+def test_long_prose_before_a_call_does_not_count_as_the_call():
+    (call,) = read_turn(make_protocol("qwen2_5"), "so " * MAX_CALL_CHARS + f"<tool_call>{GOOD}</tool_call>")[1]
+    assert call.arguments == {"city": "Paris"}
+
+
+def test_half_a_character_in_json_becomes_a_question_mark():
+    text = f"<tool_call>{GOOD}</tool_call>".replace("Paris", "\\ud800").replace("weather", "w\\udfff")
+    (call,) = read_turn(make_protocol("qwen2_5"), text)[1]
+    assert (call.name, call.arguments) == ("w?", {"city": "?"})
+
+
+def test_several_calls_of_a_turn_are_read_in_order():
+    for family, text in (
+        ("qwen2_5", f"<tool_call>{GOOD}</tool_call>\n<tool_call>{GOOD.replace('Paris', 'Rome')}</tool_call>"),
+        ("smollm2-list", f"<tool_call>[{GOOD}, {GOOD.replace('Paris', 'Rome')}]</tool_call>"),
+    ):
+        calls = read_turn(make_protocol(family), text)[1]
+        assert [call.arguments["city"] for call in calls] == ["Paris", "Rome"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason"),
+    [
+        ("so q</search>", "search", "</search> has no <search> before it; write <search>...</search>"),
+        ("<search>q", "search", "<search> was not closed; write <search>...</search>"),
+        ("<python>1 <search>q</search>", "search", "<search> stands inside <python>, which was not closed"),
+        ("<answer>1 <search>q</search>", "search", "<search> stands inside <answer>, which was not closed"),
+        ("<search>q</python>", "python", "<search> was closed with </python>; write <search>...</search>"),
+        ("<search>q <search>q</search>", "search", "<search> was opened 2 times before </search>"),
+        (f"<search>{'q' * 2**20}</search>", "search", "it has 1,048,576 characters; at most 65,536 are read"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_broken_tag_call_tells_the_policy_what_is_wrong(qwen, text, name, reason):
+    ids = qwen(text)["input_ids"]
+    (call,) = TagProtocol(qwen, ["search", "python"]).parse_calls(ids, [])
+    assert (call.name, call.arguments, call.end) == (name, None, len(ids))
+    assert reason in call.error
+    assert len(call.error) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("<think>use <search> now</think> <search> q </search>", "q"),
+        ("<think>so <search>q</search>", "q"),
+        ("<search>a <python> b</search>", "a <python> b"),
+        ("<search></search>", ""),
+        (f"<search>{'q' * MAX_CALL_CHARS}</search>", "q" * MAX_CALL_CHARS),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_a_tag_call_runs_from_its_opening_tag(qwen, text, arguments):
+    (call,) = TagProtocol(qwen, ["search", "python"]).parse_calls(qwen(text)["input_ids"], [])
+    assert (call.arguments, call.error) == (arguments, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["hot", "<answer>hot</answer>", "<search>q <answer>hot</answer>", "<b>hot</b>", "hot <answer>"]
+)
+def test_a_turn_of_tags_without_a_call_is_an_answer(qwen, text):
+    assert TagProtocol(qwen, ["search", "python"]).parse_calls(qwen(text)["input_ids"], []) == []
+
+
+def test_a_rollout_goes_on_after_broken_calls(chat_trainer):
+    broken = CALL.replace('"name": "weather"', '"name": weather'), CALL.replace("</tool_call>", "")
+    rollout = run_chat(chat_trainer, [*broken, CALL, "It is hot.<|im_end|>"])
+    assert [call.error is None for call in rollout.tool_calls] == [False, False, True]
+    assert all(call.result.startswith("error: ") for call in rollout.tool_calls[:2])
+    assert rollout.finish_reason == "stop"
+    roles = [message["role"] for message in chat_trainer.protocol.completion(rollout, conversational=True)]
+    assert roles == ["assistant", "tool"] * 3 + ["assistant"]
+
+
+def test_an_unclosed_tag_is_answered_and_one_cut_by_the_token_limit_is_not(qwen):
+    protocol = TagProtocol(qwen, ["search"])
+    texts = ["<search>q<|im_end|>", "<answer>hot</answer>"]
+    size = len(qwen(texts[0])["input_ids"])
+    ends = {}
+    for limit in (size, 400):
+        loop = AgentLoop(ScriptedEngine(qwen, {0: list(texts)}), protocol, ToolRunner(), max_completion_length=limit)
+        (rollout,) = loop.run([Start(Rollout([5], "?"), {"search": str})], seed=0)
+        ends[limit] = (rollout.finish_reason, len(rollout.tool_calls), sum(rollout.policy_mask))
+    assert ends[size] == ("length", 0, size)
+    assert ends[400] == ("stop", 1, size + len(qwen(texts[1])["input_ids"]))
+
+
+def test_tools_without_a_response_template_are_refused(qwen):
+    from appo.rollout.protocol import ChatProtocol
+
+    tokenizer = make_tokenizer("qwen3")
+    with pytest.raises(ValueError, match="response_template"):
+        ChatProtocol(tokenizer, [weather], lambda messages: [], [tokenizer.eos_token_id])

@@ -68,7 +68,6 @@ def test_coroutines_are_awaited():
     ("name", "arguments", "error", "text"),
     [
         ("nothing", "x", "unknown tool", "no tool named nothing; tools: add, area, echo, fail, later"),
-        ("echo", None, "malformed call", "opening tag is missing"),
         ("add", "forty", "bad arguments", "forty"),
         ("area", "[1, 2]", "bad arguments", "JSON object with width, height"),
         ("area", {"width": 1}, "bad arguments", "height"),
@@ -80,6 +79,11 @@ def test_nonsense_gives_the_policy_a_sentence(name, arguments, error, text):
     result = outcome(name, arguments)
     assert result.error == error
     assert text in result.text
+
+
+def test_a_call_that_could_not_be_read_says_why_whatever_its_name():
+    result = ToolRunner().submit(TOOLS, "nothing", None, "<echo> was not closed").result()
+    assert (result.text, result.error) == ("error: malformed call: <echo> was not closed", "malformed call")
 
 
 def test_a_call_that_hangs_times_out_and_the_next_one_works():

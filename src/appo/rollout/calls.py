@@ -1,0 +1,77 @@
+"""What both ways of writing calls share: a call as written, and the way between sampled ids and text.
+
+Sampled ids are decoded to be read and never encoded again; only results are encoded, and the text of a special token
+inside a result stays text.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+MAX_CALL_CHARS = 65_536  # a longer call is not run: what a policy babbles should not reach a tool
+
+
+@dataclass
+class ParsedCall:
+    """A call as written. `start` and `end` count tokens from the start of the turn.
+
+    `error` is None, or a sentence that tells the policy why the call cannot be run (`arguments` are None then).
+    """
+
+    name: str
+    arguments: Any
+    start: int
+    end: int
+    error: str | None = None
+
+
+class PlainText:
+    """Encodes text in which the text of special and added tokens is text.
+
+    Such text is cut behind its first character, and the pieces are encoded apart. (`split_special_tokens` would leave
+    out tokens that were added without being special, such as `<tool_call>` in many models.)
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        longest_first = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
+        self._tokens = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def holds_tokens(self, text: str) -> bool:
+        """Whether the text of a special or added token occurs in `text`."""
+        return self._tokens.search(text) is not None
+
+    def cut(self, text: str) -> list[str]:
+        """The pieces of `text`, none of which holds such a token."""
+        cuts = [match.start() + 1 for match in self._tokens.finditer(text)]
+        return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+    def __call__(self, text: str) -> list[int]:
+        pieces = self.tokenizer(self.cut(text), add_special_tokens=False)["input_ids"]
+        return [token for ids in pieces for token in ids]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Text of sampled ids, special tokens included; straight from the Rust tokenizer where there is one, as this is
+    called at every candidate for a stop."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer.decode(ids) if backend is None else backend.decode(ids, skip_special_tokens=False)
+
+
+def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, offset: int) -> int:
+    """Index of the token that completes character `offset` of `text`, the decoded `ids`; by bisection.
+
+    Prefixes are compared and not measured: one that ends inside a character decodes to other text of any length.
+    """
+    wanted = text[: offset + 1]
+    low, high = 0, len(ids) - 1
+    while low < high:
+        middle = (low + high) // 2
+        if decode(tokenizer, ids[: middle + 1]).startswith(wanted):
+            high = middle
+        else:
+            low = middle + 1
+    return low

@@ -1,0 +1,118 @@
+"""The paper's way of writing calls: `<name>text</name>`, answered by `<result>text</result>`, ended by
+`<answer>..</answer>`. It needs nothing of the tokenizer or of the model.
+
+Left out on purpose: calls with several arguments as tags; a tool that takes several reads one JSON object.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from appo.rollout.calls import MAX_CALL_CHARS, ParsedCall, PlainText, decode, token_at
+from appo.rollout.types import Rollout
+
+
+def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
+    """Tokens that may complete one of the tags: what they hold up to a `>` is the tag's end, or ends with the tag."""
+    found = set()
+    for token, index in tokenizer.get_vocab().items():
+        parts = [token[: match.end()] for match in re.finditer(">", token)]
+        if any(tag.endswith(part) or part.endswith(tag) for tag in tags for part in parts):
+            found.add(index)
+    return frozenset(found)
+
+
+class TagProtocol:
+    """The paper's tags.
+
+    Args:
+        tokenizer: The policy's.
+        tool_names: Tools that may be called; the closing tag of any of them ends the turn.
+        result_format: How a result is written, with one `{}`.
+        answer_tag: The tag that ends the rollout.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tool_names: Collection[str],
+        result_format: str = "\n<result>\n{}\n</result>\n",
+        answer_tag: str = "answer",
+    ) -> None:
+        self.tokenizer = tokenizer
+        before, placeholder, after = result_format.partition("{}")
+        if not placeholder:
+            raise ValueError(f"result_format must hold one {{}} for the result's text, got {result_format!r}.")
+        self._before, self._after = (
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
+        )
+        tags = sorted({*tool_names, answer_tag})
+        names = "|".join(map(re.escape, tags))
+        self._opening, self._closing = re.compile(rf"<({names})>"), re.compile(rf"</({names})>")
+        self.answer_tag = answer_tag
+        self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in tags])
+        self._encode_plain = PlainText(tokenizer)
+        self._window = max(len(f"</{name}>".encode()) for name in tags)  # no token holds less than a byte
+
+    def should_stop(self, turn_ids: list[int]) -> bool:
+        # A closing tag is no longer than the window, and earlier ones would have ended the turn before.
+        return self._closing.search(decode(self.tokenizer, turn_ids[-self._window :])) is not None
+
+    def parse_calls(self, turn_ids: list[int], context_ids: list[int]) -> list[ParsedCall]:
+        text = decode(self.tokenizer, turn_ids)
+        closing = self._closing.search(text)
+        end = len(text) if closing is None else closing.start()
+        # Thoughts may speak of tags: only what follows them opens a call.
+        thoughts = max(text.rfind("</think>", 0, end), 0)
+        opened = list(self._opening.finditer(text, thoughts, end))
+        if closing is None:
+            if not opened or self.answer_tag in (tag[1] for tag in opened):
+                return []
+            name, first = opened[-1][1], opened[-1].start()
+        elif closing[1] == self.answer_tag:
+            return []
+        else:
+            name, first = closing[1], opened[0].start() if opened else closing.start()
+        body = text[opened[0].end() : end].strip() if opened else ""
+        error = self._error(name, [tag[1] for tag in opened], closing is not None, len(body))
+        start = token_at(self.tokenizer, turn_ids, text, first)
+        return [ParsedCall(name, None if error else body, start, len(turn_ids), error)]
+
+    @staticmethod
+    def _error(name: str, opened: list[str], closed: bool, length: int) -> str | None:
+        """What is wrong with a call, in words for the policy; None for a good one."""
+        form = f"write <{name}>...</{name}>"
+        if not closed:
+            return f"<{name}> was not closed; {form}"
+        if not opened:
+            return f"</{name}> has no <{name}> before it; {form}"
+        if name not in opened:
+            return f"<{opened[0]}> was closed with </{name}>; write <{opened[0]}>...</{opened[0]}>"
+        if opened[0] != name:
+            return f"<{name}> stands inside <{opened[0]}>, which was not closed; {form} by itself"
+        if opened.count(name) > 1:
+            return f"<{name}> was opened {opened.count(name)} times before </{name}>; {form} once"
+        if length > MAX_CALL_CHARS:
+            return f"it has {length:,} characters; at most {MAX_CALL_CHARS:,} are read"
+        return None
+
+    def encode_results(self, results: list[tuple[str, str]]) -> list[int]:
+        ids = []
+        for _, text in results:
+            ids += [*self._before, *self._encode_plain(text), *self._after]
+        return ids
+
+    def region(self, rollout: Rollout, position: int) -> str:
+        if any(call.start <= position < call.end for call in rollout.tool_calls):
+            return "call"
+        last = max(rollout.answered_turns(), default=0)
+        answering = position >= last and f"<{self.answer_tag}>" in self.tokenizer.decode(
+            rollout.completion_ids[last : position + 1]
+        )
+        return "answer" if answering else "think"
+
+    def completion(self, rollout: Rollout, conversational: bool) -> Any:
+        text = self.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+        return [{"role": "assistant", "content": text}] if conversational else text
