@@ -1,162 +1,223 @@
-"""Runs a policy's Python programs, each in a fresh interpreter that can do little harm.
+"""Runs a policy's Python programs, isolated by bubblewrap, in sandboxes that are started once and used again.
 
-Always: `python -I` without the caller's environment variables, in an empty directory of its own, with no input, with
-limits on CPU time, address space, file size, open files and output; stopped with its process group after `timeout`
-seconds of wall time or 1 MB of output, and nothing of the group outlives the call. Beyond that `isolation()` tells
-which of these is in use, the first that works on the machine:
+    sandbox = PythonSandbox(timeout_s=5.0, memory_mb=512)
+    sandbox("print(6 * 7)")                        # ToolResult(text="42", error=None)
+    trainer = APPOTrainer(..., tools=[sandbox.python])
 
-- `bwrap` (bubblewrap): no network, own process tree that dies with the call and with the caller, at most 8 processes,
-  and a read-only view of the interpreter and the system's libraries: none of the caller's files can be seen.
-- `unshare` (util-linux): no network, own process tree. Files: the caller's rights.
-- `plain`: no processes or threads besides the program's own. Network and files: the caller's rights.
+A program has no network, no files but an empty directory and the interpreter with its packages, no environment
+variables, and limits on wall and CPU time, memory, processes, file size and output; nothing of it is left for the next
+one. numpy and sympy, where installed, are loaded already. `docs/python_sandbox.md` says how, and what it costs.
 
-For root, whom the process limit does not bind, programs run under an unused uid. Without bubblewrap this needs an
-interpreter that every user can read; if it lies below, say, a private /root, programs keep root's rights to files and
-may start any number of processes, and under `plain` a process that leaves its group then outlives the call. Memory is
-limited per process, disk per file (with bubblewrap 0.7 or newer also in sum).
+Without bubblewrap (Debian: `apt install bubblewrap`) making a sandbox fails, unless `allow_unisolated` says that
+programs may run with the caller's own rights.
 
-Try it: `python -c "from appo.tools.python_sandbox import *; print(isolation(), run_python('print(6 * 7)'))"`.
-Left out on purpose: systems other than Linux, installing packages, state between calls, protection from kernel bugs.
+Try it: `python -c "from appo.tools.python_sandbox import *; print(python('print(6 * 7)'))"`.
+Left out on purpose: systems other than Linux, installing packages, protection from bugs of the kernel.
 """
 
 import functools
-import inspect
-import itertools
 import logging
 import math
 import os
-import select
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+import weakref
 from typing import Any
 
-from appo.tools import ToolError
+from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap
+from appo.tools._sandbox_pool import Pool
+from appo.tools._sandbox_worker import MAX_COLLECTED_BYTES, Outcome, Settings
+from appo.tools.python_session import PythonSession
+from appo.tools.results import ToolResult
 
 logger = logging.getLogger(__name__)
 
-MAX_COLLECTED_BYTES = 1_000_000
-# One thread each: the maths libraries' pools would exceed the limits on processes and address space.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# The range that systemd reserves for transient users. A uid per call, so that calls do not share the process limit.
-_UIDS = itertools.cycle(range(61184, 65520))
+MAX_WORKERS = 8
+LIVE_SESSIONS = 16
+NOTE_CHARS = 32  # at most, of the note where output is cut
+NOTHING = "(nothing was printed)"
+AS_BEFORE = "(variables are as they were before this call)"
+LOST = "SystemError: the variables of earlier calls are lost, as these did not run again in time; start anew"
+_unisolated_allowed = False
+_shared_sandbox: "PythonSandbox | None" = None
+_shared_lock = threading.Lock()
+_sandboxes: "weakref.WeakSet[PythonSandbox]" = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class SandboxResult:
-    """What a program printed and how it ended.
+def check_isolation() -> None:
+    """Says whether programs can be isolated here; takes some 20 ms, once per process.
 
-    `error` is None, "exception", "killed" (by a signal, for example a crash or the CPU limit), "timeout" or "output".
+    Raises:
+        RuntimeError: where they cannot and `allow_unisolated` was not called; one sentence with reason and remedy.
     """
-
-    text: str
-    error: str | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.error is None
+    _launcher(None)
 
 
-@dataclass(frozen=True)
-class _Launcher:
-    """One way of starting the interpreter: a command prefix and what the child has to do itself."""
-
-    name: str
-    prefix: tuple[str, ...] = ()
-    new_uid: bool = False  # the child gives up root for a uid of its own
-    supervise: bool = False  # the child is process 1 of its tree: it stays behind and the program gets a fork
-    processes: int = 8
+def allow_unisolated() -> None:
+    """Lets programs of this process run without isolation where bubblewrap does not work, and warns at once."""
+    global _unisolated_allowed
+    _unisolated_allowed = True
+    _warn()
 
 
-def _child() -> None:  # pragma: no cover
-    """Runs in the new interpreter, which gets this source: limits itself, then runs the program that is on stdin."""
-    import _ast  # not `ast`, which takes longer to import than the interpreter to start
-    import builtins
-    import io
-    import os
-    import resource
-    import sys
-
-    uid, memory, seconds, processes, supervise = map(int, sys.argv[1:])
-    if supervise and (pid := os.fork()):
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
-    code = sys.stdin.buffer.read().decode()
-    if uid:
-        os.chown(".", uid, uid)
-        os.setgroups([])
-        os.setresgid(uid, uid, uid)
-        os.setresuid(uid, uid, uid)
-    limits = {"CPU": seconds, "AS": memory, "NPROC": processes, "FSIZE": 1 << 24, "NOFILE": 64, "CORE": 0}
-    for name, value in limits.items():
-        kind = getattr(resource, "RLIMIT_" + name)
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
-
-    class Output(io.TextIOWrapper):
-        used = False
-
-        def write(self, text: str) -> int:
-            Output.used = Output.used or bool(text)
-            return super().write(text)
-
-    # Line by line, so that a program that is stopped has shown what it printed.
-    sys.stdout = Output(sys.stdout.detach(), encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore
-    sys.argv, status = ["program"], 0
-    space = {"__name__": "__main__", "__builtins__": builtins}
-    try:
-        tree: Any = compile(code, "<program>", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], _ast.Expr) else None
-        exec(compile(tree, "<program>", "exec", dont_inherit=True), space)
-        if last is not None:
-            value = eval(compile(_ast.Expression(last.value), "<program>", "eval", dont_inherit=True), space)
-            if value is not None and not Output.used:
-                print(value)
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        if status == 1 and error.code != 1:
-            print(error.code)
-    except BaseException as error:
-        status, line, trace = 1, getattr(error, "lineno", None), error.__traceback__
-        message = getattr(error, "msg", None) if isinstance(error, SyntaxError) else str(error)
-        while trace:
-            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<program>" else line
-            trace = trace.tb_next
-        where = f" (line {line})" if line else ""
-        os.write(1, f"{type(error).__name__}{': ' if message else ''}{message}{where}\n".encode("utf-8", "replace"))
-    sys.exit(status)
-
-
-_CHILD = f"from __future__ import annotations\n{inspect.getsource(_child)}\n_child()"
-
-
-def run_python(
-    code: str, *, timeout: float = 5.0, memory_mb: int = 512, max_output_chars: int = 2000
-) -> SandboxResult:
-    """Runs a program in a fresh, isolated interpreter. Safe to call from many threads at once.
+class PythonSandbox:
+    """A tool that runs Python programs; each call on its own, or in sessions. Safe to use from many threads.
 
     Args:
-        code: The program. The value of a last expression is printed if nothing else was.
-        timeout: Seconds of wall time (starting the interpreter included); CPU time is limited to one more.
-        memory_mb: Address space per process. The interpreter itself needs some 30.
+        timeout_s: Seconds of wall time per program; CPU time is limited to one more.
+        memory_mb: Address space (in 2**20 bytes) per process, besides what the interpreter and the libraries take.
         max_output_chars: Longer output is cut in the middle.
+        workers: Sandboxes, and so programs at once; with `stateful`, sessions whose variables are in memory. Some
+            60 MB each. Default: the number of CPUs, at most MAX_WORKERS; with `stateful` LIVE_SESSIONS.
+        stateful: Whether `session` makes environments whose variables live on; programs then only run in these.
+        allow_unisolated: Whether programs may run with the caller's rights where bubblewrap does not work. None: what
+            was set for the process by the function of this name.
 
     Raises:
         ValueError: for a limit that is not positive.
+        RuntimeError: where programs cannot be isolated and need to be.
     """
-    for name, value in (("timeout", timeout), ("memory_mb", memory_mb), ("max_output_chars", max_output_chars)):
-        if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
-    return _run(_launcher(), code, timeout, memory_mb, max_output_chars)
+
+    def __init__(
+        self,
+        timeout_s: float = 5.0,
+        memory_mb: int = 512,
+        max_output_chars: int = 2000,
+        workers: int | None = None,
+        stateful: bool = False,
+        allow_unisolated: bool | None = None,
+    ) -> None:
+        self._launcher = _launcher(allow_unisolated)
+        cpus = len(os.sched_getaffinity(0))
+        if workers is None:
+            workers = LIVE_SESSIONS if stateful else min(cpus, MAX_WORKERS)
+        numbers = {"timeout_s": timeout_s, "memory_mb": memory_mb, "max_output_chars": max_output_chars}
+        for name, value in {**numbers, "workers": workers}.items():
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}.")
+        self.timeout_s, self.memory_mb, self.max_output_chars = timeout_s, memory_mb, max_output_chars
+        self.workers, self.stateful = workers, stateful
+        # A call that is replayed gets twice the time.
+        cpu_seconds = math.ceil(timeout_s * (2 if stateful else 1)) + 1
+        self._settings = Settings(memory_mb << 20, cpu_seconds, keep=stateful)
+        self._warm = min(workers, cpus)
+        # Sessions that run at once share the CPUs; more of them would exceed their time together.
+        self._parallel = min(cpus, MAX_WORKERS) if stateful else workers
+        self._make_pool()
+        _sandboxes.add(self)
+
+    @property
+    def isolated(self) -> bool:
+        """Whether programs run under bubblewrap."""
+        return self._launcher.isolated
+
+    def __call__(self, code: str) -> ToolResult:
+        """Runs a program.
+
+        Args:
+            code: The program. The value of a last expression is printed if nothing else was.
+
+        Returns:
+            What was printed, and why the program failed: None, "exception", "killed" (by a signal, such as a crash or
+            the CPU limit), "timeout" or "output" (too much of it).
+
+        Raises:
+            RuntimeError: where the sandbox is stateful or closed, or a worker does not start.
+        """
+        if self.stateful:
+            raise RuntimeError(
+                "PythonSandbox(stateful=True) runs programs in sessions: pass `environment_factory=sandbox.session`."
+            )
+        worker, _ = self._pool.acquire()
+        try:
+            outcome = worker.run(code, self.timeout_s)
+        finally:
+            self._pool.release(worker)
+        return self._result(outcome)
+
+    def python(self, code: str) -> str | ToolResult:
+        """Runs a Python program and returns what it prints. Programs do not share variables, files or a network.
+
+        Args:
+            code: The program, for example "print(3 + 4 * 5)".
+
+        Returns:
+            What was printed, or the value of the last expression if nothing was.
+        """
+        return self._readable(self(code))
+
+    def session(self) -> PythonSession:
+        """A new session, to be passed as `environment_factory=sandbox.session`.
+
+        Raises:
+            RuntimeError: where the sandbox is not stateful.
+        """
+        if not self.stateful:
+            raise RuntimeError("Sessions need PythonSandbox(stateful=True).")
+        return PythonSession(self)
+
+    def close(self) -> None:
+        """Ends all workers. Calls under way end as killed; later ones raise a RuntimeError."""
+        self._pool.close()
+
+    def __enter__(self) -> "PythonSandbox":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PythonSandbox":
+        return self  # workers cannot be copied and need not: they remember nothing
+
+    def _make_pool(self) -> None:
+        self._turns = threading.Semaphore(self._parallel)
+        self._pool = Pool(self._launcher, self._settings, self.workers, self._warm)
+
+    def _after_fork(self) -> None:
+        self._pool.forget()
+        self._warm = 0  # a forked process may never run a program
+        self._make_pool()
+
+    def _run_in_session(self, session: PythonSession, calls: list[str], code: str) -> ToolResult:
+        """Runs a program after `calls`, and adds it to them unless it was stopped or killed."""
+        with self._turns:
+            pool = self._pool
+            worker, held = pool.acquire(session)
+            kept = False
+            try:
+                for call in () if held else calls:
+                    if not worker.run(call, 2 * self.timeout_s).kept:
+                        calls.clear()
+                        return ToolResult(LOST, "killed")
+                outcome = worker.run(code, self.timeout_s)
+                kept = outcome.kept
+            finally:
+                pool.release(worker, session if kept else None)
+        if kept:
+            calls.append(code)
+        return self._result(outcome, "" if kept else AS_BEFORE)
+
+    def _drop(self, session: PythonSession) -> None:
+        self._pool.drop(session)
+
+    def _readable(self, result: ToolResult) -> str | ToolResult:
+        """What a policy reads: of a success the text alone, which other trainers know too."""
+        return (result.text or NOTHING) if result.ok else result
+
+    def _result(self, outcome: Outcome, remark: str = "") -> ToolResult:
+        text = outcome.output.decode("utf-8", "replace").strip("\n").rstrip()
+        notice = {
+            "timeout": f"TimeoutError: stopped after {self.timeout_s:g} seconds",
+            "output": f"OutputError: stopped after printing {MAX_COLLECTED_BYTES} bytes",
+            "killed": "SystemError: the program crashed or exceeded its CPU time",
+            "exception": "" if text else f"SystemExit: {outcome.status}",
+        }.get(outcome.error or "", "")
+        notices = "\n".join(filter(None, (notice, remark)))
+        text = _shorten(text, self.max_output_chars - (len(notices) + 1 if notices else 0))
+        return ToolResult("\n".join(filter(None, (text, notices))), outcome.error)
 
 
-def python(code: str) -> str:
+def python(code: str) -> str | ToolResult:
     """Runs a Python program and returns what it prints. Programs do not share variables, files or a network.
 
     Args:
@@ -165,151 +226,58 @@ def python(code: str) -> str:
     Returns:
         What was printed, or the value of the last expression if nothing was.
     """
-    result = run_python(code)
-    if not result.ok:
-        raise ToolError(result.text)
-    return result.text or "(nothing was printed)"
+    return _shared().python(code)
 
 
-def isolation() -> str:
-    """What programs run in on this machine: "bwrap", "unshare" or "plain", as the module's docstring explains."""
-    return _launcher().name
+def _shared() -> PythonSandbox:
+    global _shared_sandbox
+    with _shared_lock:
+        if _shared_sandbox is None:
+            _shared_sandbox = PythonSandbox()
+        return _shared_sandbox
 
 
-def _run(launcher: _Launcher, code: str, timeout: float, memory_mb: int, max_output_chars: int) -> SandboxResult:
-    deadline = time.monotonic() + timeout
-    limits = (next(_UIDS) if launcher.new_uid else 0, memory_mb << 20, math.ceil(timeout) + 1, launcher.processes)
-    arguments = [str(value) for value in (*limits, int(launcher.supervise))]
-    # utf8: the environment that would say so is empty.
-    command = [*launcher.prefix, sys.executable, "-I", "-X", "utf8", "-c", _CHILD, *arguments]
-    # The program comes as a file, not through a pipe, which could block the caller.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, tempfile.TemporaryFile() as source:
-        source.write(code.encode("utf-8", "replace"))
-        source.seek(0)
-        process = subprocess.Popen(
-            command,
-            stdin=source,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-            env=_ENVIRONMENT,
-            start_new_session=True,
+def _launcher(allowed: bool | None) -> Launcher:
+    if sys.platform != "linux":
+        raise RuntimeError(f"Python programs of a policy run on Linux only, not on {sys.platform}.")
+    try:
+        return bubblewrap()
+    except RuntimeError:
+        if not (_unisolated_allowed if allowed is None else allowed):
+            raise
+        _warn()
+        return PLAIN
+
+
+@functools.cache
+def _warn() -> None:
+    """Once per process."""
+    try:
+        bubblewrap()
+    except RuntimeError as error:
+        logger.warning(
+            "%s. As allow_unisolated is set, they run with %s: they can use the network, and read, change and delete "
+            "your files.",
+            str(error).split(":")[0],
+            "root's rights" if os.geteuid() == 0 else "your rights",
         )
-        try:
-            output, error = _collect(process, deadline)
-        finally:
-            # Before the leader is reaped, while its id cannot be anyone else's.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-    text = output.decode("utf-8", "replace").rstrip()
-    status = process.returncode
-    if error is None and status != 0:
-        # Through a launcher a signal shows as 128 + number, or as 256 - number.
-        error = "killed" if status < 0 or status > 128 else "exception"
-    notice = {
-        "timeout": f"TimeoutError: stopped after {timeout:g} seconds",
-        "output": f"OutputError: stopped after printing {MAX_COLLECTED_BYTES} bytes",
-        "killed": "SystemError: the program crashed or exceeded its CPU time",
-        "exception": "" if text else f"SystemExit: {status}",
-    }.get(error or "", "")
-    text = _shorten(text, max(1, max_output_chars - len(notice) - 1)) + ("\n" + notice if notice else "")
-    return SandboxResult(text.lstrip("\n"), error)
-
-
-def _collect(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, str | None]:
-    """What the program writes until it ends, or why it has to be stopped. The end of the pipe proves nothing: a
-    program may close it and live on, and a child may hold it after the program has ended."""
-    assert process.stdout is not None
-    pipe, output = process.stdout.fileno(), bytearray()
-    poller = select.poll()
-    poller.register(pipe, select.POLLIN)
-    while True:
-        # Looked up before reading: all that an ended program wrote is then in the pipe.
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        ready = poller.poll(0 if ended else 20)
-        chunk = os.read(pipe, 1 << 16) if ready else b""
-        output += chunk
-        if len(output) > MAX_COLLECTED_BYTES:
-            return bytes(output), "output"
-        if ended and not chunk:
-            return bytes(output), None
-        if time.monotonic() > deadline:
-            return bytes(output), "timeout"
-        if ready and not chunk:
-            time.sleep(0.001)  # the pipe is closed, so that polling no longer waits
+    else:
+        logger.warning("allow_unisolated is set and not needed: bubblewrap works here, programs run isolated.")
 
 
 def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
-    note = f"\n... {len(text) - limit} characters cut ...\n"
-    half = max(0, limit - len(note)) // 2
-    return text[:half] + note + text[len(text) - half :]
+    half = max(0, limit - NOTE_CHARS) // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters cut ...\n{text[len(text) - half :]}"
 
 
-@functools.cache
-def _launcher() -> _Launcher:
-    """The first launcher that works here, tried once per process; says what it does not isolate."""
-    launcher = next(candidate for candidate in _candidates() if _works(candidate))
-    missing = {"bwrap": "", "unshare": "the caller's files", "plain": "the network and the caller's files"}
-    if missing[launcher.name]:
-        user = "root" if os.geteuid() == 0 and not launcher.new_uid else "an unprivileged user"
-        logger.warning(
-            "Python programs run as %s and are not kept from %s: install bubblewrap, or allow it to make namespaces.",
-            user,
-            missing[launcher.name],
-        )
-    return launcher
+def _forked() -> None:
+    global _shared_lock
+    _shared_lock = threading.Lock()  # another thread may have held it
+    for sandbox in list(_sandboxes):
+        sandbox._after_fork()
 
 
-def _works(launcher: _Launcher) -> bool:
-    if launcher.name == "plain":
-        return True
-    # The import shows whether the program's user can read the library.
-    return _run(launcher, "import threading\nprint(6 * 7)", 10, 512, 100) == SandboxResult("42")
-
-
-def _candidates() -> Iterator[_Launcher]:
-    root = os.geteuid() == 0
-    new_uid = root and _readable_by_all()
-    if bwrap := shutil.which("bwrap"):
-        # Root needs no user namespace, and a real uid is what the process limit binds; bwrap shows the interpreter
-        # to every user.
-        if root:
-            capabilities = (x for name in ("SETUID", "SETGID", "CHOWN") for x in ("--cap-add", f"CAP_{name}"))
-            yield _Launcher("bwrap", (bwrap, *_bwrap_options(bwrap, True), "--cap-drop", "ALL", *capabilities), True)
-        yield _Launcher("bwrap", (bwrap, "--unshare-user", *_bwrap_options(bwrap, False)))
-    if unshare := shutil.which("unshare"):
-        options = ("--net", "--ipc", "--pid", "--fork", "--kill-child")
-        if new_uid:
-            yield _Launcher("unshare", (unshare, *options), True, True)
-        yield _Launcher("unshare", (unshare, "--user", *options), False, True)
-    yield _Launcher("plain", (), new_uid, False, 1)
-
-
-def _bwrap_options(bwrap: str, new_uid: bool) -> list[str]:
-    options = ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
-    options += ["--die-with-parent", "--new-session"]
-    # The last two: libraries outside the standard places.
-    paths = {"/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/nix/store"}
-    real = Path(sys.executable).resolve()
-    paths |= {sys.prefix, sys.base_prefix, sys.exec_prefix, str(real.parent.parent)}
-    if new_uid:  # directories on the way are made for their owner alone unless told otherwise
-        for parent in sorted({str(parent) for path in paths for parent in Path(path).parents} - {"/"}):
-            options += ["--perms", "0755", "--dir", parent]
-    for path in sorted(paths):  # parents first
-        options += ["--ro-bind-try", path, path]
-    for device in ("/dev/null", "/dev/urandom"):
-        options += ["--dev-bind-try", device, device]
-    # Bubblewrap before 0.7 cannot bound it.
-    sized = b"--size" in subprocess.run([bwrap, "--help"], capture_output=True, timeout=10).stdout
-    options += [*(("--size", str(64 << 20)) if sized else ()), "--tmpfs", "/scratch", "--chdir", "/scratch"]
-    return [*options, "--remount-ro", "/"]
-
-
-def _readable_by_all() -> bool:
-    """Whether another user could load the interpreter and its library."""
-    paths = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, sys.executable)]
-    return all(place.stat().st_mode & 0o001 for path in paths for place in (path, *path.parents))
+if sys.platform != "win32":  # where nothing forks
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,153 @@
+"""How a sandbox is started: with bubblewrap, or, if that is allowed, without isolation.
+
+What is visible under bubblewrap: the interpreter, the `lib` directories of its installation and virtual environment,
+the system's libraries, /dev/null, /dev/urandom, and the scratch directory, 64 MB in memory. No programs, no /proc, no
+/etc but the linker's cache.
+
+Left out on purpose: other ways of isolation (containers, gVisor, virtual machines), systems other than Linux.
+"""
+
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+SCRATCH = "/scratch"
+SCRATCH_BYTES = 64 << 20
+REMEDY = "or set `allow_unisolated: true` to run programs with your own rights"
+# The range that systemd reserves for transient users.
+_UIDS = range(61184, 65520)
+_NUMBERS = itertools.count()
+# What a sandbox does first; then something from the library, which its user has to be able to read.
+_PROBE = """
+import os, sys
+if uid := int(sys.argv[1]):
+    os.chown(".", uid, uid)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+import fractions
+print(6 * 7)
+"""
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """One way of starting a sandbox.
+
+    Args:
+        name: "bwrap" or "plain".
+        prefix: What comes before the interpreter's command.
+        own_uid: Whether programs get a user of their own, which only root can arrange.
+    """
+
+    name: str
+    prefix: tuple[str, ...] = ()
+    own_uid: bool = False
+
+    @property
+    def isolated(self) -> bool:
+        return self.name == "bwrap"
+
+
+PLAIN = Launcher("plain")
+
+
+def interpreter() -> str:
+    """The interpreter itself, not the link of a virtual environment, whose other files stay hidden."""
+    return os.path.realpath(sys.executable)
+
+
+def packages() -> list[str]:
+    """Directories of installed packages, from which programs may import."""
+    return [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+
+
+def next_uid() -> int:
+    """A user that no other sandbox of this process has, and hardly one of another: its processes are counted."""
+    return _UIDS[(os.getpid() * 64 + next(_NUMBERS)) % len(_UIDS)]
+
+
+@functools.cache
+def bubblewrap() -> Launcher:
+    """The strictest use of bubblewrap that works on this machine, tried once per process (some 20 ms).
+
+    Raises:
+        RuntimeError: where none does; one sentence with the reason and the remedy.
+    """
+    bwrap = shutil.which("bwrap")
+    if bwrap is None:
+        raise RuntimeError(
+            f"Python programs cannot be isolated, as bubblewrap is missing: `apt install bubblewrap`, {REMEDY}."
+        )
+    reason = ""
+    for launcher in candidates(bwrap):
+        if not (failure := probe(launcher)):
+            return launcher
+        reason = reason or failure
+    raise RuntimeError(
+        "Python programs cannot be isolated, as bubblewrap does not work here "
+        f"({reason.removeprefix('bwrap: ').replace(':', ',')}): allow it to make namespaces, which most containers "
+        f"refuse (`apt install bubblewrap` alone does not), {REMEDY}."
+    )
+
+
+def probe(launcher: Launcher) -> str:
+    """Why a way of using bubblewrap does not work; empty if it does."""
+    uid = next_uid() if launcher.own_uid else 0
+    command = [*launcher.prefix, interpreter(), "-S", "-c", _PROBE, str(uid)]
+    try:
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, env={})
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if result.stdout == "42\n":
+        return ""
+    return next(reversed(result.stderr.strip().splitlines()), f"exit status {result.returncode}")
+
+
+def candidates(bwrap: str) -> list[Launcher]:
+    """Root needs no user namespace, and its programs get a user that the limit on processes binds."""
+    unshared = Launcher("bwrap", _prefix(bwrap, own_uid=False))
+    return [Launcher("bwrap", _prefix(bwrap, own_uid=True), True), unshared] if os.geteuid() == 0 else [unshared]
+
+
+def _prefix(bwrap: str, own_uid: bool) -> tuple[str, ...]:
+    # When the machine runs out of memory, a sandbox is ended rather than the training.
+    prefix = ["/bin/sh", "-c", 'echo 1000 2>/dev/null >/proc/self/oom_score_adj; exec "$@"', "sh", bwrap]
+    prefix += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
+    # Its first process is ours: it outlives no bubblewrap, and what it starts does not outlive it.
+    prefix += ["--as-pid-1", "--new-session", "--hostname", "sandbox"]
+    if own_uid:
+        # Of process 1 alone: to start programs as another user, to end them and to remove their files.
+        rights = ("SETUID", "SETGID", "CHOWN", "KILL", "DAC_OVERRIDE", "FOWNER")
+        prefix += ["--cap-drop", "ALL", *(x for name in rights for x in ("--cap-add", f"CAP_{name}"))]
+    else:
+        prefix += ["--unshare-user"]
+    paths, devices = _visible(), ["/dev/null", "/dev/urandom"]
+    if own_uid:  # directories on the way are made for their owner alone unless told otherwise
+        for parent in sorted({str(parent) for path in paths + devices for parent in Path(path).parents} - {"/"}):
+            prefix += ["--perms", "0755", "--dir", parent]
+    for path in paths:  # parents first
+        prefix += ["--ro-bind-try", path, path]
+    for device in devices:
+        prefix += ["--dev-bind", device, device]
+    prefix += [*_size(bwrap), "--tmpfs", SCRATCH, "--chdir", SCRATCH, "--remount-ro", "/"]
+    return tuple(prefix)
+
+
+def _visible() -> list[str]:
+    paths = {"/usr/lib", "/usr/lib32", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", "/nix/store", interpreter()}
+    for prefix in {sys.base_prefix, sys.base_exec_prefix}:
+        paths |= {f"{prefix}/lib", f"{prefix}/lib64"}
+    return sorted(paths | set(packages()))
+
+
+@functools.cache
+def _size(bwrap: str) -> tuple[str, ...]:
+    """Bubblewrap before 0.7 cannot bound the scratch directory; files in it are bounded one by one."""
+    known = b"--size" in subprocess.run([bwrap, "--help"], capture_output=True, timeout=20).stdout
+    return ("--size", str(SCRATCH_BYTES)) if known else ()

@@ -1,0 +1,116 @@
+"""Sandboxes that are started once and used again and again, by many threads.
+
+A worker is idle, in use by one thread, or kept: it holds the variables of a session between two of its calls. When
+all are kept, the least recently used one loses its session. A broken worker is replaced at once.
+
+Left out on purpose: processes. A pool belongs to the process that made it (`PythonSandbox` makes another after a
+fork).
+"""
+
+import threading
+from collections import OrderedDict, deque
+
+from appo.tools._sandbox_launch import Launcher
+from appo.tools._sandbox_worker import Settings, Worker
+
+
+class Pool:
+    """
+    Args:
+        launcher: How workers are started.
+        settings: Of each.
+        size: Workers at most.
+        warm: Workers to start now, without waiting for them; the others are started when needed.
+    """
+
+    def __init__(self, launcher: Launcher, settings: Settings, size: int, warm: int) -> None:
+        self._launcher, self._settings, self._size = launcher, settings, size
+        self._condition = threading.Condition()
+        self._workers: set[Worker] = set()
+        self._idle: deque[Worker] = deque()
+        self._kept: OrderedDict[object, Worker] = OrderedDict()
+        self._closed = False
+        self._idle.extend(self._start() for _ in range(warm))
+
+    def acquire(self, owner: object = None) -> tuple[Worker, bool]:
+        """A worker that nobody else uses until it is released, and whether it holds the owner's variables.
+
+        Raises:
+            RuntimeError: where the pool is closed.
+        """
+        with self._condition:
+            while True:
+                if self._closed:
+                    raise RuntimeError("The sandbox is closed.")
+                worker, held = self._kept.pop(owner, None), True
+                if worker is None:
+                    worker, held = self._other(), False
+                if worker is None:
+                    self._condition.wait()
+                elif worker.alive():
+                    return worker, held
+                else:  # killed from outside while it waited
+                    self._replace(worker)
+
+    def release(self, worker: Worker, owner: object = None) -> None:
+        """Takes a worker back. With an owner it keeps what it holds until it is wanted by the owner, or by others."""
+        with self._condition:
+            if self._closed:
+                self._discard(worker)
+            elif worker.broken:
+                self._replace(worker)
+            elif owner is not None:
+                self._kept[owner] = worker
+            else:
+                self._idle.append(worker)
+            self._condition.notify()
+
+    def drop(self, owner: object) -> None:
+        """Forgets the variables of an owner."""
+        with self._condition:
+            if worker := self._kept.pop(owner, None):
+                worker.stop()
+                self._idle.append(worker)
+                self._condition.notify()
+
+    def close(self) -> None:
+        """Ends all workers; calls under way end as killed."""
+        with self._condition:
+            self._closed = True
+            for worker in [*self._idle, *self._kept.values()]:
+                self._discard(worker)
+            self._idle.clear()
+            self._kept.clear()
+            for worker in self._workers:  # in use: whoever uses it gives it back, as it ends
+                worker.hang_up()
+            self._condition.notify_all()
+
+    def forget(self) -> None:
+        """In a fork of the process that made the pool: lets go of the workers. Without the lock, which another thread
+        may have held when the process forked."""
+        for worker in self._workers:
+            worker.forget()
+
+    def _other(self) -> Worker | None:
+        if self._idle:
+            return self._idle.pop()
+        if len(self._workers) < self._size:
+            return self._start()
+        if self._kept:
+            _, worker = self._kept.popitem(last=False)
+            worker.stop()
+            return worker
+        return None
+
+    def _start(self) -> Worker:
+        worker = Worker(self._launcher, self._settings)
+        self._workers.add(worker)
+        return worker
+
+    def _replace(self, worker: Worker) -> None:
+        self._discard(worker)
+        self._idle.appendleft(self._start())  # used last, as it takes a while to be ready
+
+    def _discard(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        worker.kill()

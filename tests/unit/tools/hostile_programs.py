@@ -1,0 +1,392 @@
+"""Programs that try to break out of the sandbox or to harm it, and what is to become of each.
+
+`{port}`, `{pid}`, `{canary}`, `{abstract}` and `{repository}` stand for the host's server, process, file, socket and
+repository, `{clone}` and `{add_key}` for numbers of system calls.
+"""
+
+from typing import NamedTuple
+
+
+class Hostile(NamedTuple):
+    """A program, the kinds of error that it may end with (None: without), and a pattern in its text."""
+
+    errors: tuple[str | None, ...]
+    pattern: str
+    code: str
+
+
+FINE: tuple[None, ...] = (None,)
+FAILED, STOPPED, ENDED = ("exception",), ("timeout",), ("exception", "killed", "timeout")
+SLOW, FLOOD = ("exception", "timeout"), ("output", "timeout")  # on a busy machine the time is over first
+DENIED = "PermissionError|OSError|ConnectionRefusedError|gaierror"
+
+# fmt: off
+PROGRAMS = {
+    # network
+    "tcp to the host": Hostile(FAILED, DENIED, """
+import socket
+socket.create_connection(('127.0.0.1', {port}), 1)
+"""),
+    "tcp to the world": Hostile(FAILED, DENIED, """
+import socket
+socket.create_connection(('1.1.1.1', 53), 1)
+"""),
+    "udp": Hostile(FAILED, DENIED, """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('1.1.1.1', 53))
+"""),
+    "name lookup": Hostile(FAILED, DENIED, """
+import socket
+socket.getaddrinfo('example.com', 80)
+"""),
+    "http": Hostile(SLOW, "URLError|stopped", """
+import urllib.request
+urllib.request.urlopen('http://127.0.0.1:{port}', timeout=1)
+"""),
+    "raw socket": Hostile(FAILED, DENIED, """
+import socket
+socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
+"""),
+    "netlink": Hostile(FAILED, DENIED, """
+import socket
+socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+"""),
+    "virtual machine's host": Hostile(FAILED, DENIED, """
+import socket
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+s.settimeout(1)
+s.connect((2, 22))
+"""),
+    "abstract unix socket": Hostile(FAILED, DENIED, """
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect('\\0{abstract}')
+"""),
+    "unix datagram to the host": Hostile(FAILED, DENIED, """
+import socket
+a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+a.sendto(b'x', '\\0{abstract}')
+"""),
+    # files
+    "read /etc/passwd": Hostile(FAILED, "FileNotFoundError", "print(open('/etc/passwd').read())"),
+    "read the repository": Hostile(FAILED, "FileNotFoundError", "print(open('{repository}/pyproject.toml').read())"),
+    "read a file of the host": Hostile(FAILED, "FileNotFoundError", "print(open('{canary}').read())"),
+    "list the root": Hostile(FINE, r"^set\(\) \['ld.so.cache'\]$", """
+import os
+print({'home', 'tmp', 'var', 'proc', 'sys', 'run', 'boot', 'mnt'} & set(os.listdir('/')), os.listdir('/etc'))
+"""),
+    "write into the interpreter": Hostile(FAILED, "Errno 30|PermissionError", """
+import json
+open(json.__file__, 'a').write('x')
+"""),
+    "replace a system library": Hostile(FAILED, "OSError|PermissionError", """
+import os
+os.rename('/usr/lib', '/scratch/lib')
+"""),
+    "write into the root": Hostile(FAILED, "Errno 30|PermissionError", "open('/x', 'w')"),
+    "make a device": Hostile(FAILED, "PermissionError", """
+import os, stat
+os.mknod('disk', stat.S_IFBLK | 0o666, os.makedev(8, 0))
+open('disk', 'rb').read(1)
+"""),
+    "memory of the kernel": Hostile(FAILED, "FileNotFoundError", "open('/dev/mem', 'rb').read(1)"),
+    "escape through /proc": Hostile(FAILED, "FileNotFoundError", "print(open('/proc/1/environ', 'rb').read())"),
+    "escape through /proc/self/root": Hostile(FAILED, "FileNotFoundError", """
+import os
+print(os.listdir('/proc/self/root/proc/1/root/home'))
+"""),
+    "mount /proc": Hostile(FINE, "^-1 1$", """
+import ctypes, os
+os.mkdir('p')
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.mount(b'proc', b'p', b'proc', 0, None), ctypes.get_errno())
+"""),
+    "dot dot": Hostile(FINE, "^True False$", """
+import os
+print(sorted(os.listdir('/scratch/' + '../' * 40)) == sorted(os.listdir('/')), os.path.exists('/../' * 9 + '{canary}'))
+"""),
+    "symbolic link": Hostile(FAILED, "FileNotFoundError", """
+import os
+os.symlink('{canary}', 'x')
+print(open('x').read())
+"""),
+    "chroot": Hostile(FAILED, "PermissionError", """
+import os
+os.chroot('/scratch')
+"""),
+    "open by handle": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.open_by_handle_at(3, b'\\0' * 64, 0), ctypes.get_errno())
+"""),
+    # processes
+    "fork bomb": Hostile(STOPPED, "", """
+import os
+while True:
+    try: os.fork()
+    except OSError: pass
+"""),
+    "fork bomb that leaves its session": Hostile(STOPPED, "", """
+import os
+while True:
+    try:
+        if os.fork() == 0: os.setsid()
+    except OSError: pass
+"""),
+    "process that stays": Hostile(FINE, "^done$", """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    while True: time.sleep(1)
+print('done')
+"""),
+    "kill the parent": Hostile((None, "exception"), "", """
+import os, signal
+os.kill(os.getppid(), signal.SIGKILL)
+os.kill(os.getppid(), signal.SIGINT)
+os.kill(os.getppid(), signal.SIGSTOP)
+"""),
+    "kill everything": Hostile((None, "exception", "killed"), "", """
+import os, signal
+os.kill(-1, signal.SIGKILL)
+"""),
+    "kill a process of the host": Hostile(FAILED, "ProcessLookupError", """
+import os
+os.kill({pid}, 9)
+"""),
+    "limits of process 1": Hostile(FAILED, "PermissionError", """
+import resource
+resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3))
+"""),
+    "slow down process 1": Hostile(FAILED, "PermissionError", """
+import os
+os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))
+"""),
+    "trace process 1": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.ptrace(16, 1, 0, 0), ctypes.get_errno())
+"""),
+    "become root": Hostile(FAILED, "PermissionError|Errno 30", """
+import os
+os.setuid(0)
+os.chown('.', 0, 0)
+open('/usr/lib/x', 'w')
+"""),
+    "new user namespace": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.unshare(0x10000000), ctypes.get_errno())
+"""),
+    "clone into a user namespace": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall({clone}, 0x10000011, 0, 0, 0, 0), ctypes.get_errno())
+"""),
+    "run a shell": Hostile(FAILED, "FileNotFoundError", """
+import os
+os.execv('/bin/sh', ['sh', '-c', 'id'])
+"""),
+    "threads": Hostile(SLOW, "can't start new thread", """
+import threading, time
+for _ in range(1000): threading.Thread(target=time.sleep, args=(9,)).start()
+"""),
+    # signals and time
+    "infinite loop": Hostile(STOPPED, r"^TimeoutError: stopped after 0\.7 seconds$", "while True: pass"),
+    "ignore every signal": Hostile(STOPPED, "", """
+import signal
+for n in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(n, signal.SIG_IGN)
+while True: pass
+"""),
+    "sleep": Hostile(STOPPED, "", """
+import time
+time.sleep(3600)
+"""),
+    "stop itself": Hostile(STOPPED, "", """
+import os, signal
+os.kill(os.getpid(), signal.SIGSTOP)
+"""),
+    "endless C code": Hostile(("timeout", "exception", "killed"), "", "9 ** 9 ** 9"),
+    "catch everything": Hostile(STOPPED, "", """
+while True:
+    try:
+        while True: pass
+    except BaseException: pass
+"""),
+    "endless exit handler": Hostile(STOPPED, "", """
+import atexit
+@atexit.register
+def _():
+    while True: pass
+"""),
+    "regular expression": Hostile(STOPPED, "", """
+import re
+re.match('(a+)+$', 'a' * 60 + 'b')
+"""),
+    "raise the limits": Hostile(FAILED, "ValueError|PermissionError", """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+"""),
+    # memory and disk
+    "one big block": Hostile(FAILED, "MemoryError", "x = bytearray(10 ** 10)"),
+    "many small blocks": Hostile(SLOW, "MemoryError|stopped", """
+x = []
+while True: x.append(bytearray(10 ** 6))
+"""),
+    "SysV memory": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.shmget(1, 1 << 30, 0o1666), ctypes.get_errno())
+"""),
+    "file in memory": Hostile(FAILED, "PermissionError", """
+import os
+os.memfd_create('x')
+"""),
+    "one big file": Hostile(FAILED, "File too large", "open('x', 'wb').write(bytes(20 << 20))"),
+    "fill the disk": Hostile(SLOW, "No space left|stopped", """
+for i in range(9):
+    with open(str(i), 'wb') as f: f.write(bytes(15 << 20))
+"""),
+    "many files": Hostile(STOPPED, "", """
+i = 0
+while True:
+    i += 1
+    open(str(i), 'w').close()
+"""),
+    "deep directories": Hostile(FINE, "", """
+import os
+for i in range(900):
+    os.mkdir('d' * 9)
+    os.chdir('d' * 9)
+"""),
+    "directory that nobody may open": Hostile(FINE, "", """
+import os
+os.mkdir('d')
+open('d/x', 'w').close()
+os.chmod('d', 0)
+os.chmod('.', 0)
+"""),
+    "zip bomb": Hostile((None, "exception", "killed", "timeout"), "", """
+import zlib
+bomb = zlib.compress(bytes(10 ** 7))
+for _ in range(3): bomb = zlib.compress(bomb * 50)
+for _ in range(4): bomb = zlib.decompress(bomb * 1)
+"""),
+    "zip file bomb": Hostile(SLOW, "No space left|stopped", """
+import io, zipfile
+b = io.BytesIO()
+with zipfile.ZipFile(b, 'w', zipfile.ZIP_DEFLATED) as z:
+    for i in range(5): z.writestr(str(i), bytes(15 << 20))
+zipfile.ZipFile(b).extractall()
+"""),
+    "deep recursion": Hostile(FAILED, "RecursionError", """
+def f(): return f()
+f()
+"""),
+    "deep recursion without a limit": Hostile(ENDED, "", """
+import sys
+sys.setrecursionlimit(10 ** 9)
+class A:
+    def __getattr__(self, name): return getattr(self, name + 'x')
+repr(A().x)
+"""),
+    "deep expression": Hostile(ENDED, "", "eval('(' * 100000 + ')' * 100000)"),
+    "wide number": Hostile(SLOW, "", "print(10 ** 10 ** 7)"),
+    # output
+    "flood": Hostile(FLOOD, "OutputError|stopped", "while True: print('x' * 10000)"),
+    "flood without newlines": Hostile(FLOOD, "OutputError|stopped", """
+import os
+while True: os.write(2, b'x' * 65536)
+"""),
+    "flood from a child": Hostile(FLOOD, "OutputError|stopped", """
+import os
+os.fork()
+while True: os.write(1, b'x' * 65536)
+"""),
+    "close the output": Hostile(STOPPED, "", """
+import os, time
+os.close(1)
+os.close(2)
+time.sleep(60)
+"""),
+    "not text": Hostile(FINE, "abc", """
+import os
+os.write(1, bytes(range(256)))
+"""),
+    # the sandbox's own code
+    "write to all file descriptors": Hostile(FINE, "^end$", """
+import os
+for fd in range(3, 1024):
+    try:
+        os.write(fd, b'run' * 9)
+        print(fd)
+    except OSError: pass
+print('end')
+"""),
+    "return into process 1's code": Hostile(FAILED, "OSError|Bad file", """
+import os, sys
+frame = sys._getframe()
+while frame:
+    for x in list(frame.f_locals.values()):
+        if hasattr(x, 'control'): x.control.send(b'forged')
+    frame = frame.f_back
+"""),
+    "ending that does nothing": Hostile((None, "exception"), "", """
+import os, sys
+os._exit = sys.exit = lambda status: None
+"""),
+    "exception that cannot be printed": Hostile(FAILED, "^E", """
+class E(BaseException):
+    def __str__(self): raise SystemExit(0)
+raise E
+"""),
+    "crash": Hostile(("killed",), "SystemError", """
+import ctypes
+ctypes.string_at(0)
+"""),
+    "break builtins": Hostile(FAILED, "", """
+import builtins, sys
+builtins.print = builtins.open = builtins.len = None
+sys.stdout = None
+sys.modules.clear()
+1 / 0
+"""),
+    "null bytes": Hostile(FAILED, "SyntaxError|ValueError", """
+'\\0'.__class__
+\0
+"""),
+    # what would be left for the next call
+    "key of the kernel": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall({add_key}, b'user', b'note', b'secret', 6, -4), ctypes.get_errno())
+"""),
+    "message queue": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.msgget(7, 0o1666), ctypes.get_errno())
+"""),
+    "attributes of the scratch directory": Hostile((None, "exception"), "", """
+import os
+os.utime('.', (123, 456))
+os.chmod('.', 0o777)
+os.setxattr('.', 'user.note', b'secret')
+"""),
+    "open files and pipes": Hostile(FAILED, "Too many open files", """
+import os, socket
+kept = []
+while True: kept.append((os.pipe(), socket.socketpair()))
+"""),
+    "another interpreter": Hostile(STOPPED, "", """
+import subprocess, sys
+subprocess.run([sys.executable, '-S', '-c', 'while True: pass'])
+"""),
+    "pool of processes": Hostile(ENDED, "", """
+import multiprocessing
+multiprocessing.Pool(4).map(print, range(8))
+"""),
+    "asynchronous code that never ends": Hostile(STOPPED, "", """
+import asyncio
+asyncio.run(asyncio.sleep(1000))
+"""),
+}

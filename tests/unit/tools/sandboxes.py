@@ -1,0 +1,54 @@
+"""What the tests of the sandbox share."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appo.tools import PythonSandbox, python_sandbox
+from appo.tools._sandbox_launch import PLAIN, Launcher, candidates, probe
+
+
+def isolating() -> list[Launcher]:
+    """The ways of using bubblewrap that work here; root has two."""
+    bwrap = shutil.which("bwrap")
+    return [launcher for launcher in (candidates(bwrap) if bwrap else []) if not probe(launcher)]
+
+
+# The one that is used by default, and none.
+LAUNCHERS = [*isolating()[:1], PLAIN]
+
+
+def make(launcher: Launcher, **options: Any) -> PythonSandbox:
+    """A sandbox that is started in a given way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(python_sandbox, "bubblewrap", lambda: launcher)
+        return PythonSandbox(**options)
+
+
+def children(pid: int) -> list[int]:
+    """A process's children, and theirs."""
+    try:
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return found + [pid for child in found for pid in children(child)]
+
+
+def gone(pids: list[int], seconds: float = 5.0) -> bool:
+    """Whether all these processes end in time."""
+    deadline = time.monotonic() + seconds
+    while any(running(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
