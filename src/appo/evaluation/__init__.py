@@ -1,4 +1,4 @@
-"""Measuring a policy: success on the task that is trained on (success), and the benchmarks' questions (benchmarks)."""
+"""Measuring a policy: success on the task that is trained on (success), and the benchmarks (benchmarks, command)."""
 
 from appo.evaluation.benchmarks import BENCHMARKS, BenchmarkRow, load_benchmark
 from appo.evaluation.success import Evaluation, evaluate, wilson_interval

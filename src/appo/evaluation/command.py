@@ -1,0 +1,161 @@
+"""`appo eval --model M --benchmark A,B`: a model on the paper's benchmarks, in the directory `output_dir`.
+
+    samples.jsonl     one line per sample, appended as each ends; a run that was stopped goes on from there
+    settings.json     how these samples are made
+    verdicts.jsonl    what the judge said, where there is one; judge.sqlite keeps its replies
+    search.sqlite     what a search server answered
+    results.json      the table's numbers and the settings
+
+Every mistake is one sentence (`RecipeError`), found before the model is loaded where that is possible. Left out on
+purpose: success on a recipe's own task (`appo eval RECIPE`, in `appo.run`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import transformers
+from rich.console import Console
+
+from appo.evaluation.benchmarks import BenchmarkRow, load_benchmark
+from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig, read_eval_config
+from appo.evaluation.eval_tools import open_tools, tool_specs
+from appo.evaluation.judge import Judge, Verdict, judge_prompt
+from appo.evaluation.meter import Meter
+from appo.evaluation.policy import load_policy, sampling_dtype, weights_mark
+from appo.evaluation.samples import Job, SampleFile
+from appo.evaluation.sampling import write_samples
+from appo.evaluation.scores import summarise
+from appo.evaluation.table import print_results
+from appo.recipe import RecipeError
+from appo.records import append_records
+
+Rows = dict[str, list[BenchmarkRow]]
+
+
+def evaluate_benchmarks(flags: list[str]) -> dict[str, Any]:
+    """Samples what is missing, judges, prints the table.
+
+    Args:
+        flags: As in `EvalConfig`, for example `["--model", "smollm2", "--benchmark", "gsm8k"]`.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        RecipeError: for whatever is wrong with the flags and what they name.
+    """
+    config = read_eval_config(flags)
+    console = _console()
+    rows = _load_rows(config)
+    file = SampleFile(config.directory, _settings(config), config.overwrite)
+    jobs = [Job(name, row, k) for name in rows for row in rows[name] for k in range(config.samples)]
+    file.check_questions(jobs)
+    judge = _open_judge(config, rows, console)
+    _sample(config, jobs, file, console)
+    records = {name: [file.found[job.key] for job in jobs if job.benchmark == name] for name in rows}
+    judged = [name for name in rows if judge is not None and rows[name][0].metric == "judge"]
+    verdicts = _judge(config, judge, [record for name in judged for record in records[name]], console) if judge else []
+    results = {name: summarise(records[name], rows[name][0].metric) for name in rows}
+    print_results(results, console)
+    for line in _notes(results, judged, verdicts):
+        console.print(line)
+    content = {"settings": {**_settings(config), **asdict(config)}, "benchmarks": results}
+    (config.directory / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    console.print(f"samples and results in {config.directory}")
+    return content
+
+
+def _console() -> Console:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return Console(markup=False, highlight=False, soft_wrap=True)
+
+
+def _load_rows(config: EvalConfig) -> Rows:
+    try:
+        return {
+            name: load_benchmark(name, config.data, config.limit, config.math_by_judge) for name in config.benchmarks
+        }
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _settings(config: EvalConfig) -> dict[str, Any]:
+    """What decides how a sample is made; samples are kept if these are the same."""
+    fields = {name: value for name, value in asdict(config).items() if name not in NOT_SETTINGS}
+    return {
+        **fields,
+        "tools": tool_specs(config),
+        "weights": weights_mark(config.model),
+        "dtype": str(sampling_dtype()).removeprefix("torch."),
+    }
+
+
+def _open_judge(config: EvalConfig, rows: Rows, console: Console) -> Judge | None:
+    """The judge, if one is given and needed; it has answered once then."""
+    if config.judge_url is None or config.judge_model is None:
+        return None
+    if all(found[0].metric != "judge" for found in rows.values()):
+        console.print("The judge is not asked: none of these benchmarks needs one (see --math_by_judge).")
+        return None
+    try:
+        judge = Judge(
+            config.judge_url,
+            config.judge_model,
+            config.directory / "judge.sqlite",
+            concurrency=config.judge_concurrency,
+        )
+        judge.check()
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return judge
+
+
+def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: Console) -> None:
+    there = sum(job.key in file.found for job in jobs)
+    if there:
+        console.print(f"{there} of {len(jobs)} samples are there already, in {file.path}")
+    if there == len(jobs):
+        return
+    tools = open_tools(config)
+    console.print(f"loading {config.model}")
+    policy = load_policy(config.model, config.protocol, tools, config.system_prompt)
+    file.start()
+    with Meter("samples", "samples", len(jobs), there, console) as meter:
+        write_samples(config, policy, jobs, file, meter)
+
+
+def _judge(config: EvalConfig, judge: Judge, records: list[dict[str, Any]], console: Console) -> list[Verdict]:
+    """Adds `scores.judge` to the records, and writes the verdicts down."""
+    prompts = [judge_prompt(r["question"], r["answers"], r["extracted"], r["completion"]) for r in records]
+    with Meter("judged", "answers", len(set(prompts)), 0, console) as meter:
+        by_prompt = judge.verdicts(prompts, meter.advance)
+    verdicts = [by_prompt[prompt] for prompt in prompts]
+    lines = []
+    for record, prompt, verdict in zip(records, prompts, verdicts, strict=True):
+        record["scores"]["judge"] = None if verdict.correct is None else float(verdict.correct)
+        place = {name: record[name] for name in ("benchmark", "id", "sample")}
+        lines.append({**place, **asdict(verdict), "judge": judge.model, "prompt": prompt})
+    path = config.directory / "verdicts.jsonl"
+    path.unlink(missing_ok=True)
+    append_records(path, lines)
+    return verdicts
+
+
+def _notes(results: dict[str, dict[str, Any]], judged: list[str], verdicts: list[Verdict]) -> list[str]:
+    """What the table cannot show: metrics that are missing, answers without a verdict."""
+    lines = [
+        f"{name} needs a judge, and none was given (--judge-url, --judge-model): EM and F1 are shown instead."
+        for name, result in results.items()
+        if result["metric"] == "judge" and name not in judged
+    ]
+    problems = [verdict.problem for verdict in verdicts if verdict.problem]
+    if problems:
+        reasons = "; ".join(dict.fromkeys(problems))
+        lines.append(
+            f"{len(problems)} of {len(verdicts)} answers have no verdict ({reasons}). They are left out, and the same "
+            "command asks for them again."
+        )
+    return lines

@@ -1,0 +1,140 @@
+"""The options of `appo eval --benchmark ..`, and every check that needs neither a file nor a network.
+
+Left out on purpose: a file of options; a benchmark evaluation is one line of a shell.
+"""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from appo.evaluation.benchmarks import BENCHMARKS
+from appo.recipe import RecipeError, _Parser
+
+PROTOCOLS = ("tags", "chat_template")
+# They choose which samples there are, how they are judged and shown; none of them changes a sample.
+NOT_SETTINGS = (
+    "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
+    "judge_url", "judge_model", "judge_concurrency", "overwrite",
+)  # fmt: skip
+
+
+@dataclass
+class EvalConfig:
+    """What is asked of a model, and how."""
+
+    model: str = field(metadata={"help": "Model directory or hub name, a LoRA adapter's directory, or smollm2."})
+    benchmark: str = field(metadata={"help": f"One or more of {', '.join(BENCHMARKS)}; commas between them."})
+    data: str | None = field(
+        default=None, metadata={"help": "Directory with the benchmarks' files (docs/data.md); by default the hub."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Only the first so many questions of each benchmark."})
+    samples: int = field(default=1, metadata={"help": "Samples per question; pass@1 to pass@samples are shown."})
+    engine: str = field(default="transformers", metadata={"help": "What writes the samples; transformers."})
+    tools: str | None = field(
+        default=None,
+        metadata={"help": "python, search, my.module:function, with commas; none. Default: python, search if given."},
+    )
+    search: str | None = field(
+        default=None,
+        metadata={
+            "help": "cache:FILE, corpus:FILE, pages:FILE, retrieval:URL, searxng:URL or serper (docs/search.md)."
+        },
+    )
+    protocol: str = field(
+        default="tags", metadata={"help": "How calls are written: tags (the paper's) or chat_template (TRL's)."}
+    )
+    system_prompt: str | None = field(
+        default=None, metadata={"help": "The system prompt; by default the paper's for these tools."}
+    )
+    allow_unisolated: bool = field(
+        default=False, metadata={"help": "Whether Python programs may run where bubblewrap is missing."}
+    )
+    max_completion_length: int = field(
+        default=4096, metadata={"help": "Tokens after the prompt, tool results included."}
+    )
+    max_tool_turns: int | None = field(
+        default=None, metadata={"help": "Turns with calls; asking for one more ends a sample. Default: no limit."}
+    )
+    tool_timeout: float = field(
+        default=30.0, metadata={"help": "Seconds that one call may take; a Python program gets 5 at most."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Of sampling; 0 takes the likeliest token."})
+    top_p: float = field(default=1.0, metadata={"help": "Share of probability that is sampled from."})
+    seed: int = field(default=0, metadata={"help": "Each sample has a seed of its own, made from this one."})
+    batch_size: int = field(default=32, metadata={"help": "Samples written at once."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Where samples and results go; by default runs/eval/ and the model's name."}
+    )
+    math_by_judge: bool = field(
+        default=False, metadata={"help": "Whether the judge decides on mathematics too, as in the paper."}
+    )
+    judge_url: str | None = field(
+        default=None, metadata={"help": "OpenAI-compatible endpoint, http://host:port/v1; key in OPENAI_API_KEY."}
+    )
+    judge_model: str | None = field(default=None, metadata={"help": "The name under which it serves the model."})
+    judge_concurrency: int = field(default=16, metadata={"help": "Requests to the judge at once."})
+    overwrite: bool = field(default=False, metadata={"help": "Whether to start anew; old samples get another name."})
+
+    def __post_init__(self) -> None:
+        least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
+        for name, bound in {**least, "limit": 1, "max_tool_turns": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must not be below {bound}, got {value}.")
+        if self.engine != "transformers":
+            raise ValueError(f"engine = {self.engine!r} does not exist; use transformers.")
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
+        if not self.tool_timeout > 0:
+            raise ValueError(f"tool_timeout must be above 0, got {self.tool_timeout}.")
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"temperature must not be below 0 and top_p lie in (0, 1], got {self.temperature} and {self.top_p}."
+            )
+        if self.temperature == 0 and self.samples > 1:
+            raise ValueError("temperature = 0 makes all samples of a question the same; set samples = 1.")
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise ValueError("judge_url and judge_model belong together; give both or neither.")
+        if self.math_by_judge and self.judge_url is None:
+            raise ValueError("math_by_judge needs a judge; give judge_url and judge_model.")
+        unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
+        if unknown or not self.benchmarks:
+            close = difflib.get_close_matches(unknown[0], BENCHMARKS, 1) if unknown else []
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(BENCHMARKS)}."
+            raise ValueError(f"unknown benchmark {unknown[0] if unknown else ''!r}; {hint}")
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """The benchmarks' names, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.benchmark.split(",") if name.strip()))
+
+    @property
+    def directory(self) -> Path:
+        """Where everything goes."""
+        return Path(self.output_dir or Path("runs", "eval", Path(self.model).resolve().name))
+
+
+def read_eval_config(flags: list[str]) -> EvalConfig:
+    """Options from flags, `--judge_url URL` or `--judge-url URL`.
+
+    Raises:
+        RecipeError: for unknown flags, wrong types and contradictory values, in one sentence.
+    """
+    parser = _Parser((EvalConfig,), allow_abbrev=False)
+    try:
+        config, unknown = parser.parse_args_into_dataclasses(
+            flags, look_for_args_file=False, return_remaining_strings=True
+        )
+    except (ValueError, TypeError) as error:
+        raise RecipeError(" ".join(str(error).split())) from None
+    if unknown:
+        name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        close = difflib.get_close_matches(name, [f.name for f in fields(EvalConfig)], 1)
+        hint = f"did you mean --{close[0]}?" if close else "see `appo eval --help`."
+        raise RecipeError(f"unknown option {unknown[0]}; {hint}")
+    return config
+
+
+def describe_options() -> str:
+    """Help for every option, a line each."""
+    return "\n".join(f"  --{f.name:24} {f.metadata['help']}" for f in fields(EvalConfig))

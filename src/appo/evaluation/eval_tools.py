@@ -1,0 +1,92 @@
+"""The tools that a model under evaluation may call, from what `--tools` and `--search` say.
+
+Whatever can be found out without the model is found out here: names, files, whether a search server answers, whether
+Python programs can be isolated. Left out on purpose: environments; a benchmark's question has no state.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from transformers.utils import get_json_schema
+
+from appo.evaluation.eval_config import EvalConfig
+from appo.recipe import RecipeError
+from appo.tools import PythonSandbox, ToolError
+from appo.tools.search_source import SERVER_KINDS, open_search, split_spec
+
+Tools = dict[str, Callable[..., Any]]
+PROGRAM_SECONDS = 5.0  # as the sandbox has it by default, in training too
+
+
+def tool_specs(config: EvalConfig) -> list[str]:
+    """What `tools` asks for: python, search, module:function; the default written out."""
+    default = "python,search" if config.search else "python"
+    given = [spec.strip() for spec in (config.tools if config.tools is not None else default).split(",")]
+    return [] if given == ["none"] else list(dict.fromkeys(given))
+
+
+def open_tools(config: EvalConfig) -> Tools:
+    """The tools by name.
+
+    Raises:
+        RecipeError: in one sentence, for a tool or search that does not exist or does not work.
+    """
+    specs = tool_specs(config)
+    if ("search" in specs) != (config.search is not None):
+        raise RecipeError("tools with search and --search SOURCE belong together; give both or neither.")
+    tools: Tools = {}
+    for spec in specs:
+        if spec == "python":
+            tool = _python(config)
+        elif spec == "search":
+            tool = _search(config)
+        else:
+            tool = _function(spec)
+        name = tool.__name__
+        if name in tools or name in ("answer", "think", "result"):
+            raise RecipeError(f"tools: two things are called {name}; rename a function.")
+        tools[name] = tool
+    return tools
+
+
+def _python(config: EvalConfig) -> Callable[..., Any]:
+    try:
+        # Within the call's time, so that the policy reads what became of its program.
+        timeout = min(PROGRAM_SECONDS, 0.8 * config.tool_timeout)
+        return PythonSandbox(timeout_s=timeout, allow_unisolated=config.allow_unisolated).python
+    except RuntimeError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _search(config: EvalConfig) -> Callable[..., Any]:
+    spec = str(config.search)
+    try:
+        if split_spec(spec)[0] not in SERVER_KINDS:
+            return open_search(spec).search
+        # Kept, so that a run that goes on reads what it would have read; and the policy reads why a search failed.
+        options = {"cache": config.directory / "search.sqlite", "patience": 0.8 * config.tool_timeout}
+        search = open_search(spec, **options)
+        search.find("capital of France")
+    except ToolError as error:
+        raise RecipeError(f"search = {spec!r} does not work: {error}.") from None
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+    return search.search
+
+
+def _function(spec: str) -> Callable[..., Any]:
+    module, _, name = spec.partition(":")
+    if not name or not all(part.isidentifier() for part in module.split(".")):
+        raise RecipeError(f"tools: {spec!r} is neither python nor search nor my.module:function, nor none alone.")
+    try:
+        tool = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise RecipeError(f"tools: {spec!r} cannot be imported: {error}.") from None
+    if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
+        raise RecipeError(f"tools: {spec!r} is no function.")
+    try:
+        get_json_schema(tool)  # what TRL asks of a tool
+    except Exception as error:  # DocstringParsingException, TypeHintParsingException and what inspect raises
+        raise RecipeError(f"tools: {spec!r}: {' '.join(str(error).split())}") from None
+    return tool

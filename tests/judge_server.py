@@ -1,0 +1,65 @@
+"""A real server on this machine that speaks OpenAI's chat completions, for tests of judges."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class JudgeServer:
+    """Answers `POST {base}/chat/completions`.
+
+    Args:
+        base: Path before `/chat/completions`; others get 404.
+
+    `reply(prompt)` gives what the model says; `failures` are statuses or bodies that are sent first, one per request.
+    """
+
+    def __init__(self, base="/v1"):
+        self.requests, self.failures, self.before = [], [], lambda: None
+        self.reply = lambda prompt: "The same.\nVerdict: correct"
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path != f"{base}/chat/completions":
+                    return self.send(404, b"")
+                server.requests.append({"headers": dict(self.headers), "body": body})
+                server.before()
+                failure = server.failures.pop(0) if server.failures else None
+                if isinstance(failure, int):
+                    return self.send(failure, b"{}")
+                return self.send(200, failure if failure is not None else json.dumps(server.completion(body)).encode())
+
+            def send(self, status, content):
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                try:
+                    self.end_headers()
+                    self.wfile.write(content)
+                except OSError:
+                    pass  # a client that did not wait
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def completion(self, body):
+        message = {"role": "assistant", "content": self.reply(body["messages"][-1]["content"])}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1700000000,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+
+    def close(self):
+        self.http.shutdown()
+        self.http.server_close()
