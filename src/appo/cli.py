@@ -9,8 +9,10 @@ USAGE = """\
 appo: reinforcement learning for tool-using language-model agents
 
   appo train RECIPE [--field value ...]   cold start, then APPO; success before and after
+  appo train RECIPE --dry-run             the plan and every mistake, without loading weights
   appo sft   RECIPE [--field value ...]   the cold start only
   appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
+  appo eval  --model M --benchmark A,B    the paper's benchmarks, by any model; see appo eval --help, docs/eval.md
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo COMMAND --help                     the fields of a recipe
 
@@ -36,11 +38,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if command[0] == "study":
         return _study(rest)
+    if command[0] == "eval" and rest and rest[0].startswith("--") and rest[0] != "--help":
+        return _evaluate_benchmarks(rest)
     if not rest or rest[0] in ("-h", "--help"):
         if rest:
             from appo.recipe import describe_fields
 
             print(USAGE + "\nFields besides those of TRL's GRPOConfig (cold_start: SFTConfig):\n" + describe_fields())
+            if command[0] == "eval":
+                from appo.evaluation.eval_config import describe_options
+
+                print("\nOptions of `appo eval --model M --benchmark A,B`:\n" + describe_options())
             return 0
         print(
             f"appo: {command[0]} needs a recipe, for example: appo {command[0]} recipes/kinship.yaml", file=sys.stderr
@@ -82,15 +90,37 @@ def _study(arguments: list[str]) -> int:
     return 0
 
 
+def _evaluate_benchmarks(flags: list[str]) -> int:
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from appo.evaluation.command import evaluate_benchmarks
+    from appo.recipe import RecipeError
+
+    try:
+        evaluate_benchmarks(flags)
+    except RecipeError as error:
+        print(f"appo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("appo: interrupted; the same command goes on from the samples that are there.", file=sys.stderr)
+        return 130
+    return 0
+
+
 def _run(command: str, recipe: str, overrides: list[str]) -> int:
     import warnings
 
     # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
     warnings.filterwarnings("ignore", category=FutureWarning)
     from appo import run
-    from appo.recipe import RecipeError, read_recipe
+    from appo.recipe import RecipeError, asks_for_dry_run, read_recipe
 
     try:
+        if command in ("train", "sft") and asks_for_dry_run(recipe, overrides):
+            from appo.dry_run import dry_run
+
+            return dry_run(command, recipe, overrides)
         getattr(run, command)(*read_recipe(recipe, overrides))
     except RecipeError as error:
         print(f"appo: {error}", file=sys.stderr)

@@ -34,26 +34,71 @@ class RunConfig:
 
     task: str = field(
         metadata={
-            "help": "kinship, reasoning_gym, or a module of yours that holds a `TASK` (my.task, or my.task:NAME)."
+            "help": "kinship, reasoning_gym, tool_qa, or a module of yours with a `TASK` (my.task, or my.task:NAME)."
         }
+    )
+    task_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of a `TASK` that is a function returning a task, as a mapping."}
     )
     preset: str | None = field(
         default=None, metadata={"help": "Fields of `APPOConfig.preset`, for example plus; those given here precede."}
     )
     model: str | None = field(
-        default=None, metadata={"help": "Model directory or hub name; by default the model that the task makes."}
+        default=None,
+        metadata={"help": "Model directory or hub name, or smollm2; by default the model that the task makes."},
     )
     train_size: int = field(default=4096, metadata={"help": "Number of training tasks."})
     train_seed: int = field(default=0, metadata={"help": "Seed of the training tasks."})
     eval_size: int = field(default=500, metadata={"help": "Number of fresh questions before and after; 0 for none."})
     eval_seed: int = field(default=1_000_000, metadata={"help": "Seed of the evaluation's questions."})
-    demonstrations: int = field(default=0, metadata={"help": "Demonstrations of the cold start; 0 for none."})
+    demonstrations: int = field(
+        default=0, metadata={"help": "Demonstrations of the cold start; 0 for none, or for all of `traces`."}
+    )
+    traces: list[str] | None = field(
+        default=None,
+        metadata={"help": "Files or hub names of tool-use traces: the cold start's demonstrations (docs/recipes.md)."},
+    )
+    traces_min_reward: float | None = field(
+        default=None, metadata={"help": "Least reward of a rollout in `traces` that are records.jsonl of a run."}
+    )
+    lora: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Fields of peft's LoraConfig, as a mapping; without it all weights are trained."},
+    )
+    num_processes: int | None = field(
+        default=None,
+        metadata={"help": "Processes (GPUs) that the batch sizes are made for; another number is refused."},
+    )
+    allow_unisolated: bool = field(
+        default=False, metadata={"help": "Whether the policy's programs may run where they are not isolated."}
+    )
     overwrite: bool = field(default=False, metadata={"help": "Whether to train again where a run has finished."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Whether to print the plan and every mistake, and do nothing (--dry-run)."}
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("train_size", 1), ("eval_size", 0), ("demonstrations", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must not be below {least}, got {getattr(self, name)}.")
+        least = {"train_size": 1, "eval_size": 0, "demonstrations": 0, "num_processes": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"{name} must not be below {bound}, got {value}.")
+        for name in ("task_args", "lora"):
+            setattr(self, name, _mapping(name, getattr(self, name)))
+        if self.traces_min_reward is not None and not self.traces:
+            raise ValueError(f"traces_min_reward = {self.traces_min_reward:g} is given without traces; name files.")
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A field that is a mapping; flags give it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a mapping, got {value!r}.")
+    return value
 
 
 class _Parser(HfArgumentParser):
@@ -98,6 +143,78 @@ def make_settings(
     shared.update(gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start")
     (sft,) = _parse((SFTConfig,), _to_flags({**shared, **nested}) + nested_flags, f"{path}, {NESTED}")
     return run, args, sft
+
+
+def asks_for_dry_run(path: str, overrides: Sequence[str]) -> bool:
+    """Whether a recipe or its flags say `dry_run`, whatever else is wrong with them."""
+    asked = bool(read_yaml(path).get("dry_run"))
+    for flag, following in zip(overrides, [*overrides[1:], ""], strict=False):
+        if flag.startswith("--") and _flag_name(flag) == "dry_run":
+            value = flag.partition("=")[2] or ("" if following.startswith("--") else following)
+            asked = value.lower() not in ("false", "no", "0", "f", "n")
+    return asked
+
+
+def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings | None, list[str]]:
+    """As `read_recipe`, but goes on after a mistake, without the fields that it names.
+
+    Returns:
+        The settings that are left, or None where none can be made; and the mistakes. A later one that names a field
+        which had to go says nothing about the recipe, and is left out.
+
+    Raises:
+        RecipeError: for a file that is no recipe.
+    """
+    values, flags = read_yaml(path), list(overrides)
+    gone: set[str] = set()
+    mistakes: list[str] = []
+    while True:
+        try:
+            return make_settings(values, path, flags), mistakes
+        except RecipeError as error:
+            message = str(error)
+        part = NESTED if message.startswith(f"{path}, {NESTED}:") else None
+        nested = values.get(NESTED)
+        given = nested if part and isinstance(nested, dict) else values
+        of_main, of_part = _split_flags(flags)
+        flagged = {_flag_name(flag) for flag in (of_part if part else of_main) if flag.startswith("--")}
+        said = message.removeprefix(f"{path}, {NESTED}: ").removeprefix(f"{path}: ")
+        named = _named_fields(said, {*given, *flagged})
+        about = set(re.findall(r"\w+", said.partition(";")[0]))
+        if not gone & {f"{part}.{word}" for word in about}:
+            mistakes.append(message)
+        if not named:
+            return None, mistakes
+        gone |= {f"{part}.{name}" for name in named}
+        for name in named:
+            given.pop(name, None)
+            flags = _without(flags, f"{NESTED}.{name}" if part else name)
+
+
+def _named_fields(message: str, given: set[str]) -> set[str]:
+    """The fields that a mistake is about, of those given."""
+    if unknown := re.match(r"unknown field (\w+)", message):
+        return {unknown[1]} & given
+    words = set(re.findall(r"\w+", message))
+    # A name that is a common word counts only where the sentence begins with it, or names nothing else.
+    first = message.split(maxsplit=1)[0].strip(":'`")
+    found = {name for name in given & words if "_" in name or name == first}
+    return found or given & words - {"task", "model", "project"}
+
+
+def _flag_name(flag: str) -> str:
+    return flag.removeprefix("--").split("=")[0].replace("-", "_")
+
+
+def _without(flags: list[str], name: str) -> list[str]:
+    """The flags without one of them and its values."""
+    kept, dropping = [], False
+    for flag in flags:
+        if flag.startswith("--"):
+            dropping = _flag_name(flag) == name
+        if not dropping:
+            kept.append(flag)
+    return kept
 
 
 def read_yaml(path: str) -> dict[str, Any]:

@@ -40,6 +40,10 @@ class DataError(ValueError):
     """Data that is missing or cannot be read, in one sentence."""
 
 
+class HubError(DataError):
+    """A table of the hub that cannot be had, here and now."""
+
+
 class BadRows:
     """Collects the rows of a source that cannot be read, for one error.
 
@@ -140,7 +144,7 @@ def hub_rows(hub_id: str, configs: Iterable[str | None], split: str, remedy: str
         remedy: What to do where the hub does not answer, as the end of a sentence.
 
     Raises:
-        DataError: where the table cannot be had, because the hub is out of reach, or hides it, or lacks it.
+        HubError: where the table cannot be had, because the hub is out of reach, or hides it, or lacks it.
     """
     for config in configs:
         try:
@@ -148,7 +152,7 @@ def hub_rows(hub_id: str, configs: Iterable[str | None], split: str, remedy: str
         # The hub's client raises errors of its HTTP library, of the operating system, and its own.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise DataError(f"{hub_id} could not be read from the Hugging Face hub ({reason}); {remedy}.") from error
+            raise HubError(f"{hub_id} could not be read from the Hugging Face hub ({reason}); {remedy}.") from error
         # As Arrow, because pictures would be decoded otherwise, which needs another package.
         rows = table.with_format("arrow")[:].to_pylist()
         yield from ((f"{config or split} row {number}", row) for number, row in enumerate(rows, 1))

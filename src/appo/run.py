@@ -11,29 +11,30 @@ Left out on purpose: reading recipes (`recipe.py`).
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
+from accelerate.utils import is_peft_model
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import Trainer
 from trl import SFTConfig
 
 from appo.analysis.curves import plot_curves
 from appo.config import APPOConfig
-from appo.environments.base import Task
+from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
+from appo.environments.base import Demonstration, Task
 from appo.evaluation import Evaluation, evaluate
+from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
 from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig
 from appo.sft import make_sft_trainer
+from appo.traces import read_traces
 from appo.trainer import APPOTrainer
 
-TASKS = {"kinship": "appo.environments.kinship", "reasoning_gym": "appo.environments.reasoning_gym"}
 SHOWN = {
     "success": "success {:.2f}",
     "reward": "reward {:.2f}",
@@ -45,7 +46,8 @@ NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
     "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
 )  # fmt: skip
-ModelAndTokenizer = tuple[Any, Any]
+# Nor do these: permissions, and what is done to a run as a whole.
+NOT_SETTINGS_OF_RUN = ("allow_unisolated", "overwrite", "dry_run", "resume_from_checkpoint")
 
 
 @contextmanager
@@ -60,6 +62,7 @@ def _setting_up() -> Iterator[None]:
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """The cold start alone."""
     console = _console(args)
+    _check_processes(config, args)
     if config.overwrite:
         shutil.rmtree(_cold_dir(args), ignore_errors=True)
     _cold_start(config, args, sft_args, load_task(config), console)
@@ -69,6 +72,9 @@ def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
 def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again."""
     console = _console(args)
+    _check_processes(config, args)
+    if note := precision_note(config, args):
+        console.print(f"note: {note}.")
     result_path = Path(args.output_dir) / "result.json"
     settings = _settings(config, args, sft_args)
     if config.overwrite:
@@ -77,7 +83,7 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         return _report_finished(json.loads(result_path.read_text()), settings, console)
     console.print(f"task {config.task}: loading the model")
     task = load_task(config)
-    if config.demonstrations:
+    if config.demonstrations or config.traces:
         model, tokenizer = _cold_start(config, args, sft_args, task, console)
     else:
         model, tokenizer = load_model(config, args, task, config.model)
@@ -94,8 +100,7 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         console.print(f"going on from {checkpoint}")
     RichProgress.attach(trainer, "APPO", SHOWN, console)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(_model_dir(args)))
-    tokenizer.save_pretrained(_model_dir(args))
+    _save_model(trainer, tokenizer, _model_dir(args))
     trainer.save_state()
     after = _evaluation("after", trainer, config, task, console, fresh=True)
     result = {**_result(config, args, before, after), "settings": settings}
@@ -124,15 +129,21 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
 
 def _settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
     """What decides a run's outcome, as JSON has it; two runs are the same if these are."""
-    fields = {**asdict(config), **args.to_dict(), "cold_start": _cold_start_settings(config, sft_args)}
-    for name in (*NOT_SETTINGS, "overwrite", "resume_from_checkpoint"):
+    fields = {**asdict(config), **args.to_dict(), "cold_start": _cold_start_settings(config, args, sft_args)}
+    for name in (*NOT_SETTINGS, *NOT_SETTINGS_OF_RUN):
         fields.pop(name, None)
     return json.loads(json.dumps(fields, default=str))
 
 
-def _cold_start_settings(config: RunConfig, sft_args: SFTConfig) -> dict[str, Any]:
+def _cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
     fields = {name: value for name, value in sft_args.to_dict().items() if name not in NOT_SETTINGS}
     fields.update(task=config.task, model=config.model, demonstrations=config.demonstrations)
+    own = {name: getattr(config, name) for name in ("task_args", "traces", "traces_min_reward", "lora")}
+    fields.update({name: value for name, value in own.items() if value is not None})
+    if config.traces:
+        fields.update(
+            {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
+        )
     return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
 
 
@@ -171,28 +182,6 @@ def _console(args: APPOConfig) -> Console:
     return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
 
 
-def load_task(config: RunConfig) -> Task:
-    name, _, attribute = config.task.partition(":")
-    name, attribute = TASKS.get(name, name), attribute or "TASK"
-    if not all(part.isidentifier() for part in name.split(".")):
-        raise RecipeError(f"task = {config.task!r} is no module's name; use {' or '.join(TASKS)}, or my.module.")
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
-            raise RecipeError(
-                f"task = {config.task!r} is neither {' nor '.join(TASKS)} nor an importable module; name a module on "
-                "PYTHONPATH that holds a `TASK`."
-            ) from None
-        raise RecipeError(str(error)) from None
-    task = getattr(module, attribute, None)
-    if not isinstance(task, Task):
-        raise RecipeError(
-            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...)."
-        )
-    return task
-
-
 def _cold_dir(args: APPOConfig) -> Path:
     return Path(args.output_dir) / "cold_start"
 
@@ -201,62 +190,96 @@ def _model_dir(args: APPOConfig) -> Path:
     return Path(args.output_dir) / "model"
 
 
-def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
-    transformers.set_seed(args.seed)
-    if source is None:
-        if task.make_model is None:
-            raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
-        try:
-            return task.make_model()
-        except (FileNotFoundError, ImportError) as error:
-            raise RecipeError(str(error)) from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
-        return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
-
-
 def _cold_start(
     config: RunConfig, args: APPOConfig, sft_args: SFTConfig, task: Task, console: Console
 ) -> ModelAndTokenizer:
     """Trains on demonstrations, or loads the model of a cold start that had finished with the same settings."""
-    if task.demonstrations is None:
-        raise RecipeError(f"task = {config.task!r} has no demonstrations; set demonstrations: 0.")
+    if task.demonstrations is None and not config.traces:
+        raise RecipeError(
+            f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
+        )
     directory = _cold_dir(args)
-    settings = _cold_start_settings(config, sft_args)
+    settings = _cold_start_settings(config, args, sft_args)
     done = directory / "cold_start.json"
     if done.exists() and json.loads(done.read_text())["settings"] == settings:
         console.print(f"cold start: found in {directory}")
         return load_model(config, args, task, str(directory))
     model, tokenizer = load_model(config, args, task, config.model)
     sft_args.disable_tqdm = True
-    demonstrations = task.demonstrations(config.demonstrations, config.train_seed)
     with _setting_up():
-        trainer, counts = make_sft_trainer(model, tokenizer, demonstrations, sft_args)
+        demonstrations, template = _demonstrations(config, args, task, tokenizer)
+        trainer, counts = make_sft_trainer(
+            model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
+        )
+    _refuse_sharded_lora(config, trainer)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics
-    trainer.save_model(str(directory))
-    tokenizer.save_pretrained(directory)
+    _save_model(trainer, tokenizer, directory)
     done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
     # Reloaded, so that a first run and a resumed one start from the same place in every respect.
     return load_model(config, args, task, str(directory))
 
 
+def _demonstrations(
+    config: RunConfig, args: APPOConfig, task: Task, tokenizer: Any
+) -> tuple[Iterable[Demonstration], dict[str, Any]]:
+    """The demonstrations of the traces, else of the task; and how their prompts are rendered."""
+    tools = tools_of(task)
+    template = prompt_template(tokenizer, tools, args)
+    if not config.traces:
+        assert task.demonstrations is not None
+        return task.demonstrations(config.demonstrations, config.train_seed), template
+    traces = read_traces(config.traces, config.traces_min_reward)[: config.demonstrations or None]
+    if mistakes := check_traces(traces, args.tool_protocol, [tool.__name__ for tool in tools], tokenizer):
+        raise RecipeError(" ".join(mistakes))
+    return trace_demonstrations(traces, tokenizer, tools, args), template
+
+
+def _save_model(trainer: Trainer, tokenizer: Any, directory: Path) -> None:
+    """Saves a whole model, whatever was trained of it, so that all that reads one reads this."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_peft_model(model):
+        trainer.save_model(str(directory))
+    elif trainer.args.should_save:
+        # In place and for good, as a copy may not fit beside it; nothing is trained after this.
+        model.merge_and_unload().save_pretrained(directory)
+    if trainer.args.should_save:
+        tokenizer.save_pretrained(directory)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _refuse_sharded_lora(config: RunConfig, trainer: Trainer) -> None:
+    """A sharded model cannot be merged with its adapter; and what sharding saves, LoRA needs less of."""
+    stage = getattr(trainer.accelerator.state.deepspeed_plugin, "zero_stage", 0)
+    if config.lora is not None and (trainer.is_fsdp_enabled or stage == 3):
+        raise RecipeError("lora is given, but the model is sharded by FSDP or ZeRO-3; use neither with LoRA.")
+
+
+def _check_processes(config: RunConfig, args: APPOConfig) -> None:
+    if config.num_processes is not None and config.num_processes != args.world_size:
+        raise RecipeError(
+            f"num_processes = {config.num_processes}, but {args.world_size} run, which changes every batch; start "
+            f"with `accelerate launch --num_processes {config.num_processes} -m appo ..`, or change "
+            "gradient_accumulation_steps and num_processes."
+        )
+
+
 def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:
     with _setting_up():
         evaluated = args.eval_strategy != "no" and config.eval_size
-        return APPOTrainer(
+        trainer = APPOTrainer(
             model,
             list(task.reward_funcs),
             args,
             train_dataset=task.dataset(config.train_size, config.train_seed),
-            eval_dataset=task.dataset(config.eval_size, config.eval_seed) if evaluated else None,
+            eval_dataset=task.questions(config.eval_size, config.eval_seed) if evaluated else None,
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
+            peft_config=lora_config(config),
         )
+    _refuse_sharded_lora(config, trainer)
+    return trainer
 
 
 def _evaluation(
@@ -275,7 +298,8 @@ def _evaluation(
 
 
 def _run_evaluation(name: str, trainer: APPOTrainer, config: RunConfig, task: Task, console: Console) -> Evaluation:
-    questions = task.dataset(config.eval_size, config.eval_seed)
+    with _setting_up():
+        questions = task.questions(config.eval_size, config.eval_seed)
     with progress_bar(console) as bar:
         bar_task = bar.add_task(f"success {name}", total=len(questions), status="")
         size = trainer.args.rollout_batch_size

@@ -2,7 +2,8 @@
 
 A demonstration is tokenised piece by piece, never across a boundary, because a rollout is built that way too: what
 the policy writes and what a tool returns are encoded apart. Loss falls on the pieces that the policy writes and on
-the end token; the prompt and the tool results carry none.
+the end token; the prompt and the tool results carry none. Demonstrations come from a task, or from recorded traces
+(`traces.py`, `demonstrations.py`).
 
 Left out on purpose: packing (the rollouts are short, and packed rows would see each other without flash attention)
 and truncation (a demonstration cut short teaches an agent that never answers; too long ones are left out and counted).
@@ -12,8 +13,9 @@ and truncation (a demonstration cut short teaches an agent that never answers; t
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 from typing import Any
 
 from datasets import Dataset
@@ -44,12 +46,19 @@ def make_sft_trainer(
     demonstrations: Iterable[Demonstration],
     args: SFTConfig,
     callbacks: Sequence[TrainerCallback] = (),
+    template: Mapping[str, Any] = MappingProxyType({}),
+    peft_config: Any = None,
 ) -> tuple[SFTTrainer, dict[str, float]]:
-    """The trainer, ready to run, and the counts `demonstrations` and `demonstrations_too_long`."""
+    """The trainer, ready to run, and the counts `demonstrations` and `demonstrations_too_long`.
+
+    Args:
+        template: Further arguments of `apply_chat_template` for prompts of messages, as the rollouts' have them.
+        peft_config: As in TRL.
+    """
     if args.packing or args.padding_free:
         name = "packing" if args.packing else "padding_free"
         raise ValueError(f"{name}=True is not supported in the cold start: set it to False.")
-    rows = tokenize_demonstrations(tokenizer, demonstrations)
+    rows = tokenize_demonstrations(tokenizer, demonstrations, template)
     kept = [row for row in rows if args.max_length is None or len(row["input_ids"]) <= args.max_length]
     too_long = len(rows) - len(kept)
     if not kept:
@@ -70,12 +79,15 @@ def make_sft_trainer(
         train_dataset=Dataset.from_list(kept),
         processing_class=tokenizer,
         callbacks=list(callbacks),
+        peft_config=peft_config,
     )
     return trainer, {"demonstrations": len(kept), "demonstrations_too_long": too_long}
 
 
 def tokenize_demonstrations(
-    tokenizer: PreTrainedTokenizerBase, demonstrations: Iterable[Demonstration]
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Iterable[Demonstration],
+    template: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[dict[str, list[int]]]:
     """One row with `input_ids` and `labels` per demonstration; labels are -100 where no loss falls."""
     if tokenizer.eos_token_id is None:
@@ -83,19 +95,26 @@ def tokenize_demonstrations(
     rows: list[dict[str, list[int]]] = []
     remaining = iter(demonstrations)
     while chunk := list(islice(remaining, CHUNK)):
-        texts = [segment.text for demonstration in chunk for segment in demonstration.segments]
-        pieces = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-        for demonstration, prompt in zip(chunk, _prompt_ids(tokenizer, chunk), strict=True):
+        segments = [segment for demonstration in chunk for segment in demonstration.segments]
+        texts = [segment.text for segment in segments if segment.token_ids is None]
+        encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
+        pieces = iter([next(encoded) if segment.token_ids is None else segment.token_ids for segment in segments])
+        for demonstration, prompt in zip(chunk, _prompt_ids(tokenizer, chunk, template), strict=True):
             ids, labels = list(prompt), [IGNORED] * len(prompt)
             for segment in demonstration.segments:
                 piece = next(pieces)
                 ids += piece
                 labels += piece if segment.trained else [IGNORED] * len(piece)
-            rows.append({"input_ids": [*ids, tokenizer.eos_token_id], "labels": [*labels, tokenizer.eos_token_id]})
+            if ids[-1:] != [tokenizer.eos_token_id] or len(ids) == len(prompt):
+                ids.append(tokenizer.eos_token_id)
+                labels.append(tokenizer.eos_token_id)
+            rows.append({"input_ids": ids, "labels": labels})
     return rows
 
 
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, chunk: list[Demonstration]) -> list[list[int]]:
+def _prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, chunk: list[Demonstration], template: Mapping[str, Any]
+) -> list[list[int]]:
     """The prompts' ids as the trainer makes them: plain text as it is, messages through the chat template."""
     prompts: list[Any] = [demonstration.prompt for demonstration in chunk]
     if all(isinstance(prompt, str) for prompt in prompts):
@@ -103,6 +122,8 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, chunk: list[Demonstration]) 
     return [
         tokenizer(prompt)["input_ids"]
         if isinstance(prompt, str)
-        else tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+        else tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=False, **template
+        )
         for prompt in prompts
     ]

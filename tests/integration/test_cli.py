@@ -64,7 +64,7 @@ def test_every_recipe_is_read(name):
         (["--num_initial_rollouts", "3"], "must equal num_generations, got 3 * (1 + 1) = 6 and num_generations = 4"),
         (["--per_device_train_batch_size", "6"], "must hold whole tasks of num_generations = 4"),
         (["--cold_start.learning_rat", "1"], "cold_start: unknown field learning_rat; did you mean learning_rate?"),
-        (["--task", "nothing.here"], "task = 'nothing.here' is neither kinship nor reasoning_gym"),
+        (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, reasoning_gym, tool_qa"),
         (["--task", "json"], "the module holds no `TASK`"),
         (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded"),
         (["--eval_size", "-1"], "eval_size must not be below 0, got -1"),
@@ -82,6 +82,13 @@ def test_every_recipe_is_read(name):
         (["--cold_start.max_length", "4"], "max_length=4"),
         (["--cold_start.packing", "true"], "packing"),
         (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made"),
+        (["--task_args", '{"noise": 1}'], "task_args are given, but task = 'kinship' takes none; remove them."),
+        (["--task_args", "[1]"], "task_args must be a mapping, got [1]."),
+        (["--lora", "r=4"], "lora must be a mapping, in a flag as JSON"),
+        (["--lora", '{"rank": 4}'], "lora: "),
+        (["--num_processes", "8"], "num_processes = 8, but 1 run, which changes every batch; start with `accelerate"),
+        (["--traces", "none.jsonl"], "there is no file none.jsonl"),
+        (["--traces_min_reward", "1"], "traces_min_reward = 1 is given without traces; name files."),
     ],
 )
 def test_mistakes_are_one_sentence(recipe, capsys, arguments, sentence):
@@ -146,6 +153,41 @@ def test_a_finished_run_says_what_differs_and_overwrite_trains_again(recipe, tmp
     out = tmp_path / "run"
     assert {json.loads(line)["step"] for line in (out / "records.jsonl").read_text().splitlines()} == {1, 2}
     assert (out / "records.1.jsonl").exists()
+
+
+def test_a_cold_start_from_records_with_an_adapter(recipe, tmp_path, capsys):
+    """A run's own rollouts teach the next one; what LoRA trained is saved as a whole model."""
+    first, second = tmp_path / "run", tmp_path / "second"
+    assert main(["train", str(recipe), "--max_steps", "2", "--eval_size", "0"]) == 0
+    flags = ["--output_dir", str(second), "--traces", str(first / "records.jsonl"), "--traces_min_reward", "-1"]
+    flags += ["--demonstrations", "6", "--lora", '{"r": 2, "target_modules": "all-linear"}']
+    assert main(["train", str(recipe), *flags, "--max_steps", "2"]) == 0
+    done = json.loads((second / "cold_start" / "cold_start.json").read_text())
+    assert 0 < done["metrics"]["demonstrations"] <= 6
+    assert done["settings"]["traces"] == [str(first / "records.jsonl")]
+    for name in ("cold_start", "model"):
+        assert (second / name / "model.safetensors").exists()
+        assert not (second / name / "adapter_config.json").exists()
+    capsys.readouterr()
+    assert main(["eval", str(recipe), "--model", str(second / "model")]) == 0
+    assert main(["sft", str(recipe), *flags]) == 0
+    assert "cold start: found in" in capsys.readouterr().out
+
+
+def test_a_task_made_with_arguments(recipe, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_task.py").write_text(
+        "from dataclasses import replace\n"
+        "from appo.environments import kinship\n"
+        "def TASK(size: int = 3):\n"
+        "    asked = lambda count, seed: kinship.TASK.dataset(size, seed)\n"
+        "    return replace(kinship.TASK, eval_dataset=asked)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ["--task", "my_task", "--demonstrations", "0", "--eval_size", "9"]
+    assert main(["eval", str(recipe), *flags, "--task_args", '{"size": 2}']) == 0
+    assert "of 2 questions" in capsys.readouterr().out
+    assert main(["eval", str(recipe), *flags, "--task_args", '{"count": 2}']) == 2
+    assert "'count'; task = 'my_task' takes size: int = 3." in capsys.readouterr().err
 
 
 def test_half_a_checkpoint_is_not_resumed_from(tmp_path):

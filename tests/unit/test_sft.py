@@ -136,3 +136,30 @@ def test_cold_start_trains_in_place_and_reports(model_and_tokenizer, tmp_path):
     assert metrics["train_loss"] > 0
     assert not torch.equal(before, model.get_input_embeddings().weight)
     assert args.dataset_kwargs is None
+
+
+def test_known_tokens_are_not_encoded_again(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    pieces = [Segment("e1", token_ids=[5, 6]), Segment("e2", False, [7]), Segment("e3")]
+    (row,) = tokenize_demonstrations(tokenizer, [Demonstration("boss", pieces)])
+    boss, third = tokenizer("boss e3")["input_ids"]
+    assert row["input_ids"] == [boss, 5, 6, 7, third, tokenizer.eos_token_id]
+    assert row["labels"] == [IGNORED, 5, 6, IGNORED, third, tokenizer.eos_token_id]
+
+
+def test_prompts_are_rendered_as_the_trainer_renders_them(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}{{ word }}"
+    chat = Demonstration([{"role": "user", "content": "boss e1"}], SHORT.segments)
+    (row,) = tokenize_demonstrations(tokenizer, [chat], {"word": "start"})
+    assert tokenizer.decode(row["input_ids"]) == "boss e1 start <answer> e1 </answer> <eos>"
+
+
+def test_an_adapter_is_trained_alone(model_and_tokenizer, tmp_path):
+    peft = pytest.importorskip("peft", reason="needs pip install appo[peft]")
+    model, tokenizer = model_and_tokenizer
+    adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    args = make_config(tmp_path, max_steps=1)
+    trainer, _ = make_sft_trainer(model, tokenizer, [SHORT, BY_HAND], args, peft_config=adapter)
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained and all("lora_" in name for name in trained)

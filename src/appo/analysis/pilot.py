@@ -161,7 +161,7 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
         save_records=False, disable_tqdm=True,
     )  # fmt: skip
     model, tokenizer = run.load_model(config, args, task, options.model)
-    studied = Studied(list(task.dataset(options.questions, options.seed + 5_000_000)), warm_up)
+    studied = Studied(list(task.questions(options.questions, options.seed + 5_000_000)), warm_up)
     studied.trainer = APPOTrainer(
         model, list(task.reward_funcs), args, train_dataset=task.dataset(2048, options.seed), callbacks=[studied],
         processing_class=tokenizer, tools=list(task.tools), environment_factory=task.environment_factory,

@@ -5,7 +5,8 @@ An environment follows TRL's convention: `reset(**row)` starts an episode, publi
 state, so that a branch starts from the state its prefix left. Without it a deep copy is kept after each call; where
 copying fails, the prefix's calls are replayed.
 
-Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`.
+Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`, or a
+function of that name that returns one and takes the recipe's `task_args`.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +18,27 @@ from datasets import Dataset
 
 @dataclass
 class Segment:
-    """A piece of a demonstration. `trained` is False for text that the policy does not write (tool results)."""
+    """A piece of a demonstration.
+
+    Args:
+        text: What it says.
+        trained: False for what the policy does not write (tool results).
+        token_ids: Its tokens, where they are known; else the text is encoded, apart from its neighbours.
+    """
 
     text: str
     trained: bool = True
+    token_ids: list[int] | None = None
 
 
 @dataclass
 class Demonstration:
-    """One cold-start example: the prompt as the trainer's dataset has it, then what follows, piece by piece."""
+    """One cold-start example: the prompt as the trainer's dataset has it, then what follows, piece by piece.
 
-    prompt: str | list[dict[str, str]]
+    The end token follows the last piece unless that ends with it.
+    """
+
+    prompt: str | list[dict[str, Any]]
     segments: list[Segment]
 
 
@@ -38,6 +49,7 @@ class Task:
     Args:
         dataset: `(size, seed) -> Dataset` with a `prompt` column; other columns reach `reset` and the rewards. Two
             seeds give disjoint episodes with overwhelming probability.
+        eval_dataset: The same for evaluations, where a seed alone cannot keep them apart from training.
         reward_funcs: Reward functions with TRL's signature.
         tools: Python functions that the policy may call.
         environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`.
@@ -54,3 +66,8 @@ class Task:
     demonstrations: Callable[[int, int], Iterable[Demonstration]] | None = None
     make_model: Callable[[], tuple[Any, Any]] | None = None
     decision_positions: Callable[[list[str]], list[int]] | None = None
+    eval_dataset: Callable[[int, int], Dataset] | None = None
+
+    def questions(self, size: int, seed: int) -> Dataset:
+        """Rows for an evaluation."""
+        return (self.eval_dataset or self.dataset)(size, seed)

@@ -74,7 +74,7 @@ def do(study: Study, job: Job) -> dict[str, Any] | None:
     args.disable_tqdm = True
     task = run.load_task(config)
     model, tokenizer = run.load_model(config, args, task, config.model)
-    questions = task.dataset(study.option("questions", job.testbed), QUESTIONS[job.phase])
+    questions = task.questions(study.option("questions", job.testbed), QUESTIONS[job.phase])
     budget = study.option("generated_tokens", job.testbed)
     curve = Curve(budget, study.option("evaluations", job.testbed), questions)
     trainer = RivalTrainer(

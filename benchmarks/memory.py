@@ -1,0 +1,59 @@
+"""The dry run's memory formula against the peak of a real training step, on the CPU.
+
+    python benchmarks/memory.py [ROWS] [TOKENS]
+
+Prints, with and without gradient checkpointing, the weights and what the process grew by from there to the peak of two
+steps (loss with all logits, backward, AdamW) of SmolLM2-135M in float32, and what `appo.memory` says. Needs the
+weights of the recipe smollm2-arithmetic. Left out on purpose: GPUs (`torch.cuda.max_memory_allocated` tells).
+"""
+
+import multiprocessing
+import resource
+import sys
+
+import torch
+
+from appo.environments.smollm2 import make_model
+from appo.memory import GB, Memory, Sizes, estimate
+
+
+def peak_growth(rows: int, tokens: int, checkpointing: bool) -> tuple[float, Memory]:
+    """Bytes of growth and the estimate; to be called in a fresh process, as a peak never falls."""
+    model, _ = make_model()
+    loading = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with open("/proc/self/statm") as file:
+        resident = int(file.read().split()[1]) * resource.getpagesize()
+    count = model.num_parameters()
+    weights = 4 * count
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = torch.randint(0, model.config.vocab_size, (rows, tokens))
+    for _ in range(2):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if peak <= loading:
+        raise RuntimeError("loading the model took more memory than the steps; give more rows or tokens.")
+    expected = estimate(
+        Sizes.of(model.config, count, count, 4),
+        rows=rows, tokens=tokens, bytes_per_number=4, checkpointing=checkpointing, with_logits=True,
+    )  # fmt: skip
+    return peak - resident + weights, expected
+
+
+def main() -> None:
+    rows, tokens = (int(value) for value in (*sys.argv[1:3], *("4", "256")[len(sys.argv) - 1 :]))
+    for checkpointing in (False, True):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            grown, expected = pool.apply(peak_growth, (rows, tokens, checkpointing))
+        print(
+            f"{rows} x {tokens} tokens, gradient checkpointing {checkpointing}: measured {grown / GB:.2f} GB, "
+            f"formula {expected.training() / GB:.2f} GB"
+        )
+
+
+if __name__ == "__main__":
+    main()

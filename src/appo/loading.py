@@ -1,0 +1,142 @@
+"""What a recipe names, loaded: the task, its tools, the model and its tokenizer.
+
+Left out on purpose: reading recipes (`recipe.py`), and what is done with all this (`run.py`).
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from appo.config import APPOConfig
+from appo.environments import smollm2
+from appo.environments.base import Task
+from appo.environments.pool import EnvironmentPool
+from appo.recipe import RecipeError, RunConfig
+from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
+from appo.tools.python_session import PythonSession
+
+TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
+ModelAndTokenizer = tuple[Any, Any]
+
+
+def load_task(config: RunConfig) -> Task:
+    """The task that a recipe names, made with its `task_args` where it is a function.
+
+    Raises:
+        RecipeError: where there is none, or `task_args` do not fit.
+    """
+    name, _, attribute = config.task.partition(":")
+    name, attribute = TASKS.get(name, name), attribute or "TASK"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"task = {config.task!r} is no module's name; use one of {', '.join(TASKS)}, or my.module.")
+    if config.allow_unisolated:
+        allow_unisolated()
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise RecipeError(
+                f"task = {config.task!r} is none of {', '.join(TASKS)}, nor an importable module; name a module on "
+                "PYTHONPATH that holds a `TASK`."
+            ) from None
+        raise RecipeError(str(error)) from None
+    found = getattr(module, attribute, None)
+    if callable(found):
+        found = _make_task(config, found)
+    elif config.task_args is not None and isinstance(found, Task):
+        raise RecipeError(f"task_args are given, but task = {config.task!r} takes none; remove them.")
+    if not isinstance(found, Task):
+        raise RecipeError(
+            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...)."
+        )
+    if runs_programs(found.tools):
+        try:
+            check_isolation()
+        except RuntimeError as error:
+            raise RecipeError(str(error)) from error
+    return found
+
+
+def _make_task(config: RunConfig, make: Callable[..., Any]) -> Any:
+    assert config.task_args is None or isinstance(config.task_args, dict)
+    given = config.task_args or {}
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        takes = ", ".join(map(str, signature.parameters.values()))
+        raise RecipeError(f"task_args: {error}; task = {config.task!r} takes {takes or 'none'}.") from None
+    try:
+        return make(**given)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise RecipeError(f"task_args: {' '.join(str(error).split())}") from error
+
+
+def runs_programs(tools: Iterable[Callable[..., Any]]) -> bool:
+    """Whether one of the tools is this package's Python sandbox."""
+    return any(
+        tool is python or isinstance(getattr(tool, "__self__", None), (PythonSandbox, PythonSession)) for tool in tools
+    )
+
+
+def tools_of(task: Task) -> list[Callable[..., Any]]:
+    """All that the policy may call: the task's functions, then the methods of its environments, by name."""
+    pool = EnvironmentPool(list(task.tools), task.environment_factory)
+    by_name = {tool.__name__: tool for tool in task.tools}
+    for environment in pool.probe():
+        by_name.update(pool.tools_of(environment))
+    return list(by_name.values())
+
+
+def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
+    transformers.set_seed(args.seed)
+    if source is None:
+        if task.make_model is None:
+            raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
+        try:
+            return task.make_model()
+        except (FileNotFoundError, ImportError) as error:
+            raise RecipeError(str(error)) from None
+    try:
+        if source == "smollm2":
+            return smollm2.make_model()
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
+        return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def lora_config(config: RunConfig) -> Any:
+    """peft's configuration, or None where all weights are trained.
+
+    Raises:
+        RecipeError: for fields that it does not have, and where peft is missing.
+    """
+    if config.lora is None:
+        return None
+    assert isinstance(config.lora, dict)
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise RecipeError("lora needs the package peft: run `pip install appo[peft]`.") from None
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.lora})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"lora: {' '.join(str(error).split())}.") from None
+
+
+def precision_note(config: RunConfig, args: APPOConfig) -> str | None:
+    """What is wrong with training all weights where they have 16 bits, or None."""
+    dtype = str((args.model_init_kwargs or {}).get("dtype", ""))
+    if config.lora is not None or "16" not in dtype or args.deepspeed_plugin is not None:
+        return None
+    return (
+        f"all weights are trained in {dtype}, which loses updates below 1/256 of a weight; start with DeepSpeed, "
+        "which keeps them in float32, or leave out model_init_kwargs"
+    )

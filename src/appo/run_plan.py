@@ -1,0 +1,109 @@
+"""What a recipe's batch sizes come to: generations, updates, rollouts and tokens, by arithmetic alone.
+
+Left out on purpose: the study's budgets in tokens, and tasks that DAPO's sampling replaces.
+"""
+
+import math
+from dataclasses import dataclass
+
+from trl import SFTConfig
+
+from appo.config import APPOConfig
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The plan of a training run.
+
+    Args:
+        args: The configuration, as one process has it.
+        processes: How many processes train.
+        tasks: Rows of the training data.
+    """
+
+    args: APPOConfig
+    processes: int
+    tasks: int
+
+    @property
+    def rollouts_per_task(self) -> int:
+        return self.args.num_generations or 1
+
+    @property
+    def tasks_per_update(self) -> int:
+        """Over all processes."""
+        rollouts = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return self.processes * rollouts // self.rollouts_per_task
+
+    @property
+    def tasks_per_generation(self) -> int:
+        """Over all processes. TRL leaves out what does not fill a generation at the end of an epoch."""
+        rollouts = self.args.per_device_train_batch_size * (self.args.steps_per_generation or 1)
+        return self.processes * rollouts // self.rollouts_per_task
+
+    @property
+    def updates_per_generation(self) -> int:
+        steps = self.args.steps_per_generation or 1
+        return steps // self.args.gradient_accumulation_steps * self.args.num_iterations
+
+    @property
+    def updates(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        per_epoch = self.tasks // self.tasks_per_generation * self.updates_per_generation
+        return math.ceil(self.args.num_train_epochs * per_epoch)
+
+    @property
+    def generations(self) -> int:
+        return math.ceil(self.updates / self.updates_per_generation)
+
+    @property
+    def branches_per_update(self) -> int:
+        return (self.rollouts_per_task - self.args.num_initial_rollouts) * self.tasks_per_update
+
+    @property
+    def rollouts(self) -> int:
+        initial = self.generations * self.tasks_per_generation * self.args.num_initial_rollouts
+        return initial + self.updates * self.branches_per_update
+
+    @property
+    def trained_rollouts_per_update(self) -> int:
+        whole = self.args.train_on == "all"
+        return self.tasks_per_update * (self.rollouts_per_task if whole else self.args.num_initial_rollouts)
+
+    @property
+    def checkpoints(self) -> int:
+        """Those that `save_steps` asks for; 0 where it does not count updates."""
+        counted = self.args.save_strategy == "steps" and self.args.save_steps >= 1
+        return int(self.updates // self.args.save_steps) if counted else 0
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The plan in words, by topic."""
+        args, limit = self.args, self.args.max_completion_length or 0
+        initial = self.tasks_per_generation * args.num_initial_rollouts
+        written = self.tasks_per_update * args.num_initial_rollouts + self.branches_per_update
+        trained = self.trained_rollouts_per_update
+        share = f"{self.processes} x {self.tasks_per_update / self.processes:g}"
+        passes = f"{args.gradient_accumulation_steps} x {args.micro_batch_rows} rollouts"
+        kept = f", the last {args.save_total_limit} are kept" if args.save_total_limit else ""
+        saved = f"{self.checkpoints:,}, every {args.save_steps:g} updates{kept}" if self.checkpoints else "none"
+        return [
+            ("tasks", f"{self.tasks:,}, {self.rollouts_per_task} rollouts each (branches included)"),
+            ("generation", f"{self.tasks_per_generation} tasks, {initial:,} initial rollouts; then "
+             f"{self.updates_per_generation} updates"),
+            ("update", f"{self.tasks_per_update} tasks (processes x tasks: {share}), {self.branches_per_update:,} "
+             f"branches; forwards on each: {passes}"),
+            ("run", f"{self.generations:,} generations, {self.updates:,} updates, {self.rollouts:,} rollouts"),
+            ("tokens, at most", f"{limit:,} a rollout; {written * limit:,} an update, {trained * limit:,} of them "
+             f"trained on; {self.rollouts * limit:,} in all"),
+            ("checkpoints", saved),
+        ]  # fmt: skip
+
+
+def cold_start_updates(args: SFTConfig, processes: int, demonstrations: int) -> int:
+    """Optimizer updates of the cold start."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(demonstrations / (processes * args.per_device_train_batch_size))
+    per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+    return math.ceil(args.num_train_epochs * per_epoch)
