@@ -43,7 +43,8 @@ def run_loop(model, tokenizer, rows, seed):
     )
     loop = AgentLoop(engine, protocol, ToolRunner(), max_completion_length=128, join_every=1)
     loop.run(starts, seed)
-    return loop.counters.policy_tokens, sum(tool.calls for tool in loop.counters.tools.values()), time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    return loop.counters.policy_tokens, sum(tool.calls for tool in loop.counters.tools.values()), seconds
 
 
 def run_generate(model, tokenizer, rows, tokens):

@@ -8,10 +8,12 @@ OUT_DIR go
     traces.jsonl    for the cold start, in ShareGPT's layout: questions of train_10k whose answer BM25 finds among the
                     cache's pages, and arithmetic with Python
     train.jsonl     hard_search_1k, and as many questions of arithmetic
+    search_cache.json
 """
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,9 +55,7 @@ def search_traces(data: Path, search: LocalSearch) -> list[dict]:
 def arithmetic(size: int, seed: int) -> list[tuple[str, str, str]]:
     """Questions with their programs and results."""
     rows = reasoning_gym.dataset(size, seed)
-    solved = [
-        reasoning_gym.solve(row["family"], json.loads(row["entry"])) for row in rows
-    ]
+    solved = [reasoning_gym.solve(row["family"], json.loads(row["entry"])) for row in rows]
     return [(row["prompt"][-1]["content"], *pair) for row, pair in zip(rows, solved, strict=True)]
 
 
@@ -67,7 +67,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def main(data: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    search = LocalSearch(corpus_from_cache(data / "search_cache.json"), limits=LIMITS)
+    shutil.copy(data / "search_cache.json", out)
+    search = LocalSearch(corpus_from_cache(out / "search_cache.json"), limits=LIMITS)
     traces = search_traces(data, search)
     for question, program, result in arithmetic(ARITHMETIC_TRACES, seed=1):
         traces.append(trace(question, "python", "I compute it.", program, result, result))

@@ -84,12 +84,12 @@ class RunConfig:
             if value is not None and value < bound:
                 raise ValueError(f"{name} must not be below {bound}, got {value}.")
         for name in ("task_args", "lora"):
-            setattr(self, name, _mapping(name, getattr(self, name)))
+            setattr(self, name, read_mapping(name, getattr(self, name)))
         if self.traces_min_reward is not None and not self.traces:
             raise ValueError(f"traces_min_reward = {self.traces_min_reward:g} is given without traces; name files.")
 
 
-def _mapping(name: str, value: Any) -> dict[str, Any] | None:
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
     """A field that is a mapping; flags give it as JSON."""
     if isinstance(value, str):
         try:
@@ -101,7 +101,9 @@ def _mapping(name: str, value: Any) -> dict[str, Any] | None:
     return value
 
 
-class _Parser(HfArgumentParser):
+class FlagParser(HfArgumentParser):
+    """Raises RecipeError where argparse would end the process."""
+
     def error(self, message: str) -> NoReturn:
         # argparse says "argument --max_steps/--max-steps: ..."; the field's name is enough.
         raise RecipeError(re.sub(r"^argument --(\w+)(/--[\w-]+)*", r"\1", message))
@@ -133,7 +135,7 @@ def make_settings(
         raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
     main_flags, nested_flags = _split_flags(list(overrides))
     # First of all: without its fields, the others may contradict the defaults.
-    preset = _Parser((RunConfig,), allow_abbrev=False).parse_known_args(_to_flags(values) + main_flags)[0].preset
+    preset = FlagParser((RunConfig,), allow_abbrev=False).parse_known_args(_to_flags(values) + main_flags)[0].preset
     if preset and preset not in PRESETS:
         raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
     run, args = _parse((RunConfig, config), _to_flags({**PRESETS.get(preset, {}), **values}) + main_flags, path)
@@ -256,7 +258,7 @@ def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parse(kinds: tuple[type, ...], flags: list[str], path: str) -> Any:
-    parser = _Parser(kinds, allow_abbrev=False)
+    parser = FlagParser(kinds, allow_abbrev=False)
     try:
         _, unknown = parser.parse_known_args(flags)
         if unknown:

@@ -224,6 +224,19 @@ def test_search_in_a_corpus_is_called(tmp_path, data, monkeypatch):
     assert "wikipedia search tool" in record["prompt"] and "python" not in record["prompt"]
 
 
+def test_a_search_takes_options_and_the_prompt_may_be_ones_own(tmp_path, data, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pages = [{"title": "Zu", "text": f"A zu is a beast, says page {number}."} for number in range(3)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    model = save_scripted(tmp_path / "m", {"\n": "<search>", "<search>": "Z", "Z": "u", "u": "</search>"})
+    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_tool_turns", "1", "--tools", "search"]
+    flags += ["--search", f"corpus:{tmp_path / 'corpus.jsonl'}", "--search_options", '{"limits": {"top_k": 2}}']
+    assert run(tmp_path / "out", *flags, "--system_prompt", "Look it up.") == 0
+    record = samples(tmp_path / "out")[0]
+    assert record["tool_calls"][0]["result"].count("Page ") == 2
+    assert record["prompt"].startswith("Look it up.\n\n")
+
+
 def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
     model = save_random(tmp_path / "m")
     flags = ["--model", model, "--data", data, "--limit", "2", "--tools", "none", "--max_completion_length", "40"]
@@ -259,6 +272,8 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--tools", "no.module:f"], "'no.module:f' cannot be imported"),
         (["--tools", "json:nothing"], "'json:nothing' is no function"),
         (["--tools", "json:dumps"], "'json:dumps': "),
+        (["--search_options", "{}"], "search_options belong to a search"),
+        (["--search", "serper", "--search_options", "3"], "search_options must be a mapping, got 3"),
         (["--search", "bing"], "search = 'bing' must read cache:FILE"),
         (["--search", "corpus:/none.jsonl"], "there is no file /none.jsonl"),
         (["--search", "retrieval:http://127.0.0.1:1"], "does not work: the search failed: the connection failed"),

@@ -15,6 +15,19 @@ except importlib.metadata.PackageNotFoundError:
     )
 
 
+def test_a_recipe_may_name_it(tmp_path):
+    import transformers
+
+    from appo.loading import load_model, load_task
+    from appo.recipe import read_recipe
+
+    (tmp_path / "recipe.yaml").write_text(f"task: kinship\nmodel: smollm2\nuse_cpu: true\noutput_dir: {tmp_path}\n")
+    config, args, _ = read_recipe(str(tmp_path / "recipe.yaml"), [])
+    model, tokenizer = load_model(config, args, load_task(config), config.model)
+    assert isinstance(model, transformers.LlamaForCausalLM)
+    assert len(tokenizer) == 49152
+
+
 @pytest.mark.slow
 def test_two_real_steps_with_the_python_tool(tmp_path):
 

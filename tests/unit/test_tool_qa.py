@@ -50,6 +50,11 @@ def test_the_prompt_speaks_of_the_tools_there_are(files):
     assert [tool.__name__ for tool in task.tools] == ["python"]
 
 
+def test_the_prompt_may_be_ones_own(files):
+    task = TASK(files["data"], tools=["python"], prompt="Think first.")
+    assert task.dataset(1, 0)[0]["prompt"][0] == {"role": "system", "content": "Think first."}
+
+
 def test_tools_work(files):
     search, python = tools_of(TASK(files["data"], search=files["search"], sandbox={"timeout_s": 10.0}))
     assert search("Accra") == "Page 1: Accra is the capital of Ghana."

@@ -6,9 +6,10 @@ Left out on purpose: a file of options; a benchmark evaluation is one line of a 
 import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from appo.evaluation.benchmarks import BENCHMARKS
-from appo.recipe import RecipeError, _Parser
+from appo.recipe import FlagParser, RecipeError, read_mapping
 
 PROTOCOLS = ("tags", "chat_template")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
@@ -39,6 +40,9 @@ class EvalConfig:
         metadata={
             "help": "cache:FILE, corpus:FILE, pages:FILE, retrieval:URL, searxng:URL or serper (docs/search.md)."
         },
+    )
+    search_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Further arguments of the search, as JSON, such as {"limits": {"top_k": 3}}.'}
     )
     protocol: str = field(
         default="tags", metadata={"help": "How calls are written: tags (the paper's) or chat_template (TRL's)."}
@@ -76,6 +80,9 @@ class EvalConfig:
     overwrite: bool = field(default=False, metadata={"help": "Whether to start anew; old samples get another name."})
 
     def __post_init__(self) -> None:
+        self.search_options = read_mapping("search_options", self.search_options)
+        if self.search_options is not None and self.search is None:
+            raise ValueError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
         for name, bound in {**least, "limit": 1, "max_tool_turns": 0}.items():
             value = getattr(self, name)
@@ -120,7 +127,7 @@ def read_eval_config(flags: list[str]) -> EvalConfig:
     Raises:
         RecipeError: for unknown flags, wrong types and contradictory values, in one sentence.
     """
-    parser = _Parser((EvalConfig,), allow_abbrev=False)
+    parser = FlagParser((EvalConfig,), allow_abbrev=False)
     try:
         config, unknown = parser.parse_args_into_dataclasses(
             flags, look_for_args_file=False, return_remaining_strings=True

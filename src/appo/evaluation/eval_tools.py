@@ -60,13 +60,14 @@ def _python(config: EvalConfig) -> Callable[..., Any]:
 
 
 def _search(config: EvalConfig) -> Callable[..., Any]:
-    spec = str(config.search)
+    spec, given = str(config.search), config.search_options or {}
+    assert isinstance(given, dict)
     try:
         if split_spec(spec)[0] not in SERVER_KINDS:
-            return open_search(spec).search
+            return open_search(spec, **given).search
         # Kept, so that a run that goes on reads what it would have read; and the policy reads why a search failed.
         options = {"cache": config.directory / "search.sqlite", "patience": 0.8 * config.tool_timeout}
-        search = open_search(spec, **options)
+        search = open_search(spec, **{**options, **given})
         search.find("capital of France")
     except ToolError as error:
         raise RecipeError(f"search = {spec!r} does not work: {error}.") from None

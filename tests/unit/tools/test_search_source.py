@@ -53,6 +53,13 @@ def test_what_names_no_search_is_told(monkeypatch, spec, sentence):
     assert sentence in str(error.value)
 
 
+def test_limits_may_be_a_mapping(cache, tmp_path):
+    search = open_search(f"pages:{cache}", index_dir=tmp_path, limits={"top_k": 1})
+    assert search.search("Ghana").count("Page ") == 1
+    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
+        open_search(f"pages:{cache}", index_dir=tmp_path, limits={"top_k": 0})
+
+
 def test_unknown_options_are_told(cache):
     with pytest.raises(ValueError, match="got an unexpected keyword argument 'topk'"):
         open_search(f"cache:{cache}", topk=3)
