@@ -121,7 +121,13 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
             from appo.dry_run import dry_run
 
             return dry_run(command, recipe, overrides)
-        getattr(run, command)(*read_recipe(recipe, overrides))
+        settings = read_recipe(recipe, overrides)
+        if command == "eval":
+            # A recipe's model is where training starts; a flag names the model to evaluate.
+            asked = any(flag.split("=")[0] == "--model" for flag in overrides)
+            run.eval(*settings, model=settings[0].model if asked else None)
+        else:
+            getattr(run, command)(*settings)
     except RecipeError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2

@@ -208,6 +208,14 @@ def _tokens(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text)
 
 
+def overlap_note(train: Dataset, evaluation: Dataset) -> str | None:
+    """How many questions of an evaluation are in the training data, or None where either has no column `question`."""
+    if not all("question" in rows.column_names for rows in (train, evaluation)):
+        return None
+    shared = len({j for _, j in overlap(train["question"], evaluation["question"])})
+    return f"{shared} of {len(evaluation)} questions are in the training data"
+
+
 def print_overlap(train_questions: Sequence[str], benchmarks: Mapping[str, Sequence[str]]) -> None:
     """Prints how many questions of each benchmark are among the training questions.
 

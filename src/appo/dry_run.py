@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from appo.config import APPOConfig
+from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
 from appo.environments.smollm2 import gguf_path
@@ -165,7 +166,9 @@ class DryRun:
         if config.eval_size:
             asked = self._try("evaluation", lambda: task.questions(config.eval_size, config.eval_seed))
             if asked is not None:
-                self.plan.append(("evaluation", f"{len(asked):,} questions, before and after"))
+                note = overlap_note(rows, asked) if rows is not None else None
+                shown = f"{len(asked):,} questions, before and after"
+                self.plan.append(("evaluation", f"{shown}; {note}" if note else shown))
         if rows is None:
             return None
         if "prompt" not in rows.column_names:

@@ -19,12 +19,14 @@ from typing import Any
 
 import transformers
 from accelerate.utils import is_peft_model
+from datasets import Dataset
 from rich.console import Console
 from transformers import Trainer
 from trl import SFTConfig
 
 from appo.analysis.curves import plot_curves
 from appo.config import APPOConfig
+from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
 from appo.evaluation import Evaluation, evaluate
@@ -95,6 +97,8 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
             model, tokenizer = load_model(config, args, task, str(start))
     trainer = _make_trainer(config, args, task, model, tokenizer)
     checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
+    if config.eval_size and (note := overlap_note(trainer.train_dataset, _questions(config, task))):
+        console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, config, task, console, fresh=False)
     if checkpoint:
         console.print(f"going on from {checkpoint}")
@@ -111,14 +115,14 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     _report(result, console)
 
 
-def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
-    """Success of `--model`, else of the trained model, else of the cold start."""
+def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | None = None) -> None:
+    """Success of `model`, else of the trained model, of the cold start, of the model that the recipe starts from."""
     if not config.eval_size:
         raise RecipeError("eval_size is 0; give the number of questions to ask.")
     console = _console(args)
     task = load_task(config)
     found = [path for path in (_model_dir(args), _cold_dir(args)) if (path / "config.json").exists()]
-    source = config.model or (str(found[0]) if found else None)
+    source = model or (str(found[0]) if found else config.model)
     if source is None and task.make_model is None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
     trainer = _make_trainer(config, args, task, *load_model(config, args, task, source))
@@ -272,7 +276,7 @@ def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, t
             list(task.reward_funcs),
             args,
             train_dataset=task.dataset(config.train_size, config.train_seed),
-            eval_dataset=task.questions(config.eval_size, config.eval_seed) if evaluated else None,
+            eval_dataset=_questions(config, task) if evaluated else None,
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
@@ -297,9 +301,13 @@ def _evaluation(
     return evaluation
 
 
-def _run_evaluation(name: str, trainer: APPOTrainer, config: RunConfig, task: Task, console: Console) -> Evaluation:
+def _questions(config: RunConfig, task: Task) -> Dataset:
     with _setting_up():
-        questions = task.questions(config.eval_size, config.eval_seed)
+        return task.questions(config.eval_size, config.eval_seed)
+
+
+def _run_evaluation(name: str, trainer: APPOTrainer, config: RunConfig, task: Task, console: Console) -> Evaluation:
+    questions = _questions(config, task)
     with progress_bar(console) as bar:
         bar_task = bar.add_task(f"success {name}", total=len(questions), status="")
         size = trainer.args.rollout_batch_size

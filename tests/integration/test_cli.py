@@ -174,6 +174,21 @@ def test_a_cold_start_from_records_with_an_adapter(recipe, tmp_path, capsys):
     assert "cold start: found in" in capsys.readouterr().out
 
 
+def test_eval_asks_the_trained_model_rather_than_the_one_it_came_from(recipe, tmp_path, capsys):
+    start, out = tmp_path / "run" / "cold_start", tmp_path / "second"
+    assert main(["sft", str(recipe)]) == 0
+    with recipe.open("a") as file:
+        file.write(f"model: {start}\n")
+    flags = ["--output_dir", str(out), "--demonstrations", "0"]
+    assert main(["eval", str(recipe), *flags]) == 0
+    assert f"({start})" in capsys.readouterr().out
+    assert main(["train", str(recipe), *flags, "--max_steps", "2", "--eval_size", "0"]) == 0
+    assert main(["eval", str(recipe), *flags]) == 0
+    assert f"({out / 'model'})" in capsys.readouterr().out
+    assert main(["eval", str(recipe), *flags, "--model", str(start)]) == 0
+    assert f"({start})" in capsys.readouterr().out
+
+
 def test_a_task_made_with_arguments(recipe, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_task.py").write_text(
         "from dataclasses import replace\n"

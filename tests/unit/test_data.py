@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 
 from appo import rows
-from appo.data import load_rl_data, main, overlap, print_overlap
+from appo.data import load_rl_data, main, overlap, overlap_note, print_overlap
 from appo.evaluation.benchmarks import load_benchmark
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
@@ -202,3 +202,10 @@ def test_overlap_of_the_real_sets():
     assert overlap(questions["train_10k"], aime) == []
     # The released validation set is made of evaluation questions.
     assert len({j for _, j in overlap(questions["valid"], aime)}) == 30
+
+
+def test_the_overlap_of_training_and_evaluation_is_one_sentence():
+    train = Dataset.from_dict({"question": ["Who wrote Emma?", "Who wrote Ulysses?"]})
+    asked = Dataset.from_dict({"question": ["who wrote emma", "Who wrote Dubliners?", "Who wrote Hamlet?"]})
+    assert overlap_note(train, asked) == "1 of 3 questions are in the training data"
+    assert overlap_note(train, Dataset.from_dict({"prompt": ["Who wrote Emma?"]})) is None
