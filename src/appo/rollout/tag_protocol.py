@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from appo.rollout.calls import MAX_CALL_CHARS, ParsedCall, PlainText, decode, token_at
 from appo.rollout.types import Rollout
 
+THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+
 
 def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
     """Tokens that may complete one of the tags: what they hold up to a `>` is the tag's end, or ends with the tag."""
@@ -53,6 +55,8 @@ class TagProtocol:
         self._opening, self._closing = re.compile(rf"<({names})>"), re.compile(rf"</({names})>")
         self.answer_tag = answer_tag
         self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in tags])
+        self._result_format = result_format
+        self._tags = re.compile(rf"</?(?:{names}|think|result)>")
         self._encode_plain = PlainText(tokenizer)
         self._window = max(len(f"</{name}>".encode()) for name in tags)  # no token holds less than a byte
 
@@ -64,9 +68,7 @@ class TagProtocol:
         text = decode(self.tokenizer, turn_ids)
         closing = self._closing.search(text)
         end = len(text) if closing is None else closing.start()
-        # Thoughts may speak of tags: only what follows them opens a call.
-        thoughts = max(text.rfind("</think>", 0, end), 0)
-        opened = list(self._opening.finditer(text, thoughts, end))
+        opened = list(self._opening.finditer(text, self._after_thoughts(text, end, context_ids), end))
         if closing is None:
             if not opened or self.answer_tag in (tag[1] for tag in opened):
                 return []
@@ -79,6 +81,18 @@ class TagProtocol:
         error = self._error(name, [tag[1] for tag in opened], closing is not None, len(body))
         start = token_at(self.tokenizer, turn_ids, text, first)
         return [ParsedCall(name, None if error else body, start, len(turn_ids), error)]
+
+    def _after_thoughts(self, text: str, end: int, context_ids: list[int]) -> int:
+        """Where the thoughts of a turn end: they may speak of tags, and a program of thoughts."""
+        place = 0
+        if decode(self.tokenizer, context_ids[-16:]).rstrip().endswith("<think>"):  # the prompt opened one
+            place = text.find("</think>", 0, end) + len("</think>") if "</think>" in text[:end] else 0
+        while thought := THOUGHT.search(text, place, end):
+            call = self._opening.search(text, place, end)
+            if call and call.start() < thought.start():
+                break
+            place = thought.end()
+        return place
 
     @staticmethod
     def _error(name: str, opened: list[str], closed: bool, length: int) -> str | None:
@@ -114,5 +128,15 @@ class TagProtocol:
         return "answer" if answering else "think"
 
     def completion(self, rollout: Rollout, conversational: bool) -> Any:
-        text = self.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+        """What reward functions get, without tags in results: a page that holds an `<answer>` has not answered."""
+        pieces, start = [], 0
+        for call in rollout.tool_calls:
+            if call.result_end > call.result_start and self._tags.search(call.result):
+                pieces.append(self._text(rollout.completion_ids[start : call.result_start]))
+                pieces.append(self._result_format.replace("{}", self._tags.sub("", call.result), 1))
+                start = call.result_end
+        text = "".join([*pieces, self._text(rollout.completion_ids[start:])])
         return [{"role": "assistant", "content": text}] if conversational else text
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)

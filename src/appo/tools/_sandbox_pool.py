@@ -8,10 +8,15 @@ fork).
 """
 
 import threading
+import time
 from collections import OrderedDict, deque
 
 from appo.tools._sandbox_launch import Launcher
 from appo.tools._sandbox_worker import Settings, Worker
+
+
+class Busy(Exception):
+    """No worker was free in time."""
 
 
 class Pool:
@@ -32,10 +37,15 @@ class Pool:
         self._closed = False
         self._idle.extend(self._start() for _ in range(warm))
 
-    def acquire(self, owner: object = None) -> tuple[Worker, bool]:
+    def acquire(self, deadline: float, owner: object = None) -> tuple[Worker, bool]:
         """A worker that nobody else uses until it is released, and whether it holds the owner's variables.
 
+        Args:
+            deadline: On the clock `time.monotonic`.
+            owner: A session.
+
         Raises:
+            Busy: where all are in use until then.
             RuntimeError: where the pool is closed.
         """
         with self._condition:
@@ -46,7 +56,8 @@ class Pool:
                 if worker is None:
                     worker, held = self._other(), False
                 if worker is None:
-                    self._condition.wait()
+                    if not self._condition.wait(max(0.0, deadline - time.monotonic())):
+                        raise Busy
                 elif worker.alive():
                     return worker, held
                 else:  # killed from outside while it waited

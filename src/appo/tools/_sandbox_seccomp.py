@@ -3,7 +3,8 @@
 Namespaces and missing rights stop most of what a program should not do. The filter covers what they do not: sockets
 that no network namespace confines (a virtual machine's host answers on AF_VSOCK), memory outside the address space
 that is limited (SysV, memfd), state that would outlive the call (SysV and POSIX queues, kernel keys), changing limits
-and priority of process 1, new user namespaces, and calls known for bugs in the kernel (BPF, io_uring, userfaultfd).
+and priority of process 1, locks on files that others see too, new user namespaces, and calls known for bugs in the
+kernel (BPF, io_uring, userfaultfd).
 
 Left out on purpose: processors other than x86-64 and ARM64, where programs run without the filter; a list of what is
 allowed, which every new version of the C library would break.
@@ -60,6 +61,7 @@ _DENIED = {
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
     "inotify_init1": (294, 26),
+    "flock": (73, 32),
     "personality": (135, 92),
     "setpriority": (141, 140),
     "ioprio_set": (251, 30),

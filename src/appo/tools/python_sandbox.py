@@ -21,11 +21,12 @@ import math
 import os
 import sys
 import threading
+import time
 import weakref
 from typing import Any
 
 from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap
-from appo.tools._sandbox_pool import Pool
+from appo.tools._sandbox_pool import Busy, Pool
 from appo.tools._sandbox_worker import MAX_COLLECTED_BYTES, Outcome, Settings
 from appo.tools.python_session import PythonSession
 from appo.tools.results import ToolResult
@@ -37,6 +38,7 @@ LIVE_SESSIONS = 16
 NOTE_CHARS = 32  # at most, of the note where output is cut
 NOTHING = "(nothing was printed)"
 AS_BEFORE = "(variables are as they were before this call)"
+BUSY = "SystemError: too many programs at once, so that this one was not run; try again"
 LOST = "SystemError: the variables of earlier calls are lost, as these did not run again in time; start anew"
 _unisolated_allowed = False
 _shared_sandbox: "PythonSandbox | None" = None
@@ -70,6 +72,9 @@ class PythonSandbox:
         workers: Sandboxes, and so programs at once; with `stateful`, sessions whose variables are in memory. Some
             60 MB each. Default: the number of CPUs, at most MAX_WORKERS; with `stateful` LIVE_SESSIONS.
         stateful: Whether `session` makes environments whose variables live on; programs then only run in these.
+        patience_s: Seconds that a call waits for a free worker, and for the earlier calls of its session where they
+            have to run again. Together with `timeout_s` it should lie below the time-out of whoever calls
+            (`tool_timeout`), which else gives up on a call that is run later all the same.
         allow_unisolated: Whether programs may run with the caller's rights where bubblewrap does not work. None: what
             was set for the process by the function of this name.
 
@@ -85,6 +90,7 @@ class PythonSandbox:
         max_output_chars: int = 2000,
         workers: int | None = None,
         stateful: bool = False,
+        patience_s: float = 20.0,
         allow_unisolated: bool | None = None,
     ) -> None:
         self._launcher = _launcher(allow_unisolated)
@@ -92,11 +98,11 @@ class PythonSandbox:
         if workers is None:
             workers = LIVE_SESSIONS if stateful else min(cpus, MAX_WORKERS)
         numbers = {"timeout_s": timeout_s, "memory_mb": memory_mb, "max_output_chars": max_output_chars}
-        for name, value in {**numbers, "workers": workers}.items():
-            if value <= 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+        for name, value in {**numbers, "workers": workers, "patience_s": patience_s}.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value}.")
         self.timeout_s, self.memory_mb, self.max_output_chars = timeout_s, memory_mb, max_output_chars
-        self.workers, self.stateful = workers, stateful
+        self.workers, self.stateful, self.patience_s = workers, stateful, patience_s
         # A call that is replayed gets twice the time.
         cpu_seconds = math.ceil(timeout_s * (2 if stateful else 1)) + 1
         self._settings = Settings(memory_mb << 20, cpu_seconds, keep=stateful)
@@ -119,7 +125,7 @@ class PythonSandbox:
 
         Returns:
             What was printed, and why the program failed: None, "exception", "killed" (by a signal, such as a crash or
-            the CPU limit), "timeout" or "output" (too much of it).
+            the CPU limit), "timeout", "output" (too much of it) or "busy" (not run, as no worker was free in time).
 
         Raises:
             RuntimeError: where the sandbox is stateful or closed, or a worker does not start.
@@ -128,7 +134,10 @@ class PythonSandbox:
             raise RuntimeError(
                 "PythonSandbox(stateful=True) runs programs in sessions: pass `environment_factory=sandbox.session`."
             )
-        worker, _ = self._pool.acquire()
+        try:
+            worker, _ = self._pool.acquire(time.monotonic() + self.patience_s)
+        except Busy:
+            return ToolResult(BUSY, "busy")
         try:
             outcome = worker.run(code, self.timeout_s)
         finally:
@@ -180,19 +189,26 @@ class PythonSandbox:
 
     def _run_in_session(self, session: PythonSession, calls: list[str], code: str) -> ToolResult:
         """Runs a program after `calls`, and adds it to them unless it was stopped or killed."""
-        with self._turns:
+        deadline = time.monotonic() + self.patience_s
+        if not self._turns.acquire(timeout=self.patience_s):
+            return ToolResult(BUSY, "busy")
+        try:
             pool = self._pool
-            worker, held = pool.acquire(session)
+            worker, held = pool.acquire(deadline, session)
             kept = False
             try:
                 for call in () if held else calls:
-                    if not worker.run(call, 2 * self.timeout_s).kept:
+                    if not worker.run(call, min(2 * self.timeout_s, max(0.0, deadline - time.monotonic()))).kept:
                         calls.clear()
                         return ToolResult(LOST, "killed")
                 outcome = worker.run(code, self.timeout_s)
                 kept = outcome.kept
             finally:
                 pool.release(worker, session if kept else None)
+        except Busy:
+            return ToolResult(BUSY, "busy")
+        finally:
+            self._turns.release()
         if kept:
             calls.append(code)
         return self._result(outcome, "" if kept else AS_BEFORE)

@@ -4,9 +4,9 @@
     trainer = APPOTrainer(..., environment_factory=sandbox.session)
 
 A session is the list of its calls. Its variables live in a worker of the sandbox while there is room; the sessions
-used least recently lose theirs, and the next call first runs the earlier ones again. A fork (or a deep copy) has the
-same list and starts by replaying it. A call that was stopped or killed leaves no trace: the others are replayed. One
-that raised an exception stays, as it may have set variables.
+used least recently lose theirs, and the next call first runs the earlier ones again. A deep copy, which a branch
+takes, has the same list and starts by replaying it. A call that was stopped or killed leaves no trace: the others are
+replayed. One that raised an exception stays, as it may have set variables.
 
 What a replay repeats: `random`, `numpy.random` and the order of sets, which start alike in every session. What it does
 not: the time, `os.urandom`, `secrets`, `numpy.random.default_rng()` without a seed.
@@ -54,9 +54,9 @@ class PythonSession:
         with self._lock:
             return self._sandbox._readable(self._sandbox._run_in_session(self, self._calls, code))
 
-    def fork(self) -> "PythonSession":
-        """An independent session with the same variables, which are replayed when it is first used."""
-        return PythonSession(self._sandbox, tuple(self._calls))
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "PythonSession":
-        return self.fork()
+        """An independent session with the same variables, which are replayed when it is first used.
+
+        There is no `fork` beside it: a trainer that does not know of forks would offer it to the policy as a tool.
+        """
+        return PythonSession(self._sandbox, tuple(self._calls))

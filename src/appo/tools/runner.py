@@ -212,8 +212,8 @@ class ToolRunner:
         except BaseException as raised:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
             kind = type(raised).__name__
             if isinstance(raised, ToolError):
-                return ToolOutcome(self._readable(f"error: {raised}"), kind), True
-            text = self._readable(f"error: {kind}: {raised or 'no message'}")
+                return ToolOutcome(self._readable(f"error: {_message(raised)}"), kind), True
+            text = self._readable(f"error: {kind}: {_message(raised)}")
             return ToolOutcome(text, kind), not isinstance(raised, Exception)
 
     def _readable(self, text: str) -> str:
@@ -222,7 +222,7 @@ class ToolRunner:
         if len(text) <= self.max_result_chars:
             return text
         half = self.max_result_chars // 2
-        return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[-half:]}"
+        return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[len(text) - half :]}"
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         """One loop for all coroutines: clients that belong to a loop stay usable from call to call."""
@@ -236,6 +236,13 @@ class ToolRunner:
         """Ends idle threads."""
         for _ in range(self._workers):
             self._jobs.put(None)
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error) or "no message"
+    except Exception:  # a tool's own class of errors
+        return "no message"
 
 
 async def _finish(awaitable: Any) -> Any:

@@ -22,6 +22,10 @@ DENIED = "PermissionError|OSError|ConnectionRefusedError|gaierror"
 
 # fmt: off
 PROGRAMS = {
+    "locking a file of the host": Hostile(FAILED, DENIED, """
+import fcntl, os
+fcntl.flock(open(os.__file__), fcntl.LOCK_EX)
+"""),
     # network
     "tcp to the host": Hostile(FAILED, DENIED, """
 import socket

@@ -224,3 +224,33 @@ def test_pauses_double_and_stop_at_the_time_limit(monkeypatch):
     # Tries at 0, 0.1, 0.3 and 0.7 seconds; the next would be at 1.5.
     assert (tool.calls, outcome.error) == (4, "OSError")
     assert 0.7 <= outcome.seconds < 1.0
+
+
+def test_a_failure_that_the_tool_reports_is_not_tried_again():
+    calls = []
+
+    def check() -> ToolResult:
+        """Checks."""
+        calls.append(1)
+        return ToolResult("no", "bad word")
+
+    assert ToolRunner(retries=3).submit({"check": check}, "check", {}).result().error == "bad word"
+    assert len(calls) == 1
+
+
+def test_errors_without_words():
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    def fail(error: str) -> str:
+        """Fails. Args: error: How."""
+        raise Mute if error == "mute" else ValueError
+
+    texts = [ToolRunner(timeout=2).submit({"fail": fail}, "fail", error).result().text for error in ("mute", "empty")]
+    assert texts == ["error: Mute: no message", "error: ValueError: no message"]
+
+
+def test_the_least_limit_of_a_result():
+    text = ToolRunner(max_result_chars=1).submit(TOOLS, "echo", "a" * 50).result().text
+    assert text == "\n[50 characters cut]\n"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sandboxes import LAUNCHERS, children, gone, make
 
-from appo.tools import PythonSandbox, ToolResult
+from appo.tools import PythonSandbox, ToolResult, python_sandbox
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS, ids=lambda x: x.name)
@@ -37,6 +37,19 @@ def test_calls_from_many_threads(sandbox: PythonSandbox) -> None:
         texts = list(threads.map(call, range(64)))
     assert texts == [str(i) if i % 4 else "ZeroDivisionError: division by zero (line 1)" for i in range(64)]
     assert len(sandbox._pool._workers) == 2
+
+
+def test_a_call_does_not_wait_for_ever_for_a_worker() -> None:
+    with make(LAUNCHERS[0], timeout_s=5, memory_mb=96, workers=1, patience_s=0.3) as sandbox:
+        sandbox("1")  # so that the worker is ready
+        other = threading.Thread(target=sandbox, args=("import time\ntime.sleep(1.5)",))
+        other.start()
+        time.sleep(0.2)
+        start = time.monotonic()
+        assert sandbox("1") == ToolResult(python_sandbox.BUSY, "busy")
+        assert time.monotonic() - start < 1
+        other.join()
+        assert sandbox("6 * 7") == ToolResult("42")
 
 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(sandbox: PythonSandbox) -> None:
