@@ -6,7 +6,8 @@
 In the tag protocol a `<result>` is the tool's where it directly follows a closed call; it ends with the next
 `</result>`. It carries no loss, and the white space around it gives way to the protocol's own frame
 (`result_format`), because that is what rollouts see. Any other `<result>` is the policy's own text. In the
-chat-template protocol the turns of the assistant carry loss, up to and with their end token.
+chat-template protocol the turns of the assistant carry loss, up to and with their end token. In both, a trace with a
+call that no result follows is left out, and logged: a rollout would have run that call.
 
 Left out on purpose: turning calls in messages into calls in tags or the other way round, and traces with several
 questions.
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
@@ -77,6 +79,12 @@ def check_traces(
         and any(not isinstance(t.prompt, str) for t in traces)
     ):
         mistakes.append("traces are messages, but the model's tokenizer has no chat template to write them with.")
+    largest = max((max(trace.token_ids, default=0) for trace in traces if trace.token_ids is not None), default=0)
+    if tokenizer is not None and largest >= len(tokenizer):
+        mistakes.append(
+            f"traces hold the token {largest}, but the model's tokenizer has only {len(tokenizer)}; give "
+            "records.jsonl of a run of the same model."
+        )
     return mistakes
 
 
@@ -119,8 +127,6 @@ def tag_demonstrations(
 ) -> Iterator[Demonstration]:
     """Demonstrations in the tag protocol: what tools wrote is framed and encoded by the protocol, as in rollouts.
 
-    A trace with a call that no result follows is left out, and logged: a rollout would have run that call.
-
     Args:
         traces: Of any layout.
         protocol: How results are framed.
@@ -137,6 +143,7 @@ def tag_demonstrations(
             continue
         try:
             pieces = _pieces(trace.turns)
+            _check_pieces(pieces)
         except ValueError as error:
             bad.add(trace.place, str(error))
             continue
@@ -145,9 +152,13 @@ def tag_demonstrations(
             continue
         yield Demonstration(trace.prompt, list(_tag_segments(pieces, protocol)))
     bad.raise_if_any()
-    if unanswered:
-        shown = ", ".join(unanswered[:3]) + (", .." if len(unanswered) > 3 else "")
-        logger.warning("left out %d trace(s) with a call that no result follows: %s.", len(unanswered), shown)
+    _tell_unanswered(unanswered)
+
+
+def _tell_unanswered(places: Sequence[str]) -> None:
+    if places:
+        shown = ", ".join(places[:3]) + (", .." if len(places) > 3 else "")
+        logger.warning("left out %d trace(s) with a call that no result follows: %s.", len(places), shown)
 
 
 def _pieces(turns: Sequence[Message]) -> list[tuple[str, str | None, str]]:
@@ -155,6 +166,8 @@ def _pieces(turns: Sequence[Message]) -> list[tuple[str, str | None, str]]:
     pieces: list[tuple[str, str | None, str]] = []
     text = ""
     for turn in turns:
+        if "reasoning_content" in turn:
+            raise ValueError("its reasoning_content has no place in tags; write it into the content, in <think>")
         if turn["role"] == "assistant":
             text += turn["content"] if text or not pieces else turn["content"].lstrip()
             start = 0
@@ -175,6 +188,16 @@ def _pieces(turns: Sequence[Message]) -> list[tuple[str, str | None, str]]:
     if any(match[1] not in NO_CALLS for match in _OPEN_RESULT.finditer(text)):
         raise ValueError("a result is never closed")
     return [*pieces, (text.rstrip(), None, "")]
+
+
+def _check_pieces(pieces: Sequence[tuple[str, str | None, str]]) -> None:
+    """Raises ValueError where what the policy is taken to have written cannot be that."""
+    for text, _, _ in pieces:
+        if text.count("</result>") > text.count("<result>"):
+            raise ValueError("a </result> closes nothing, so where a result ends is unclear")
+    _, answered, behind = "".join(text for text, _, _ in pieces).partition("</answer>")
+    if answered and behind:
+        raise ValueError("text follows </answer>, where a rollout ends")
 
 
 def _tag_segments(pieces: Iterable[tuple[str, str | None, str]], protocol: ToolProtocol) -> Iterator[Segment]:
@@ -199,41 +222,71 @@ def chat_demonstrations(
     Raises:
         DataError: for traces that the template does not write piece by piece, with their rows.
     """
-    bad = BadRows("traces")
+    bad, unanswered = BadRows("traces"), []
     for trace in traces:
         if trace.token_ids is not None:
             yield _of_tokens(trace)
             continue
         try:
-            segments = list(_chat_segments(trace, protocol, tokenizer, template))
+            rounds = _rounds(trace.turns)
+            if any(len(results) < len(turn.get("tool_calls", ())) for turn, results in rounds):
+                unanswered.append(trace.place)
+                continue
+            segments = list(_chat_segments([*trace.prompt], rounds, protocol, tokenizer, template))
         except ValueError as error:
             bad.add(trace.place, str(error))
             continue
+        except jinja2.TemplateError as error:
+            bad.add(trace.place, f"the chat template refuses it ({' '.join(str(error).split())})")
+            continue
         yield Demonstration(trace.prompt, segments)
     bad.raise_if_any()
+    _tell_unanswered(unanswered)
+
+
+def _rounds(turns: Sequence[Message]) -> list[tuple[Message, list[Message]]]:
+    """Each turn of the assistant with the results of its calls, in their order, every result with its tool's name."""
+    rounds: list[tuple[Message, list[Message]]] = []
+    for turn in turns:
+        if turn["role"] == "assistant":
+            if rounds and not rounds[-1][0].get("tool_calls"):
+                raise ValueError("a turn of the assistant follows one without a call")
+            rounds.append((turn, []))
+        elif turn["role"] == "tool":
+            rounds[-1][1].append(turn)
+        else:
+            raise ValueError("it asks a second question")
+    return [(turn, _in_order(turn.get("tool_calls", ()), results)) for turn, results in rounds]
+
+
+def _in_order(calls: Sequence[Message], results: list[Message]) -> list[Message]:
+    """The results of a turn in the order of its calls: that of their ids, where both have them."""
+    if len(results) > len(calls):
+        raise ValueError("a result follows no call")
+    ids, answered = [call.get("id") for call in calls], [result.get("tool_call_id") for result in results]
+    if None not in ids and None not in answered:
+        if Counter(answered) - Counter(ids):
+            raise ValueError("a result's tool_call_id is that of no call before it")
+        results = sorted(results, key=lambda result: ids.index(result["tool_call_id"]))
+    names = [call["function"]["name"] for call in calls]
+    return [{"name": name, **result} for name, result in zip(names, results, strict=False)]
 
 
 def _chat_segments(
-    trace: Trace, protocol: ToolProtocol, tokenizer: PreTrainedTokenizerBase, template: Mapping[str, Any]
+    messages: list[Message],
+    rounds: Iterable[tuple[Message, list[Message]]],
+    protocol: ToolProtocol,
+    tokenizer: PreTrainedTokenizerBase,
+    template: Mapping[str, Any],
 ) -> Iterator[Segment]:
-    messages = [*trace.prompt]
-    results: list[tuple[str, str]] = []
-    names: list[str] = []
-    for turn in trace.turns:
-        if turn["role"] == "user":
-            raise ValueError("it asks a second question")
-        if turn["role"] == "tool":
-            name = turn.get("name") or (names[len(results)] if len(results) < len(names) else None)
-            if name is None:
-                raise ValueError("a result follows no call")
-            results.append((name, turn["content"]))
-            messages.append({"name": name, **turn})
-            continue
+    results: list[Message] = []
+    for turn, following in rounds:
         if results:
-            yield Segment("\n".join(text for _, text in results), False, protocol.encode_results(results))
+            texts = [(result["name"], result["content"]) for result in results]
+            yield Segment("\n".join(text for _, text in texts), False, protocol.encode_results(texts))
         yield Segment(_turn_text(messages, turn, tokenizer, template))
-        messages.append(turn)
-        names, results = [call["function"]["name"] for call in turn.get("tool_calls", ())], []
+        messages = [*messages, turn, *following]
+        results = following
     if results:
         raise ValueError("it ends with a result")
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +26,7 @@ from appo.demonstrations import check_traces, prompt_template, trace_demonstrati
 from appo.environments.base import Demonstration, Task
 from appo.environments.smollm2 import gguf_path
 from appo.generation.transformers_engine import check_full_attention
-from appo.loading import load_task, lora_config, precision_note, runs_programs, tools_of
+from appo.loading import check_dtype, load_task, lora_config, precision_note, runs_programs, tools_of
 from appo.memory import GB, Memory, Sizes, estimate
 from appo.recipe import RecipeError, RunConfig, collect_settings
 from appo.rows import SUFFIXES, HubError
@@ -86,7 +87,9 @@ class DryRun:
             return look()
         except HubError as error:
             self.unchecked.append(f"{name}: {error}")
-        except (ValueError, OSError, ImportError, RuntimeError) as error:
+        except jinja2.TemplateError as error:
+            self.mistakes.append(f"{name}: the chat template refuses messages: {' '.join(str(error).split())}.")
+        except (ValueError, TypeError, AttributeError, OSError, ImportError, RuntimeError) as error:
             message = " ".join(str(error).split()) or type(error).__name__
             self.mistakes.append(message if isinstance(error, RecipeError) else f"{name}: {message}")
         return None
@@ -186,7 +189,9 @@ class DryRun:
         if template is None:
             return
         demonstrations = [Demonstration(prompt, []) for prompt in prompts]
-        rows = tokenize_demonstrations(self.tokenizer, demonstrations, template)
+        rows = self._try("data", lambda: tokenize_demonstrations(self.tokenizer, demonstrations, template))
+        if rows is None:
+            return
         lengths = [len(row["input_ids"]) - 1 for row in rows]  # without the end token
         self.longest_prompt = longest = max(lengths)
         room = self.args.max_completion_length or 0
@@ -209,6 +214,7 @@ class DryRun:
                 self.plan.append(("model", "made by the task"))
                 self.unchecked.append("memory: the size of the model that the task makes")
             return
+        self._try("model", lambda: check_dtype(self.args))
         found = self._from_hub("model", AutoConfig)
         if found is None:
             return
@@ -244,10 +250,10 @@ class DryRun:
             return kind.from_pretrained(source)
         except (OSError, ValueError) as error:
             local = Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             if local or isinstance(error.__cause__, RepositoryNotFoundError):
-                if name == "model":
-                    self.mistakes.append(f"model = {source!r} cannot be loaded: {reason}")
+                what = "" if name == "model" else ": its tokenizer"
+                self.mistakes.append(f"model = {source!r}{what} cannot be loaded: {reason}")
             else:
                 self.unchecked.append(f"{name} and tokenizer: {source} is not here, and the hub does not answer")
         return None

@@ -75,6 +75,8 @@ def _make_task(config: RunConfig, make: Callable[..., Any]) -> Any:
         return make(**given)
     except (ValueError, OSError, RuntimeError) as error:
         raise RecipeError(f"task_args: {' '.join(str(error).split())}") from error
+    except (TypeError, AttributeError) as error:
+        raise RecipeError(f"task_args: a value has the wrong type ({' '.join(str(error).split())}).") from error
 
 
 def runs_programs(tools: Iterable[Callable[..., Any]]) -> bool:
@@ -93,6 +95,16 @@ def tools_of(task: Task) -> list[Callable[..., Any]]:
     return list(by_name.values())
 
 
+def check_dtype(args: APPOConfig) -> None:
+    """
+    Raises:
+        RecipeError: for a dtype in `model_init_kwargs` that torch does not have.
+    """
+    name = (args.model_init_kwargs or {}).get("dtype", "auto")
+    if isinstance(name, str) and name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
+        raise RecipeError(f"model_init_kwargs: torch has no dtype {name!r}; use float32, bfloat16 or float16.")
+
+
 def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
     transformers.set_seed(args.seed)
     if source is None:
@@ -102,13 +114,14 @@ def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | No
             return task.make_model()
         except (FileNotFoundError, ImportError) as error:
             raise RecipeError(str(error)) from None
+    check_dtype(args)
     try:
         if source == "smollm2":
             return smollm2.make_model()
         tokenizer = AutoTokenizer.from_pretrained(source)
         options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
         return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 

@@ -240,7 +240,8 @@ def _to_flags(values: dict[str, Any]) -> list[str]:
         if isinstance(value, list):
             flags += [f"--{name}", *map(str, value)]
         else:
-            text = json.dumps(value) if isinstance(value, (dict, bool)) else str(value)
+            # YAML reads 2024-01-31 as a date.
+            text = json.dumps(value, default=str) if isinstance(value, (dict, bool)) else str(value)
             flags.append(f"--{name}={text}")
     return flags
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import transformers
 from accelerate.utils import is_peft_model
 from datasets import Dataset
@@ -57,6 +58,8 @@ def _setting_up() -> Iterator[None]:
     """Mistakes that show only once a library reads the values: one sentence, as for all others."""
     try:
         yield
+    except jinja2.TemplateError as error:
+        raise RecipeError(f"the chat template refuses messages: {' '.join(str(error).split())}.") from None
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise RecipeError(" ".join(str(error).split()) or type(error).__name__) from None
 
@@ -102,10 +105,13 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     before = _evaluation("before", trainer, config, task, console, fresh=False)
     if checkpoint:
         console.print(f"going on from {checkpoint}")
-    RichProgress.attach(trainer, "APPO", SHOWN, console)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint and _is_last(checkpoint, args):
+        trainer._load_from_checkpoint(checkpoint)  # resumed, the trainer would take one step more
+    else:
+        RichProgress.attach(trainer, "APPO", SHOWN, console)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_state()
     _save_model(trainer, tokenizer, _model_dir(args))
-    trainer.save_state()
     after = _evaluation("after", trainer, config, task, console, fresh=True)
     result = {**_result(config, args, before, after), "settings": settings}
     marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
@@ -148,6 +154,9 @@ def _cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfi
         fields.update(
             {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
         )
+        # What the files hold, as far as it shows without reading them.
+        found = {source: Path(source).stat() for source in config.traces if Path(source).is_file()}
+        fields["trace_files"] = {source: [stat.st_size, stat.st_mtime_ns] for source, stat in found.items()}
     return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
 
 
@@ -173,6 +182,12 @@ def last_checkpoint(output_dir: str) -> str | None:
     complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
     newest = max(complete, key=lambda path: int(path.name.split("-")[-1]), default=None)
     return None if newest is None else str(newest)
+
+
+def _is_last(checkpoint: str, args: APPOConfig) -> bool:
+    """Whether the training had come to its end when it was interrupted."""
+    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    return state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"])
 
 
 def _console(args: APPOConfig) -> Console:
@@ -271,11 +286,13 @@ def _check_processes(config: RunConfig, args: APPOConfig) -> None:
 def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:
     with _setting_up():
         evaluated = args.eval_strategy != "no" and config.eval_size
+        train_dataset = task.dataset(config.train_size, config.train_seed)
+        _check_prompt(train_dataset, args, task, tokenizer)
         trainer = APPOTrainer(
             model,
             list(task.reward_funcs),
             args,
-            train_dataset=task.dataset(config.train_size, config.train_seed),
+            train_dataset=train_dataset,
             eval_dataset=_questions(config, task) if evaluated else None,
             processing_class=tokenizer,
             tools=list(task.tools),
@@ -284,6 +301,18 @@ def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, t
         )
     _refuse_sharded_lora(config, trainer)
     return trainer
+
+
+def _check_prompt(rows: Dataset, args: APPOConfig, task: Task, tokenizer: Any) -> None:
+    """Renders the first prompt of messages, as the trainer does that only once training runs."""
+    if not len(rows) or isinstance(rows[0].get("prompt"), str | None):
+        return
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            "the task's prompts are messages, but the model's tokenizer has no chat template; use an instruct model."
+        )
+    template = prompt_template(tokenizer, tools_of(task), args)
+    tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, tokenize=False, **template)
 
 
 def _evaluation(

@@ -11,7 +11,8 @@ A .jsonl, .json or .parquet file, or the split `train` of a data set of the hub.
 - `messages` with `role` and `content`, perhaps `tool_calls` (OpenAI's layout, and verl's MultiTurnSFTDataset). verl's
   column `tools` is not read: the task's own tools are shown to the policy, as in its rollouts.
 - `prompt` and `response`, or `extra_info` with `question` and `answer` (verl's SFTDataset, and its GSM8K example).
-- a line of our records.jsonl: its tokens are taken as they are, never encoded again.
+- a line of our records.jsonl: its tokens are taken as they are, never encoded again; of a branch, what it shares with
+  its parent carries no loss.
 
 Left out on purpose: pictures, and earlier questions in a `history`.
 """
@@ -80,6 +81,9 @@ def read_traces(sources: Iterable[str], min_reward: float | None = None) -> list
             except ValueError as error:
                 bad.add(place, str(error))
                 continue
+            except (TypeError, AttributeError, LookupError):
+                bad.add(place, "its fields have the wrong types")
+                continue
             unfit += trace is None
             traces += [trace] if trace else []
         bad.raise_if_any()
@@ -95,11 +99,17 @@ def _rollout(row: Row, place: str, min_reward: float | None) -> Trace | None:
     ids, mask = row["completion_ids"], row.get("policy_mask")
     if not isinstance(ids, list) or not isinstance(mask, list) or len(ids) != len(mask):
         raise ValueError("completion_ids and policy_mask must be lists of one length")
+    if not all(isinstance(token, int) and token >= 0 for token in ids):
+        raise ValueError("completion_ids must be whole numbers, none below 0")
     reward = row.get("reward")
     if row.get("finish_reason") != "stop" or (min_reward is not None and (reward is None or reward < min_reward)):
         return None
     if not isinstance(row.get("prompt"), (str, list)):
         raise ValueError("its prompt is neither a text nor messages")
+    if row.get("parent") is not None:
+        # What a branch shares with its parent is the parent's to train on: else it would count once per branch.
+        shared = row["branch_position"]
+        mask = [0] * len(mask[:shared]) + mask[shared:]
     return Trace(place, row["prompt"], token_ids=ids, policy_mask=mask)
 
 
@@ -161,8 +171,10 @@ def _message(raw: Any) -> Message:
     message: Message = {"role": ROLES[said], "content": content}
     if calls:
         message["tool_calls"] = [_call(call) for call in calls]
-    if isinstance(raw.get("name"), str):
-        message["name"] = raw["name"]
+    # Thoughts of their own field, which chat templates read; and what a result answers.
+    for key in ("name", "reasoning_content", "tool_call_id"):
+        if isinstance(raw.get(key), str) and raw[key]:
+            message[key] = raw[key]
     return message
 
 
@@ -175,7 +187,8 @@ def _call(raw: Any) -> Message:
         arguments = _read_json(arguments, "the arguments of a call")
     # Parquet gives every call the arguments of all, most of them empty.
     arguments = {key: value for key, value in arguments.items() if value is not None}
-    return {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    call = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+    return {"id": raw["id"], **call} if isinstance(raw.get("id"), str) else call
 
 
 def _read_json(text: Any, what: str) -> Any:

@@ -1,6 +1,7 @@
 """The commands: one sentence and exit code 2 for every mistake, and a whole run in miniature."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def test_every_recipe_is_read(name):
         (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, reasoning_gym, tool_qa"),
         (["--task", "json"], "the module holds no `TASK`"),
         (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded"),
+        (["--model", "/none", "--model_init_kwargs", '{"dtype": "bf"}'], "model_init_kwargs: torch has no dtype 'bf'"),
         (["--eval_size", "-1"], "eval_size must not be below 0, got -1"),
         (["--bf16", "perhaps"], "bf16"),
         (["stray"], "'stray' is one value too many"),
@@ -189,6 +191,62 @@ def test_eval_asks_the_trained_model_rather_than_the_one_it_came_from(recipe, tm
     assert f"({start})" in capsys.readouterr().out
 
 
+def test_a_changed_trace_file_makes_another_cold_start(recipe, tmp_path, capsys):
+    traces = tmp_path / "traces.jsonl"
+    row = json.dumps({"prompt": "boss e1", "completion_ids": [5, 6], "policy_mask": [1, 1], "finish_reason": "stop"})
+    traces.write_text(row + "\n")
+    flags = ["--traces", str(traces), "--cold_start.max_steps", "1"]
+    found = []
+    for text in (row, row, f"{row}\n{row}"):
+        if text != row:
+            traces.write_text(text + "\n")
+        assert main(["sft", str(recipe), *flags]) == 0
+        found.append("cold start: found in" in capsys.readouterr().out)
+    assert found == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "the task's prompts are messages, but the model's tokenizer has no chat template"),
+        ("{{ raise_exception('System role not supported') }}", "the chat template refuses messages: System role not"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_prompts_that_cannot_be_written_end_before_training(
+    recipe, tmp_path, monkeypatch, capsys, command, template, sentence
+):
+    (tmp_path / "chat_task.py").write_text(
+        "from dataclasses import replace\n"
+        "from datasets import Dataset\n"
+        "from appo.environments import kinship\n"
+        f"template = {template!r}\n"
+        "rows = Dataset.from_list([{'prompt': [{'role': 'user', 'content': 'boss e1'}]}] * 16)\n"
+        "def make_model():\n"
+        "    model, tokenizer = kinship.make_model()\n"
+        "    tokenizer.chat_template = template\n"
+        "    return model, tokenizer\n"
+        "TASK = replace(kinship.TASK, dataset=lambda size, seed: rows, make_model=make_model)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "chat_task", raising=False)
+    assert main([command, str(recipe), "--task", "chat_task", "--demonstrations", "0"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_model_that_takes_no_such_argument_is_one_sentence(recipe, tmp_path, capsys):
+    from appo.environments import kinship
+
+    model, tokenizer = kinship.make_model()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    flags = ["--model", str(tmp_path / "model"), "--model_init_kwargs", '{"nothing": 1}']
+    assert main(["sft", str(recipe), *flags]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be loaded: " in error and "'nothing'" in error and error.count("\n") == 1
+
+
 def test_a_task_made_with_arguments(recipe, tmp_path, monkeypatch, capsys):
     (tmp_path / "my_task.py").write_text(
         "from dataclasses import replace\n"
@@ -241,3 +299,25 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
     assert steps == sorted(steps)
     assert sorted(set(steps)) == [1, 2, 3, 4]
     assert len(steps) == 4 * 8
+
+
+def test_a_run_interrupted_behind_its_last_step_takes_none_more(recipe, tmp_path, monkeypatch):
+    from appo import run
+
+    out = tmp_path / "run"
+    evaluation = run._evaluation
+
+    def interrupted(name, *args, **kwargs):
+        if name == "after":
+            raise KeyboardInterrupt
+        return evaluation(name, *args, **kwargs)
+
+    monkeypatch.setattr(run, "_evaluation", interrupted)
+    assert main(["train", str(recipe)]) == 130
+    written = (out / "records.jsonl").read_bytes()
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "model")
+    monkeypatch.setattr(run, "_evaluation", evaluation)
+    assert main(["train", str(recipe)]) == 0
+    assert (out / "records.jsonl").read_bytes() == written
+    assert (out / "model" / "model.safetensors").read_bytes() == weights

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,10 @@ def test_every_mistake_is_told_at_once(tmp_path, capsys, model_directory):
         ({"task": "tool_qa", "task_args": {"data": "hub/name", "search": "serper"}}, "SERPER_API_KEY is not set"),
         ({"cold_start": {"max_length": 4}}, "longer than max_length = 4; raise it"),
         ({"lora": {"rank": 4}}, "lora: "),
+        ({"lora": {"r": "64"}}, "lora: "),
+        ({"lora": {"target_modules": 5}}, "lora: "),
+        ({"lora": {"r": 2, "day": date(2024, 1, 31)}}, "lora: "),
+        ({"model_init_kwargs": {"dtype": "bf"}}, "model_init_kwargs: torch has no dtype 'bf'; use float32"),
         ({"tool_protocol": "chat_template"}, "tool_protocol: "),
     ],
 )
@@ -180,6 +185,59 @@ def test_a_mistake_of_each_kind(tmp_path, capsys, monkeypatch, model_directory, 
     monkeypatch.delenv("SERPER_API_KEY")
     assert main(["train", recipe(tmp_path, **{"model": model_directory, **changes}), "--dry-run"]) == 2
     assert any(line.startswith("mistake: ") and sentence in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_model_without_tokenizer_is_a_mistake(tmp_path, capsys, model_directory):
+    (tmp_path / "bare").mkdir()
+    shutil.copy(Path(model_directory) / "config.json", tmp_path / "bare")
+    assert main(["train", recipe(tmp_path, model=str(tmp_path / "bare")), "--dry-run"]) == 2
+    (mistake,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("mistake: "))
+    assert f"model = '{tmp_path / 'bare'}': its tokenizer cannot be loaded: Couldn't" in mistake
+
+
+def test_a_template_that_refuses_prompts_is_a_mistake(tmp_path, capsys, model_directory):
+    refusing = tmp_path / "refusing"
+    shutil.copytree(model_directory, refusing)
+    (refusing / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
+    (tmp_path / "data.jsonl").write_text('{"question": "a?", "answer": "b"}\n' * 40)
+    (tmp_path / "cache.json").write_text("{}")
+    args = {"data": str(tmp_path / "data.jsonl"), "search": f"cache:{tmp_path / 'cache.json'}", "tools": ["search"]}
+    values = {"task": "tool_qa", "task_args": {**args, "held_out": 0}, "demonstrations": 0, "eval_size": 0}
+    assert main(["train", recipe(tmp_path, model=str(refusing), **values), "--dry-run"]) == 2
+    assert "data: the chat template refuses messages: System role not supported." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (5, "task_args: a value has the wrong type ('int' object has no attribute 'upper')."),
+        ("a", "data: 'str' object has no attribute 'rows'"),
+    ],
+)
+def test_a_task_that_stumbles_over_its_arguments_is_a_mistake(tmp_path, capsys, monkeypatch, name, sentence):
+    (tmp_path / "stumbling_task.py").write_text(
+        "from dataclasses import replace\n"
+        "from appo.environments import kinship\n"
+        "def TASK(name):\n"
+        "    name = name.upper()\n"
+        "    return replace(kinship.TASK, dataset=lambda size, seed: name.rows)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = recipe(tmp_path, task="stumbling_task", task_args={"name": name}, eval_size=0)
+    assert main(["train", path, "--dry-run"]) == 2
+    assert f"mistake: {sentence}" in capsys.readouterr().out.splitlines()
+
+
+def test_other_processes_than_planned_are_a_mistake(tmp_path, monkeypatch):
+    from appo.dry_run import DryRun
+
+    monkeypatch.setattr(APPOConfig, "world_size", 4)
+    found = {}
+    for planned in (2, 4):
+        run = DryRun("train", *read_recipe(recipe(tmp_path, num_processes=planned), []), [])
+        run._processes()
+        found[planned] = run.mistakes
+    assert found == {2: ["num_processes = 2, but 4 run."], 4: []}
 
 
 def test_demonstrations_need_a_source(tmp_path, capsys):

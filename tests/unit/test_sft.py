@@ -147,6 +147,13 @@ def test_known_tokens_are_not_encoded_again(model_and_tokenizer):
     assert row["labels"] == [IGNORED, 5, 6, IGNORED, third, tokenizer.eos_token_id]
 
 
+def test_an_empty_demonstration_ends_also_behind_a_prompt_that_ends_with_the_end_token(model_and_tokenizer):
+    _, tokenizer = model_and_tokenizer
+    (row,) = tokenize_demonstrations(tokenizer, [Demonstration("boss <eos>", [])])
+    assert row["input_ids"][1:] == [tokenizer.eos_token_id] * 2
+    assert row["labels"] == [IGNORED, IGNORED, tokenizer.eos_token_id]
+
+
 def test_prompts_are_rendered_as_the_trainer_renders_them(model_and_tokenizer):
     _, tokenizer = model_and_tokenizer
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}{{ word }}"

@@ -55,6 +55,11 @@ def test_the_prompt_may_be_ones_own(files):
     assert task.dataset(1, 0)[0]["prompt"][0] == {"role": "system", "content": "Think first."}
 
 
+def test_an_empty_prompt_is_no_system_message(files):
+    task = TASK(files["data"], tools=["python"], prompt="")
+    assert [message["role"] for message in task.dataset(1, 0)[0]["prompt"]] == ["user"]
+
+
 def test_tools_work(files):
     search, python = tools_of(TASK(files["data"], search=files["search"], sandbox={"timeout_s": 10.0}))
     assert search("Accra") == "Page 1: Accra is the capital of Ghana."
@@ -104,7 +109,14 @@ def test_the_order_is_the_seeds_and_too_few_rows_are_told(files, caplog):
         ({"search": "bing"}, "search = 'bing' must read cache:FILE"),
         ({"search": "cache:none.json"}, "none.json cannot be read"),
         ({"sandbox": {"seconds": 3}}, "sandbox: got an unexpected keyword argument 'seconds'"),
-        ({"sandbox": {"timeout_s": -1}}, "timeout_s must be positive, got -1"),
+        ({"sandbox": {"timeout_s": -1}}, "timeout_s must be positive and finite, got -1"),
+        ({"sandbox": {"stateful": True}}, "sandbox: stateful is what python_session says; remove it"),
+        ({"data": 5}, "data must be a text, got 5."),
+        ({"prompt": 5}, "prompt must be a text, got 5."),
+        ({"held_out": "0.1"}, "a value has the wrong type ('<='"),
+        ({"tools": 5}, "a value has the wrong type ('int' object is not iterable)."),
+        ({"sandbox": 5}, "a value has the wrong type ("),
+        ({"search_options": 5}, "a value has the wrong type ("),
         ({"daat": "x"}, "unexpected keyword argument 'daat'; task = 'tool_qa' takes data: str, valid: "),
     ],
 )

@@ -15,7 +15,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from appo import APPOConfig
-from appo.demonstrations import check_traces, prompt_template, tag_demonstrations, trace_demonstrations
+from appo.demonstrations import (
+    chat_demonstrations,
+    check_traces,
+    prompt_template,
+    tag_demonstrations,
+    trace_demonstrations,
+)
 from appo.environments import kinship
 from appo.rollout.protocol import TagProtocol, chat_protocol_for
 from appo.rows import DataError
@@ -167,6 +173,12 @@ def test_rows_that_are_no_traces_are_named(tmp_path):
         ([f"{CALL} <result> e2"], "a result is never closed"),
         ([ANSWER, ("human", "and mother?"), ANSWER], "it asks a second question"),
         ([ANSWER, ("observation", "e2")], "a result follows no closed call"),
+        (
+            [f"{CALL} <result> e2 </result> e1 </result> {ANSWER}"],
+            "a </result> closes nothing, so where a result ends",
+        ),
+        ([f"{ANSWER} and more"], "text follows </answer>, where a rollout ends"),
+        ([f"{ANSWER} {TRACE}"], "text follows </answer>, where a rollout ends"),
     ],
 )
 def test_turns_that_no_rollout_has_are_named(tmp_path, words, turns, reason):
@@ -178,6 +190,14 @@ def test_turns_that_no_rollout_has_are_named(tmp_path, words, turns, reason):
     traces = read_traces([write(tmp_path, LAYOUTS["sharegpt"], {"conversations": said})])
     with pytest.raises(DataError, match=f"line 2: {reason}"):
         tag_rows(words, traces)
+
+
+def test_white_space_behind_the_answer_is_dropped(tmp_path, words):
+    traces = read_traces([write(tmp_path, {"prompt": "boss e1", "response": f"{ANSWER} \n\n"})])
+    ((segment,),) = (
+        d.segments for d in tag_demonstrations(traces, TagProtocol(words, ["search"], FORMAT), ["search"])
+    )
+    assert segment.text == ANSWER
 
 
 def record(**values):
@@ -203,6 +223,25 @@ def test_records_keep_their_tokens(tmp_path, words, caplog):
     assert len(read_traces([path])) == 3
 
 
+def test_a_branch_is_trained_from_where_it_begins(tmp_path, words):
+    branch = record(parent=0, branch_position=2, policy_mask=[1, 1, 1, 0, 1])
+    first = record(parent=None, branch_position=None)
+    initial, (row,) = (tag_rows(words, read_traces([write(tmp_path, r)])) for r in (first, branch))
+    prompt = [IGNORED, IGNORED]
+    assert row["labels"] == [*prompt, IGNORED, IGNORED, 42, IGNORED, 44, words.eos_token_id]
+    assert initial[0]["labels"] == [*prompt, 40, 41, IGNORED, IGNORED, 44, words.eos_token_id]
+
+
+def test_tokens_that_the_model_does_not_have_are_told(tmp_path, words):
+    last, beyond = (
+        read_traces([write(tmp_path, record(completion_ids=[1, token], policy_mask=[1, 1]))])
+        for token in (len(words) - 1, len(words))
+    )
+    assert check_traces(last, "tags", ["search"], words) == []
+    (mistake,) = check_traces(beyond, "tags", ["search"], words)
+    assert f"hold the token {len(words)}, but the model's tokenizer has only {len(words)}" in mistake
+
+
 def test_a_rollout_that_ended_itself_gets_no_second_end(tmp_path, words):
     ids = [40, words.eos_token_id]
     (row,) = tag_rows(words, read_traces([write(tmp_path, record(completion_ids=ids, policy_mask=[1, 1]))]))
@@ -214,6 +253,31 @@ def test_broken_records_are_named(tmp_path):
         read_traces([write(tmp_path, record(), record(policy_mask=[1]))])
     with pytest.raises(DataError, match="its prompt is neither a text nor messages"):
         read_traces([write(tmp_path, record(prompt=None))])
+    with pytest.raises(DataError, match="line 1: completion_ids must be whole numbers, none below 0"):
+        read_traces([write(tmp_path, record(completion_ids=[1, 2, 3, 4, -1]))])
+
+
+ASKED = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": 5},
+        {"messages": [ASKED, {"role": "assistant", "content": "b", "tool_calls": 5}]},
+        {"messages": [ASKED, {"role": "assistant", "tool_calls": [{"name": "a", "arguments": [1]}]}]},
+        {"messages": [ASKED, {"role": ["assistant"], "content": "b"}]},
+        {"messages": "[]", "system": "well"},
+        {"instruction": 5, "output": "b"},
+        record(reward="1"),
+        record(parent=0, branch_position="2"),
+    ],
+)
+def test_fields_of_wrong_types_are_named(tmp_path, row):
+    path = write(tmp_path, LAYOUTS["alpaca"], row)
+    with pytest.raises(DataError) as error:
+        read_traces([path], min_reward=0.5)
+    assert str(error.value) == f"{path}: 1 row cannot be read; line 2: its fields have the wrong types."
 
 
 # ---- the chat template's way ----
@@ -306,6 +370,8 @@ def test_calls_in_messages_go_through_the_template(tmp_path, qwen, layout):
     [
         ([{"role": "assistant", "content": "hot"}, {"role": "tool", "content": "hot"}], "a result follows no call"),
         (CHATS["openai"]["messages"][1:3], "it ends with a result"),
+        ([{"role": "assistant", "content": "hot"}] * 2, "a turn of the assistant follows one without a call"),
+        ([CHATS["openai"]["messages"][1], *[CHATS["openai"]["messages"][2]] * 2], "a result follows no call"),
         ([CHATS["openai"]["messages"][3], *CHATS["openai"]["messages"][::3]], "it asks a second question"),
     ],
 )
@@ -313,6 +379,102 @@ def test_chats_that_no_rollout_has_are_named(tmp_path, qwen, turns, reason):
     traces = read_traces([write(tmp_path, {"messages": [CHATS["openai"]["messages"][0], *turns]})])
     with pytest.raises(DataError, match=f"line 1: {reason}"):
         list(trace_demonstrations(traces, qwen, [weather], chat_args(tmp_path)))
+
+
+HOT = {"role": "assistant", "content": "It is hot."}
+
+
+def calls(*pairs):
+    functions = [{"id": i, "type": "function", "function": {"name": name, "arguments": {}}} for i, name in pairs]
+    return {"role": "assistant", "content": "", "tool_calls": functions}
+
+
+def test_a_chat_with_a_call_without_its_result_is_left_out_and_told(tmp_path, qwen, caplog):
+    asked, call, result, answer = CHATS["openai"]["messages"]
+    two = {**call, "tool_calls": call["tool_calls"] * 2}
+    turns = [[call, answer], [call], [call, result, call], [two, result, answer], [call, result, answer]]
+    traces = read_traces([write(tmp_path, *({"messages": [asked, *some]} for some in turns))])
+    with caplog.at_level(logging.WARNING, "appo.demonstrations"):
+        (kept,) = trace_demonstrations(traces, qwen, [weather], chat_args(tmp_path))
+    assert [segment.text for segment in kept.segments if segment.trained] == [TURNS[0], TURNS[2]]
+    assert "left out 4 trace(s) with a call that no result follows: line 1, line 2, line 3, .." in caplog.text
+
+
+class Results:
+    """A protocol that only keeps what it is asked to encode."""
+
+    def __init__(self):
+        self.seen = []
+
+    def encode_results(self, results):
+        self.seen.append(results)
+        return [0]
+
+
+# What a template with names needs: it refuses a result without one, as some do.
+NAMING = (
+    "{% for m in messages %}{% if m.role == 'tool' and not m.name %}{{ raise_exception('a tool without name') }}"
+    "{% endif %}{{ m.content }}{% if m.role == 'assistant' %}<eos>{% endif %} {% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("ids", "answered", "expected"),
+    [
+        ([None, None], [None, None], [("boss", "first"), ("mother", "second")]),
+        (["a", "b"], ["b", "a"], [("boss", "second"), ("mother", "first")]),
+        (["a", "b"], ["b", None], [("boss", "first"), ("mother", "second")]),
+    ],
+)
+def test_results_go_to_their_calls(tmp_path, words, ids, answered, expected):
+    words.chat_template = NAMING
+    results = [
+        {"role": "tool", "content": text, "tool_call_id": i}
+        for text, i in zip(("first", "second"), answered, strict=True)
+    ]
+    row = {"messages": [ASKED, calls(*zip(ids, ("boss", "mother"), strict=True)), *results, HOT]}
+    protocol = Results()
+    list(chat_demonstrations(read_traces([write(tmp_path, row)]), protocol, words, {}))
+    assert protocol.seen == [expected]
+
+
+def test_a_result_keeps_its_own_name(tmp_path, words):
+    words.chat_template = NAMING
+    result = {"role": "tool", "name": "mother", "content": "x"}
+    protocol = Results()
+    traces = read_traces([write(tmp_path, {"messages": [ASKED, calls((None, "boss")), result, HOT]})])
+    list(chat_demonstrations(traces, protocol, words, {}))
+    assert protocol.seen == [[("mother", "x")]]
+
+
+def test_a_result_of_no_call_is_named(tmp_path, words):
+    words.chat_template = NAMING
+    row = {"messages": [ASKED, calls(("a", "boss")), {"role": "tool", "content": "x", "tool_call_id": "z"}, HOT]}
+    with pytest.raises(DataError, match="line 1: a result's tool_call_id is that of no call before it"):
+        list(chat_demonstrations(read_traces([write(tmp_path, row)]), Results(), words, {}))
+
+
+def test_a_template_that_refuses_a_trace_is_named(tmp_path, words):
+    words.chat_template = "{{ raise_exception('System role not supported') }}"
+    traces = read_traces([write(tmp_path, {"messages": [ASKED, HOT]})])
+    with pytest.raises(DataError, match=r"line 1: the chat template refuses it \(System role not supported\)"):
+        list(chat_demonstrations(traces, Results(), words, {}))
+
+
+def test_thoughts_in_a_field_of_their_own(tmp_path, qwen, words):
+    row = {"messages": [ASKED, {**HOT, "reasoning_content": "well"}]}
+    traces = read_traces([write(tmp_path, row)])
+    (found,) = trace_demonstrations(traces, qwen, [weather], chat_args(tmp_path))
+    assert found.segments[0].text == "<think>\nwell\n</think>\n\nIt is hot.<|im_end|>"
+    with pytest.raises(DataError, match="line 1: its reasoning_content has no place in tags"):
+        tag_rows(words, traces)
+
+
+def test_arguments_that_parquet_adds_are_left_out(tmp_path):
+    some = [{"name": "weather", "arguments": {"city": "Rome", "day": None}}]
+    row = {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": some}]}
+    (trace,) = read_traces([write(tmp_path, row, name="traces.parquet")])
+    assert trace.turns[0]["tool_calls"][0]["function"]["arguments"] == {"city": "Rome"}
 
 
 # ---- the template checked against the protocol ----

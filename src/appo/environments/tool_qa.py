@@ -57,7 +57,7 @@ def TASK(
         search_options: Further arguments of that search, for example `cache`.
         sandbox: Arguments of `appo.tools.PythonSandbox`, for example `timeout_s` and `memory_mb`.
         python_session: Whether the programs of a rollout share their variables.
-        prompt: The system prompt; None: the paper's for these tools.
+        prompt: The system prompt; None: the paper's for these tools; empty: no system message.
 
     Raises:
         ValueError: for values that contradict each other, and what opening the search raises. Data is read later.
@@ -65,6 +65,9 @@ def TASK(
     """
     if not tools or set(tools) - set(TOOLS):
         raise ValueError(f"tools must be some of {', '.join(TOOLS)}, got {tools!r}.")
+    for name, value in {"data": data, "valid": valid, "prompt": prompt}.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"{name} must be a text, got {value!r}.")
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out must lie in [0, 1), got {held_out}.")
     if "search" in tools and search is None:
@@ -76,11 +79,14 @@ def TASK(
     if "search" in tools:
         functions.append(open_search(str(search), **(search_options or {})).search)
     if "python" in tools:
+        if "stateful" in (sandbox or {}):
+            raise ValueError("sandbox: stateful is what python_session says; remove it and set python_session.")
         python = _sandbox({**(sandbox or {}), "stateful": python_session})
         session = python.session if python_session else None
         functions += [] if python_session else [python.python]
     # Read once, when first asked for.
-    questions = cache(lambda: _split(data, valid, held_out, prompt or system_prompt(tools)))
+    system = system_prompt(tools) if prompt is None else prompt
+    questions = cache(lambda: _split(data, valid, held_out, system))
     return Task(
         dataset=lambda size, seed: _choose(questions()[0], size, seed, data),
         eval_dataset=lambda size, seed: _choose(questions()[1], size, seed, valid or f"the held-out part of {data}"),
@@ -110,9 +116,8 @@ def _split(data: str, valid: str | None, held_out: float, prompt: str) -> tuple[
 def _rows(source: str, prompt: str) -> Dataset:
     """`prompt` (messages), `question`, `answers`, `id` and `source`."""
     rows = load_rl_data(source)
-    prompts = [
-        [{"role": "system", "content": prompt}, {"role": "user", "content": question}] for question in rows["question"]
-    ]
+    system = [{"role": "system", "content": prompt}] if prompt else []
+    prompts = [[*system, {"role": "user", "content": question}] for question in rows["question"]]
     kept = rows.select_columns(["id", "source", "question", "answers"])
     return kept.add_column("prompt", prompts)
 

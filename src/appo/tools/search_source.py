@@ -47,7 +47,7 @@ def open_search(spec: str, **options: Any) -> Search:
 
     Raises:
         ValueError: for a text that names no search, a file that cannot be read, an address or key that cannot be
-            used, and an option that the search does not have.
+            used, and an option that the search does not have, or of another type.
     """
     kind, place = split_spec(spec)
     try:
@@ -59,6 +59,6 @@ def open_search(spec: str, **options: Any) -> Search:
             return LocalSearch(corpus_from_cache(place) if kind == "pages" else place, **options)
         return HTTPSearch(kind, place or None, **options)
     except TypeError as error:
-        if options and "unexpected keyword argument" in str(error):
+        if "keyword argument" in str(error):
             raise ValueError(f"search = {spec!r}: {str(error).split(')', 1)[-1].strip()}.") from None
-        raise
+        raise ValueError(f"search = {spec!r}: an option has the wrong type ({error}).") from None

@@ -65,5 +65,11 @@ def test_unknown_options_are_told(cache):
         open_search(f"cache:{cache}", topk=3)
 
 
+@pytest.mark.parametrize("options", [{"limits": {"top_k": "3"}}, {"timeout": "x"}])
+def test_options_of_the_wrong_type_are_told(options):
+    with pytest.raises(ValueError, match="search = 'searxng:http://localhost:1': an option has the wrong type"):
+        open_search("searxng:http://localhost:1", **options)
+
+
 def test_colons_in_a_place_stay():
     assert split_spec("retrieval:http://host:80/a:b") == ("retrieval", "http://host:80/a:b")
