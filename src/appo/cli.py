@@ -102,6 +102,9 @@ def _evaluate_benchmarks(flags: list[str]) -> int:
     except RecipeError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # such as a full disk
+        print(f"appo: {error}; the same command goes on from the samples that are there.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("appo: interrupted; the same command goes on from the samples that are there.", file=sys.stderr)
         return 130

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from scripted_model import save_random, save_scripted
 
 from appo.cli import main
 from appo.evaluation import policy
+from appo.evaluation.eval_config import EvalConfig
 from appo.tools import python_sandbox
 
 QUESTIONS = {
@@ -149,6 +151,47 @@ def test_more_samples_are_added_and_other_settings_refused(tmp_path, data, answe
     assert run(tmp_path, *flags, "--benchmark", "gsm8k", "--samples", "2") == 0
 
 
+def test_another_chat_template_is_refused_by_name(tmp_path, data, capsys):
+    model = save_scripted(tmp_path / "m", {})
+    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--tools", "none"]
+    assert run(tmp_path / "out", *flags) == 0
+    (tmp_path / "m" / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    assert run(tmp_path / "out", *flags) == 2
+    error = capsys.readouterr().err
+    assert "were made with other values of tokenizer_and_config (" in error and "weights" not in error
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, data, answering, capsys):
+    flags = ["--model", answering, "--benchmark", "hotpotqa", "--data", data, "--tools", "none"]
+    (tmp_path / "results.json").symlink_to("/dev/full")
+    assert run(tmp_path, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("appo: ") and "No space left on device" in error and error.count("\n") == 1
+    assert len(samples(tmp_path)) == 2
+
+
+def test_an_empty_system_prompt_is_none(tmp_path, data, answering):
+    flags = ["--model", answering, "--benchmark", "hotpotqa", "--data", data, "--tools", "none", "--limit", "1"]
+    assert run(tmp_path, *flags, "--system_prompt", "") == 0
+    assert samples(tmp_path)[0]["prompt"] == "Who?\n"
+
+
+@pytest.mark.parametrize(
+    ("model", "made", "name"),
+    [
+        ("runs/a/model", True, "a-model"),
+        ("runs/b/model/", True, "b-model"),
+        ("Qwen/Qwen3-0.6B", False, "Qwen3-0.6B"),
+        ("smollm2", False, "smollm2"),
+    ],
+)
+def test_models_have_directories_of_their_own(tmp_path, monkeypatch, model, made, name):
+    monkeypatch.chdir(tmp_path)
+    if made:
+        Path(model).mkdir(parents=True)
+    assert EvalConfig(model=model, benchmark="gsm8k").directory == Path("runs/eval") / name
+
+
 def test_overwrite_starts_anew_and_loses_nothing(tmp_path, data, answering):
     flags = ["--model", answering, "--benchmark", "hotpotqa", "--data", data, "--tools", "none"]
     assert run(tmp_path, *flags) == 0
@@ -260,9 +303,12 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--samples", "0"], "samples must not be below 1, got 0"),
         (["--samples", "few"], "samples: invalid int value: 'few'"),
         (["--temperature", "nan"], "temperature must not be below 0"),
+        (["--temperature", "inf"], "temperature must not be below 0 and must be finite, got inf"),
+        (["--top_p", "nan"], "top_p must lie in (0, 1], got nan"),
         (["--temperature", "0", "--samples", "2"], "set samples = 1"),
         (["--protocol", "xml"], "protocol must be one of tags, chat_template, got 'xml'"),
         (["--tool_timeout", "0"], "tool_timeout must be above 0"),
+        (["--tool_timeout", "inf"], "tool_timeout must be above 0 and finite, got inf"),
         (["--judge-url", "http://localhost:1"], "judge_url and judge_model belong together"),
         (["--math_by_judge"], "math_by_judge needs a judge"),
         (["--judge-modle", "x"], "unknown option --judge-modle; did you mean --judge_model?"),
@@ -277,7 +323,8 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--search", "bing"], "search = 'bing' must read cache:FILE"),
         (["--search", "corpus:/none.jsonl"], "there is no file /none.jsonl"),
         (["--search", "retrieval:http://127.0.0.1:1"], "does not work: the search failed: the connection failed"),
-        (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made"),
+        (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made or used"),
+        (["--output_dir", "/proc"], "output_dir = '/proc' cannot be made or used"),
         (["stray"], "unknown option stray"),
     ],
 )

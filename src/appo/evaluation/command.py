@@ -23,7 +23,7 @@ from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig, read_eval_conf
 from appo.evaluation.eval_tools import open_tools, tool_specs
 from appo.evaluation.judge import Judge, Verdict, judge_prompt
 from appo.evaluation.meter import Meter
-from appo.evaluation.policy import load_policy, sampling_dtype, weights_mark
+from appo.evaluation.policy import file_marks, load_policy, sampling_dtype
 from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
@@ -88,7 +88,7 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
     return {
         **fields,
         "tools": tool_specs(config),
-        "weights": weights_mark(config.model),
+        **file_marks(config.model),
         "dtype": str(sampling_dtype()).removeprefix("torch."),
     }
 

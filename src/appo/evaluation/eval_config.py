@@ -4,6 +4,7 @@ Left out on purpose: a file of options; a benchmark evaluation is one line of a 
 """
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class EvalConfig:
         default="tags", metadata={"help": "How calls are written: tags (the paper's) or chat_template (TRL's)."}
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": "The system prompt; by default the paper's for these tools."}
+        default=None, metadata={"help": 'The system prompt, "" for none; by default the paper\'s for these tools.'}
     )
     allow_unisolated: bool = field(
         default=False, metadata={"help": "Whether Python programs may run where bubblewrap is missing."}
@@ -67,7 +68,8 @@ class EvalConfig:
     seed: int = field(default=0, metadata={"help": "Each sample has a seed of its own, made from this one."})
     batch_size: int = field(default=32, metadata={"help": "Samples written at once."})
     output_dir: str | None = field(
-        default=None, metadata={"help": "Where samples and results go; by default runs/eval/ and the model's name."}
+        default=None,
+        metadata={"help": "Where samples and results go; by default runs/eval/NAME, from the model's (docs/eval.md)."},
     )
     math_by_judge: bool = field(
         default=False, metadata={"help": "Whether the judge decides on mathematics too, as in the paper."}
@@ -92,12 +94,12 @@ class EvalConfig:
             raise ValueError(f"engine = {self.engine!r} does not exist; use transformers.")
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
-        if not self.tool_timeout > 0:
-            raise ValueError(f"tool_timeout must be above 0, got {self.tool_timeout}.")
-        if not self.temperature >= 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"temperature must not be below 0 and top_p lie in (0, 1], got {self.temperature} and {self.top_p}."
-            )
+        if not 0 < self.tool_timeout < math.inf:
+            raise ValueError(f"tool_timeout must be above 0 and finite, got {self.tool_timeout}.")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must not be below 0 and must be finite, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
         if self.temperature == 0 and self.samples > 1:
             raise ValueError("temperature = 0 makes all samples of a question the same; set samples = 1.")
         if (self.judge_url is None) != (self.judge_model is None):
@@ -118,7 +120,12 @@ class EvalConfig:
     @property
     def directory(self) -> Path:
         """Where everything goes."""
-        return Path(self.output_dir or Path("runs", "eval", Path(self.model).resolve().name))
+        if self.output_dir:
+            return Path(self.output_dir)
+        model = Path(self.model)
+        # Models of many runs are called runs/NAME/model.
+        name = "-".join(model.resolve().parts[1:][-2:]) if model.is_dir() else model.name
+        return Path("runs", "eval", name)
 
 
 def read_eval_config(flags: list[str]) -> EvalConfig:

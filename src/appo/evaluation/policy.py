@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.environments.prompts import system_prompt
@@ -21,6 +22,8 @@ from appo.rollout.protocol import ToolProtocol
 from appo.rollout.tag_protocol import TagProtocol
 
 ADAPTER = "adapter_config.json"
+WEIGHTS = (".safetensors", ".bin")
+TOKENIZER_AND_CONFIG = (".json", ".jinja", ".model", ".txt")
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Policy:
         protocol: How it writes calls.
         eos_token_ids: Tokens that end a turn.
         tools: What it may call, by name.
-        system_prompt: None: the paper's.
+        system_prompt: None: the paper's; "": no system message.
     """
 
     model: PreTrainedModel
@@ -55,12 +58,13 @@ class Policy:
         """
         question = question.encode("utf-8", "replace").decode("utf-8")
         tags = isinstance(self.protocol, TagProtocol)
-        system = self.system_prompt or system_prompt(self.tools if tags else ())
+        system = system_prompt(self.tools if tags else ()) if self.system_prompt is None else self.system_prompt
         if self.tokenizer.chat_template is None:
-            text = f"{system}\n\n{question}\n"
+            text = f"{system}\n\n{question}\n" if system else f"{question}\n"
             return text, self.tokenizer(text)["input_ids"]
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         text = self.tokenizer.apply_chat_template(
-            [{"role": "system", "content": system}, {"role": "user", "content": question}],
+            messages if system else messages[1:],
             tools=None if tags else list(self.tools.values()) or None,
             chat_template=getattr(self.protocol, "chat_template", None),
             add_generation_prompt=True,
@@ -82,12 +86,23 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         model = model.to(device=device, dtype=sampling_dtype()).eval()
         eos = model.generation_config.eos_token_id
         eos_token_ids = frozenset({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
+        written: ToolProtocol
         if protocol == "tags":
-            return Policy(model, tokenizer, TagProtocol(tokenizer, tools), eos_token_ids, tools, system)
-        if tokenizer.chat_template is None:
+            written = TagProtocol(tokenizer, tools)
+        elif tokenizer.chat_template is None:
             raise ValueError("its tokenizer has no chat template; use protocol = tags.")
-        chat = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids)
-        return Policy(model, tokenizer, chat, eos_token_ids, tools, system)
+        else:
+            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids)
+        policy = Policy(model, tokenizer, written, eos_token_ids, tools, system)
+        policy.prompt("?")  # a template may refuse a role, which only rendering shows
+        return policy
+    except TemplateError as error:
+        remedy = (
+            "mend the template." if system == "" else 'if that is for its system message, give --system_prompt "".'
+        )
+        raise RecipeError(
+            f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}"
+        ) from None
     except (OSError, ValueError, ImportError) as error:
         raise RecipeError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
 
@@ -109,16 +124,26 @@ def _load(source: str) -> tuple[Any, Any]:
     from peft import AutoPeftModelForCausalLM
 
     own = (directory / "tokenizer_config.json").is_file()
-    base = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base:
+        raise ValueError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
     tokenizer = AutoTokenizer.from_pretrained(source if own else base)
     model = AutoPeftModelForCausalLM.from_pretrained(source, dtype=sampling_dtype())
     return model.merge_and_unload(), tokenizer
 
 
-def weights_mark(source: str) -> str | None:
-    """A mark of a directory's weights by their names, sizes and times; None for a model that is in no directory."""
-    files = [path for path in sorted(Path(source).glob("*")) if path.suffix in (".safetensors", ".bin")]
-    if not files:
-        return None
+def file_marks(source: str) -> dict[str, str | None]:
+    """Marks of a directory's files by names, sizes and times: of the weights, and of what else makes the samples.
+
+    Returns:
+        `weights` and `tokenizer_and_config` (chat template and generation config too); None where there are no such
+        files, as for a model that is in no directory.
+    """
+    return {"weights": _mark(source, WEIGHTS), "tokenizer_and_config": _mark(source, TOKENIZER_AND_CONFIG)}
+
+
+def _mark(source: str, suffixes: tuple[str, ...]) -> str | None:
+    files = [path for path in sorted(Path(source).glob("*")) if path.suffix in suffixes]
     marks = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16] if marks else None

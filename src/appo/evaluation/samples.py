@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from appo.evaluation.benchmarks import BenchmarkRow
@@ -49,7 +50,7 @@ class SampleFile:
         overwrite: Whether to start anew; the file that is there gets another name.
 
     Raises:
-        RecipeError: where the directory cannot be made, or its samples were made with other settings.
+        RecipeError: where the directory cannot be made or written to, or its samples were made with other settings.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -57,8 +58,10 @@ class SampleFile:
         self._settings = json.loads(json.dumps(settings))
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=directory) as file:  # a directory that is there may refuse files
+                file.write(b"?")
         except OSError as error:
-            raise RecipeError(f"output_dir = {str(directory)!r} cannot be made: {error.strerror}.") from None
+            raise RecipeError(f"output_dir = {str(directory)!r} cannot be made or used: {error.strerror}.") from None
         if overwrite:
             start_records(self.path, 0)
         self.found: dict[Key, dict[str, Any]] = {}
@@ -74,9 +77,16 @@ class SampleFile:
 
     def _check_settings(self) -> None:
         remedy = "give --overwrite or another --output_dir."
-        if not self._settings_path.is_file():
-            raise RecipeError(f"{self._settings_path} is missing, so the samples beside it cannot be kept; {remedy}")
-        old = json.loads(self._settings_path.read_text(encoding="utf-8"))
+        try:
+            old = json.loads(self._settings_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(
+                f"{self._settings_path} is missing, so the samples beside it cannot be kept; {remedy}"
+            ) from None
+        except ValueError:
+            old = None
+        if not isinstance(old, dict):
+            raise RecipeError(f"{self._settings_path} is broken, so the samples beside it cannot be kept; {remedy}")
         changed = sorted(name for name in {*old, *self._settings} if old.get(name) != self._settings.get(name))
         if changed:
             values = ", ".join(f"{name} ({old.get(name)!r} before)" for name in changed)

@@ -130,6 +130,15 @@ def test_an_endpoint_without_v1_is_taken_as_it_is(monkeypatch, tmp_path):
     assert len(server.requests) == 1
 
 
+def test_an_address_is_tried_with_v1_only_if_it_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = JudgeServer(base="")
+    server.failures = [401]
+    with pytest.raises(ValueError, match="the server answered 401"):  # not the 404 of /v1
+        make(server, tmp_path, path="").check()
+    server.close()
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://user:secret@host/v1", "http://host/v1?key=x"])
 def test_addresses_that_cannot_be_used(tmp_path, url):
     with pytest.raises(ValueError, match="judge_url") as error:

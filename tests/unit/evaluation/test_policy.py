@@ -3,16 +3,24 @@
 import pytest
 import torch
 from scripted_model import byte_tokenizer, save_random
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from appo.environments.prompts import system_prompt
 from appo.evaluation import policy
-from appo.evaluation.policy import load_policy, weights_mark
+from appo.evaluation.policy import file_marks, load_policy
 from appo.recipe import RecipeError
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+# As Gemma's: a system message is an error.
+USER_ONLY = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}[{{ message['role'] }}]{{ message['content'] }}"
+    "{% endfor %}"
 )
 
 
@@ -89,9 +97,61 @@ def test_a_windowed_model_is_refused_in_one_sentence(directory, monkeypatch):
         load_policy("m", "tags", {})
 
 
+@pytest.mark.parametrize("protocol", ["tags", "chat_template"])
+def test_a_template_that_refuses_the_system_message_is_said_with_the_remedy(directory, protocol):
+    set_template(directory, USER_ONLY)
+    sentence = r"its chat template cannot write the prompt \(System role not supported\); .* give --system_prompt \"\""
+    with pytest.raises(RecipeError, match=sentence):
+        load_policy(directory, protocol, {})
+    assert load_policy(directory, protocol, {}, "").prompt("Who?")[0] == "[user]Who?"
+
+
+def test_a_template_that_fails_without_a_system_message_too_has_another_remedy(directory):
+    set_template(directory, "{{ raise_exception('no') }}")
+    with pytest.raises(RecipeError, match=r"cannot write the prompt \(no\); mend the template"):
+        load_policy(directory, "tags", {}, "")
+
+
+def test_an_empty_system_prompt_leaves_the_question_alone_in_plain_text(directory):
+    assert load_policy(directory, "tags", {"python": weather}, "").prompt("Who?")[0] == "Who?\n"
+
+
+@pytest.mark.parametrize(("template", "starts"), [(None, "<s>"), ("{{ bos_token }}" + CHAT, "<s>[system]")])
+def test_a_prompt_begins_with_one_token_of_beginning(directory, template, starts):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+    loaded = load_policy(directory, "tags", {})
+    _, ids = loaded.prompt("Who?")
+    assert ids.count(bos) == 1 and loaded.tokenizer.decode(ids).startswith(starts)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"base_model_name_or_path": null}'])
+def test_an_adapter_without_its_base_is_said(tmp_path, content):
+    pytest.importorskip("peft")
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(RecipeError, match=r"adapter_config.json does not name the base model; set base_model_name"):
+        load_policy(str(tmp_path), "tags", {})
+
+
 def test_new_weights_have_a_new_mark(directory, tmp_path):
-    before = weights_mark(directory)
-    assert before is not None and weights_mark(directory) == before
+    before = file_marks(directory)
+    assert None not in before.values() and file_marks(directory) == before
     (tmp_path / "base" / "model.safetensors").touch()
-    assert weights_mark(directory) != before
-    assert weights_mark("Qwen/Qwen3-0.6B") is None
+    after = file_marks(directory)
+    assert after["weights"] != before["weights"]
+    assert after["tokenizer_and_config"] == before["tokenizer_and_config"]
+    assert file_marks("Qwen/Qwen3-0.6B") == {"weights": None, "tokenizer_and_config": None}
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.jinja", "tokenizer.model", "merges.txt"])
+def test_a_new_tokenizer_template_or_config_has_a_new_mark(directory, tmp_path, name):
+    (tmp_path / "base" / name).write_text("{}")
+    before = file_marks(directory)
+    (tmp_path / "base" / name).write_text("{ }")
+    after = file_marks(directory)
+    assert after["tokenizer_and_config"] != before["tokenizer_and_config"]
+    assert after["weights"] == before["weights"]

@@ -71,6 +71,19 @@ def test_samples_without_their_settings_are_refused(tmp_path):
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["", '{"seed": 0', "[]", "null"])
+def test_broken_settings_are_refused(tmp_path, content):
+    opened(tmp_path).add(record())
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(RecipeError, match=r"settings.json is broken, .* give --overwrite or another --output_dir"):
+        opened(tmp_path)
+
+
+def test_a_directory_is_tried_and_nothing_stays_in_it(tmp_path):
+    SampleFile(tmp_path, {"seed": 0}, overwrite=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_question_under_the_same_id_is_refused(tmp_path):
     opened(tmp_path).add(record())
     file = opened(tmp_path)
