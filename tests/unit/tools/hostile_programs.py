@@ -76,8 +76,9 @@ a.sendto(b'x', '\\0{abstract}')
     "read the repository": Hostile(FAILED, "FileNotFoundError", "print(open('{repository}/pyproject.toml').read())"),
     "read a file of the host": Hostile(FAILED, "FileNotFoundError", "print(open('{canary}').read())"),
     "list the root": Hostile(FINE, r"^set\(\) \['ld.so.cache'\]$", """
-import os
-print({'home', 'tmp', 'var', 'proc', 'sys', 'run', 'boot', 'mnt'} & set(os.listdir('/')), os.listdir('/etc'))
+import os, sys
+shown = set(os.listdir('/')) - {path.split('/')[1] for path in sys.path if path}  # on the way to the interpreter
+print({'home', 'tmp', 'var', 'proc', 'sys', 'run', 'boot', 'mnt'} & shown, os.listdir('/etc'))
 """),
     "write into the interpreter": Hostile(FAILED, "Errno 30|PermissionError", """
 import json

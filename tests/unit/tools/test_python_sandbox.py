@@ -182,7 +182,7 @@ def test_the_shared_tool() -> None:
 
 @pytest.mark.parametrize("name", ["timeout_s", "memory_mb", "max_output_chars", "workers"])
 def test_limits_must_be_positive(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must be positive, got 0."):
+    with pytest.raises(ValueError, match=f"{name} must be positive and finite, got 0."):
         PythonSandbox(**{name: 0})  # type: ignore[arg-type]
 
 
