@@ -1,11 +1,12 @@
 """A real server on this machine that speaks OpenAI's chat completions, for tests of judges."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from local_server import LocalServer
 
 
-class JudgeServer:
+class JudgeServer(LocalServer):
     """Answers `POST {base}/chat/completions`.
 
     Args:
@@ -44,10 +45,7 @@ class JudgeServer:
             def log_message(self, *_):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        super().__init__(Handler)
 
     def completion(self, body):
         message = {"role": "assistant", "content": self.reply(body["messages"][-1]["content"])}
@@ -59,7 +57,3 @@ class JudgeServer:
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
         }
-
-    def close(self):
-        self.http.shutdown()
-        self.http.server_close()

@@ -4,6 +4,7 @@ Only the standard library is imported here, so that help and mistakes answer at 
 """
 
 import sys
+from collections.abc import Callable
 
 USAGE = """\
 appo: reinforcement learning for tool-using language-model agents
@@ -64,62 +65,44 @@ def _study(arguments: list[str]) -> int:
         print(plan.__doc__, end="")
         print(plan.Study.__doc__)
         return 0 if arguments else 2
-    import warnings
 
-    import yaml
+    def work() -> None:
+        import yaml
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from appo.recipe import RecipeError
-    from appo.study.schedule import study
+        from appo.recipe import RecipeError
+        from appo.study.schedule import study
 
-    flags = arguments[1:]
-    try:
+        flags = arguments[1:]
         names = [flag.removeprefix("--") for flag in flags[::2]]
         if len(flags) % 2 or any(name == flag for name, flag in zip(names, flags[::2], strict=True)):
             raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
-        study(arguments[0], {name: yaml.safe_load(value) for name, value in zip(names, flags[1::2], strict=True)})
-    except yaml.YAMLError as error:
-        print(f"appo: a flag's value is not readable YAML: {' '.join(str(error).split())}.", file=sys.stderr)
-        return 2
-    except RecipeError as error:
-        print(f"appo: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("appo: interrupted; next time the study goes on with the runs that are missing.", file=sys.stderr)
-        return 130
-    return 0
+        try:
+            values = [yaml.safe_load(value) for value in flags[1::2]]
+        except yaml.YAMLError as error:
+            raise RecipeError(f"a flag's value is not readable YAML: {' '.join(str(error).split())}.") from None
+        study(arguments[0], dict(zip(names, values, strict=True)))
+
+    return _answer(work, "next time the study goes on with the runs that are missing.")
 
 
 def _evaluate_benchmarks(flags: list[str]) -> int:
-    import warnings
+    def work() -> None:
+        from appo.evaluation.command import evaluate_benchmarks
+        from appo.recipe import RecipeError
 
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from appo.evaluation.command import evaluate_benchmarks
-    from appo.recipe import RecipeError
+        try:
+            evaluate_benchmarks(flags)
+        except OSError as error:  # such as a full disk
+            raise RecipeError(f"{error}; the same command goes on from the samples that are there.") from None
 
-    try:
-        evaluate_benchmarks(flags)
-    except RecipeError as error:
-        print(f"appo: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # such as a full disk
-        print(f"appo: {error}; the same command goes on from the samples that are there.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("appo: interrupted; the same command goes on from the samples that are there.", file=sys.stderr)
-        return 130
-    return 0
+    return _answer(work, "the same command goes on from the samples that are there.")
 
 
 def _run(command: str, recipe: str, overrides: list[str]) -> int:
-    import warnings
+    def work() -> int:
+        from appo import run
+        from appo.recipe import asks_for_dry_run, read_recipe
 
-    # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    from appo import run
-    from appo.recipe import RecipeError, asks_for_dry_run, read_recipe
-
-    try:
         if command in ("train", "sft") and asks_for_dry_run(recipe, overrides):
             from appo.dry_run import dry_run
 
@@ -131,13 +114,24 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
             run.eval(*settings, model=settings[0].model if asked else None)
         else:
             getattr(run, command)(*settings)
+        return 0
+
+    return _answer(work, "next time it goes on from the last checkpoint, if there is one yet.")
+
+
+def _answer(work: Callable[[], int | None], after_interrupt: str) -> int:
+    """The exit code of `work`, whose mistakes are told in one sentence."""
+    import warnings
+
+    # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from appo.recipe import RecipeError
+
+    try:
+        return work() or 0
     except RecipeError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "appo: interrupted; next time it goes on from the last checkpoint, if there is one yet.",
-            file=sys.stderr,
-        )
+        print(f"appo: interrupted; {after_interrupt}", file=sys.stderr)
         return 130
-    return 0

@@ -5,7 +5,7 @@ checked, and is no mistake. A mistake in a field does not keep the others from b
 
     exit code 0: no mistakes; 2: some
 
-Left out on purpose: asking servers, counting shared questions (`python -m appo.data` does), and estimates of time.
+Left out on purpose: asking servers, the overlap with benchmarks (`python -m appo.data` counts it), estimates of time.
 """
 
 import logging
@@ -16,7 +16,6 @@ from typing import Any
 
 import jinja2
 import torch
-from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
@@ -24,13 +23,12 @@ from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
-from appo.environments.smollm2 import gguf_path
 from appo.generation.transformers_engine import check_full_attention
-from appo.loading import check_dtype, load_task, lora_config, precision_note, runs_programs, tools_of
+from appo.loading import check_dtype, load_task, lora_config, precision_note, read_outline, runs_programs, tools_of
 from appo.memory import GB, Memory, Sizes, estimate
 from appo.recipe import RecipeError, RunConfig, collect_settings
 from appo.rows import SUFFIXES, HubError
-from appo.run_plan import RunPlan, cold_start_updates
+from appo.run_plan import RunPlan, cold_start_line
 from appo.sft import tokenize_demonstrations
 from appo.tools.python_sandbox import check_isolation
 from appo.tools.search_http import HTTPSearch
@@ -40,7 +38,7 @@ LOOKED_AT = 500  # prompts and demonstrations that are tokenised
 
 
 class DryRun:
-    """One dry run: `report` looks into everything and returns what to print.
+    """One dry run: `look` looks into everything; `plan`, `notes`, `unchecked` and `mistakes` are what it found.
 
     Args:
         command: `train` or `sft`.
@@ -70,9 +68,10 @@ class DryRun:
         self._processes()
         task = self._task()
         self._model(task)
-        self._tokenizer()
         tasks = None
-        if task is not None:
+        if task is None:
+            self.unchecked.append("tools, data and prompts: the task could not be made")
+        else:
             self._tools(task)
             tasks = self._data(task) if self.command == "train" else None
         if self.cold:
@@ -215,9 +214,10 @@ class DryRun:
                 self.unchecked.append("memory: the size of the model that the task makes")
             return
         self._try("model", lambda: check_dtype(self.args))
-        found = self._from_hub("model", AutoConfig)
+        found = self._try("model and tokenizer", lambda: read_outline(source, AutoConfig))
         if found is None:
             return
+        self.tokenizer = self._try("tokenizer", lambda: read_outline(source, AutoTokenizer))
         with torch.device("meta"):
             self.model = self._try("model", lambda: AutoModelForCausalLM.from_config(found))
         if self.model is None:
@@ -237,30 +237,6 @@ class DryRun:
         self.plan.append(("model", f"{source}: {shown}, {share}; context of {context:,} tokens"))
         if context and room > context:
             self.mistakes.append(f"max_completion_length = {room} exceeds the model's context of {context} tokens.")
-
-    def _from_hub(self, name: str, kind: Any) -> Any:
-        """What `kind` reads of the model's directory or of the hub, or None."""
-        source = str(self.config.model)
-        if any(f"{source} is not here" in message for message in self.unchecked):
-            return None  # asking again would take as long again
-        try:
-            if source == "smollm2":
-                path = gguf_path()
-                return kind.from_pretrained(path.parent, gguf_file=path.name)
-            return kind.from_pretrained(source)
-        except (OSError, ValueError) as error:
-            local = Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
-            reason = " ".join(str(error).split())
-            if local or isinstance(error.__cause__, RepositoryNotFoundError):
-                what = "" if name == "model" else ": its tokenizer"
-                self.mistakes.append(f"model = {source!r}{what} cannot be loaded: {reason}")
-            else:
-                self.unchecked.append(f"{name} and tokenizer: {source} is not here, and the hub does not answer")
-        return None
-
-    def _tokenizer(self) -> None:
-        if self.config.model is not None:
-            self.tokenizer = self._from_hub("tokenizer", AutoTokenizer)
 
     # ---- what it comes to ----
 
@@ -283,21 +259,9 @@ class DryRun:
             )
         elif not number:
             self.mistakes.append("demonstrations = 0, so there is nothing to learn from; give their number.")
-        self.plan.append(("cold start", self._cold_start_plan(number)))
+        self.plan.append(("cold start", cold_start_line(args, self.processes, config.traces, number)))
         if self.tokenizer is not None and task is not None and traces is not None and number:
             self._demonstration_lengths(task, traces)
-
-    def _cold_start_plan(self, number: int | None) -> str:
-        config, args = self.config, self.sft_args
-        batch = self.processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
-        parts = [
-            f"traces of {', '.join(config.traces)}" if config.traces else "demonstrations of the task",
-            f"batches of {batch}",
-            f"{args.num_train_epochs:g} epoch(s)" if args.max_steps <= 0 else "",
-            f"at most {args.max_length:,} tokens each" if args.max_length else "",
-            f"{cold_start_updates(args, self.processes, number):,} updates" if number else "",
-        ]
-        return ("" if number is None else f"{number:,} ") + "; ".join(filter(None, parts))
 
     def _demonstration_lengths(self, task: Task, traces: list[Trace]) -> None:
         tools = tools_of(task)

@@ -4,12 +4,15 @@ Left out on purpose: reading recipes (`recipe.py`), and what is done with all th
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from appo.config import APPOConfig
@@ -17,10 +20,12 @@ from appo.environments import smollm2
 from appo.environments.base import Task
 from appo.environments.pool import EnvironmentPool
 from appo.recipe import RecipeError, RunConfig
+from appo.rows import HubError
 from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
 from appo.tools.python_session import PythonSession
 
 TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
+ADAPTER = "adapter_config.json"
 ModelAndTokenizer = tuple[Any, Any]
 
 
@@ -88,11 +93,7 @@ def runs_programs(tools: Iterable[Callable[..., Any]]) -> bool:
 
 def tools_of(task: Task) -> list[Callable[..., Any]]:
     """All that the policy may call: the task's functions, then the methods of its environments, by name."""
-    pool = EnvironmentPool(list(task.tools), task.environment_factory)
-    by_name = {tool.__name__: tool for tool in task.tools}
-    for environment in pool.probe():
-        by_name.update(pool.tools_of(environment))
-    return list(by_name.values())
+    return list(EnvironmentPool(list(task.tools), task.environment_factory).all_tools().values())
 
 
 def check_dtype(args: APPOConfig) -> None:
@@ -103,6 +104,52 @@ def check_dtype(args: APPOConfig) -> None:
     name = (args.model_init_kwargs or {}).get("dtype", "auto")
     if isinstance(name, str) and name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
         raise RecipeError(f"model_init_kwargs: torch has no dtype {name!r}; use float32, bfloat16 or float16.")
+
+
+def read_model(source: str, **options: Any) -> ModelAndTokenizer:
+    """A model and its tokenizer, an adapter merged into its base.
+
+    Args:
+        source: A directory of a model or of a LoRA adapter (with peft), a name on the hub, or `smollm2`.
+        options: Of `from_pretrained`; not used for `smollm2`.
+
+    Raises:
+        OSError, ValueError, TypeError, ImportError: as transformers and peft do.
+    """
+    if source == "smollm2":
+        return smollm2.make_model()
+    directory = Path(source)
+    if not (directory / ADAPTER).is_file():
+        return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source)
+    from peft import AutoPeftModelForCausalLM
+
+    own = (directory / "tokenizer_config.json").is_file()
+    config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base:
+        raise ValueError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
+    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
+    return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
+
+
+def read_outline(source: str, kind: Any) -> Any:
+    """What `kind` (AutoConfig, AutoTokenizer) reads of a model, which is not its weights.
+
+    Raises:
+        RecipeError: where the directory, or the hub, has no such thing.
+        HubError: where the hub does not answer.
+    """
+    try:
+        if source == "smollm2":
+            path = smollm2.gguf_path()
+            return kind.from_pretrained(path.parent, gguf_file=path.name)
+        return kind.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        local = Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
+        if local or source == "smollm2" or isinstance(error.__cause__, RepositoryNotFoundError):
+            what = ": its tokenizer" if kind is AutoTokenizer else ""
+            raise RecipeError(f"model = {source!r}{what} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise HubError(f"{source} is not here, and the hub does not answer") from None
 
 
 def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
@@ -116,11 +163,7 @@ def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | No
             raise RecipeError(str(error)) from None
     check_dtype(args)
     try:
-        if source == "smollm2":
-            return smollm2.make_model()
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        options = {"dtype": torch.float32, **(args.model_init_kwargs or {})}
-        return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
+        return read_model(source, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 

@@ -10,11 +10,13 @@ Left out on purpose: includes, interpolation, and any other way in which one fil
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jinja2
 import yaml
 from transformers import HfArgumentParser
 from trl import SFTConfig
@@ -22,10 +24,27 @@ from trl import SFTConfig
 from appo.config import PRESETS, APPOConfig
 
 NESTED = "cold_start"
+FLAGS = "the flags"  # as the source of a mistake, where it is not the file
+# Paths and output do not decide what a run does.
+NOT_SETTINGS = (
+    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
+    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
+)  # fmt: skip
 
 
 class RecipeError(ValueError):
     """A mistake in a recipe or a flag, in one sentence."""
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """Mistakes that show only once a library reads the values: one sentence, as for all others."""
+    try:
+        yield
+    except jinja2.TemplateError as error:
+        raise RecipeError(f"the chat template refuses messages: {' '.join(str(error).split())}.") from None
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        raise RecipeError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 @dataclass
@@ -138,12 +157,12 @@ def make_settings(
     preset = FlagParser((RunConfig,), allow_abbrev=False).parse_known_args(_to_flags(values) + main_flags)[0].preset
     if preset and preset not in PRESETS:
         raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    run, args = _parse((RunConfig, config), _to_flags({**PRESETS.get(preset, {}), **values}) + main_flags, path)
+    run, args = _parse((RunConfig, config), _to_flags({**PRESETS.get(preset, {}), **values}), main_flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"
     shared.update(gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start")
-    (sft,) = _parse((SFTConfig,), _to_flags({**shared, **nested}) + nested_flags, f"{path}, {NESTED}")
+    (sft,) = _parse((SFTConfig,), _to_flags({**shared, **nested}), nested_flags, path, f", {NESTED}")
     return run, args, sft
 
 
@@ -175,12 +194,15 @@ def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings
             return make_settings(values, path, flags), mistakes
         except RecipeError as error:
             message = str(error)
-        part = NESTED if message.startswith(f"{path}, {NESTED}:") else None
+        of_nested = tuple(f"{source}, {NESTED}: " for source in (path, FLAGS))
+        part = NESTED if message.startswith(of_nested) else None
         nested = values.get(NESTED)
         given = nested if part and isinstance(nested, dict) else values
         of_main, of_part = _split_flags(flags)
         flagged = {_flag_name(flag) for flag in (of_part if part else of_main) if flag.startswith("--")}
-        said = message.removeprefix(f"{path}, {NESTED}: ").removeprefix(f"{path}: ")
+        said = message
+        for prefix in (*of_nested, f"{path}: ", f"{FLAGS}: "):
+            said = said.removeprefix(prefix)
         named = _named_fields(said, {*given, *flagged})
         about = set(re.findall(r"\w+", said.partition(";")[0]))
         if not gone & {f"{part}.{word}" for word in about}:
@@ -258,15 +280,16 @@ def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
     return parts
 
 
-def _parse(kinds: tuple[type, ...], flags: list[str], path: str) -> Any:
+def _parse(kinds: tuple[type, ...], of_file: list[str], flags: list[str], path: str, part: str = "") -> Any:
     parser = FlagParser(kinds, allow_abbrev=False)
     try:
-        _, unknown = parser.parse_known_args(flags)
-        if unknown:
-            raise RecipeError(_unknown(unknown[0], kinds))
-        return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+        _, unknown = parser.parse_known_args(of_file + flags)
+        if not unknown:
+            return parser.parse_args_into_dataclasses(of_file + flags, look_for_args_file=False)
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"{path}: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path}{part}: {' '.join(str(error).split())}") from None
+    source = path if unknown[0] in of_file else FLAGS
+    raise RecipeError(f"{source}{part}: {_unknown(unknown[0], kinds)}")
 
 
 def _unknown(flag: str, kinds: tuple[type, ...]) -> str:

@@ -93,7 +93,7 @@ class RolloutTrainer(GRPOTrainer):
         self.runner = ToolRunner(
             timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars, retries=args.tool_retries
         )
-        self.counters = RunCounters(self._tool_names())
+        self.counters = RunCounters(sorted(self._pool.all_tools()))
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
@@ -121,13 +121,9 @@ class RolloutTrainer(GRPOTrainer):
             outputs=("log_probs", "entropy", "log_sum_sq_probs"),
         )
 
-    def _tool_names(self) -> list[str]:
-        environments = self._pool.probe() or [None]
-        return sorted({name for environment in environments for name in self._pool.tools_of(environment)})
-
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":
-            return TagProtocol(self._tokenizer, self._tool_names(), self.args.result_format)
+            return TagProtocol(self._tokenizer, self._pool.all_tools(), self.args.result_format)
         return ChatProtocol(
             self._tokenizer, self.tools, self._get_tool_suffix_ids, self.eos_token_ids, self.chat_template
         )

@@ -11,31 +11,25 @@ Left out on purpose: reading recipes (`recipe.py`).
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import transformers
-from accelerate.utils import is_peft_model
 from datasets import Dataset
 from rich.console import Console
-from transformers import Trainer
 from trl import SFTConfig
 
 from appo.analysis.curves import plot_curves
+from appo.cold_start import cold_dir, cold_start_model, cold_start_settings, refuse_sharded_lora, save_model
 from appo.config import APPOConfig
 from appo.data import overlap_note
-from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
-from appo.environments.base import Demonstration, Task
+from appo.demonstrations import prompt_template
+from appo.environments.base import Task
 from appo.evaluation import Evaluation, evaluate
-from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
+from appo.loading import load_model, load_task, lora_config, precision_note, tools_of
 from appo.progress import RichProgress, progress_bar
-from appo.recipe import RecipeError, RunConfig
-from appo.sft import make_sft_trainer
-from appo.traces import read_traces
+from appo.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
 from appo.trainer import APPOTrainer
 
 SHOWN = {
@@ -44,24 +38,8 @@ SHOWN = {
     "entropy": "entropy {:.2f}",
     "tokens/generated": "{:,.0f} tokens",
 }
-# Paths and output do not decide what a run does.
-NOT_SETTINGS = (
-    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
-    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
-)  # fmt: skip
-# Nor do these: permissions, and what is done to a run as a whole.
+# Besides NOT_SETTINGS: permissions, and what is done to a run as a whole.
 NOT_SETTINGS_OF_RUN = ("allow_unisolated", "overwrite", "dry_run", "resume_from_checkpoint")
-
-
-@contextmanager
-def _setting_up() -> Iterator[None]:
-    """Mistakes that show only once a library reads the values: one sentence, as for all others."""
-    try:
-        yield
-    except jinja2.TemplateError as error:
-        raise RecipeError(f"the chat template refuses messages: {' '.join(str(error).split())}.") from None
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise RecipeError(" ".join(str(error).split()) or type(error).__name__) from None
 
 
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
@@ -69,9 +47,9 @@ def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     console = _console(args)
     _check_processes(config, args)
     if config.overwrite:
-        shutil.rmtree(_cold_dir(args), ignore_errors=True)
-    _cold_start(config, args, sft_args, load_task(config), console)
-    console.print(f"cold start in {_cold_dir(args)}")
+        shutil.rmtree(cold_dir(args), ignore_errors=True)
+    cold_start_model(config, args, sft_args, load_task(config), console)
+    console.print(f"cold start in {cold_dir(args)}")
 
 
 def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
@@ -86,10 +64,11 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         _forget(args)
     elif result_path.exists():
         return _report_finished(json.loads(result_path.read_text()), settings, console)
-    console.print(f"task {config.task}: loading the model")
     task = load_task(config)
+    rows, questions = _read_data(config, task)
+    console.print(f"task {config.task}: loading the model")
     if config.demonstrations or config.traces:
-        model, tokenizer = _cold_start(config, args, sft_args, task, console)
+        model, tokenizer = cold_start_model(config, args, sft_args, task, console)
     else:
         model, tokenizer = load_model(config, args, task, config.model)
         if args.beta and config.model is None:
@@ -98,11 +77,11 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
             model.save_pretrained(start)
             tokenizer.save_pretrained(start)
             model, tokenizer = load_model(config, args, task, str(start))
-    trainer = _make_trainer(config, args, task, model, tokenizer)
+    trainer = _make_trainer(config, args, task, model, tokenizer, rows, questions)
     checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
-    if config.eval_size and (note := overlap_note(trainer.train_dataset, _questions(config, task))):
+    if questions is not None and (note := overlap_note(rows, questions)):
         console.print(f"evaluation: {note}")
-    before = _evaluation("before", trainer, config, task, console, fresh=False)
+    before = _evaluation("before", trainer, questions, console, fresh=False)
     if checkpoint:
         console.print(f"going on from {checkpoint}")
     if checkpoint and _is_last(checkpoint, args):
@@ -111,8 +90,8 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         RichProgress.attach(trainer, "APPO", SHOWN, console)
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_state()
-    _save_model(trainer, tokenizer, _model_dir(args))
-    after = _evaluation("after", trainer, config, task, console, fresh=True)
+    save_model(trainer, tokenizer, _model_dir(args))
+    after = _evaluation("after", trainer, questions, console, fresh=True)
     result = {**_result(config, args, before, after), "settings": settings}
     marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
     if args.save_records:
@@ -127,43 +106,30 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | 
         raise RecipeError("eval_size is 0; give the number of questions to ask.")
     console = _console(args)
     task = load_task(config)
-    found = [path for path in (_model_dir(args), _cold_dir(args)) if (path / "config.json").exists()]
+    found = [path for path in (_model_dir(args), cold_dir(args)) if (path / "config.json").exists()]
     source = model or (str(found[0]) if found else config.model)
     if source is None and task.make_model is None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
-    trainer = _make_trainer(config, args, task, *load_model(config, args, task, source))
-    evaluation = _run_evaluation("evaluation", trainer, config, task, console)
+    rows, questions = _read_data(config, task)
+    assert questions is not None
+    trainer = _make_trainer(config, args, task, *load_model(config, args, task, source), rows, questions)
+    evaluation = _run_evaluation("evaluation", trainer, questions, console)
     console.print(f"success {evaluation} ({source or 'the untrained model'})")
     console.print_json(json.dumps(evaluation.as_dict()))
 
 
 def _settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
     """What decides a run's outcome, as JSON has it; two runs are the same if these are."""
-    fields = {**asdict(config), **args.to_dict(), "cold_start": _cold_start_settings(config, args, sft_args)}
+    fields = {**asdict(config), **args.to_dict(), "cold_start": cold_start_settings(config, args, sft_args)}
     for name in (*NOT_SETTINGS, *NOT_SETTINGS_OF_RUN):
         fields.pop(name, None)
     return json.loads(json.dumps(fields, default=str))
 
 
-def _cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
-    fields = {name: value for name, value in sft_args.to_dict().items() if name not in NOT_SETTINGS}
-    fields.update(task=config.task, model=config.model, demonstrations=config.demonstrations)
-    own = {name: getattr(config, name) for name in ("task_args", "traces", "traces_min_reward", "lora")}
-    fields.update({name: value for name, value in own.items() if value is not None})
-    if config.traces:
-        fields.update(
-            {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
-        )
-        # What the files hold, as far as it shows without reading them.
-        found = {source: Path(source).stat() for source in config.traces if Path(source).is_file()}
-        fields["trace_files"] = {source: [stat.st_size, stat.st_mtime_ns] for source, stat in found.items()}
-    return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
-
-
 def _forget(args: APPOConfig) -> None:
     """Removes what an earlier run would be resumed from or reported by; its records are kept under another name."""
     directory = Path(args.output_dir)
-    for path in [*directory.glob("checkpoint-*"), _cold_dir(args), _model_dir(args)]:
+    for path in [*directory.glob("checkpoint-*"), cold_dir(args), _model_dir(args)]:
         shutil.rmtree(path, ignore_errors=True)
     for path in [directory / "result.json", *directory.glob("evaluation-*.json")]:
         path.unlink(missing_ok=True)
@@ -201,77 +167,8 @@ def _console(args: APPOConfig) -> Console:
     return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cold_dir(args: APPOConfig) -> Path:
-    return Path(args.output_dir) / "cold_start"
-
-
 def _model_dir(args: APPOConfig) -> Path:
     return Path(args.output_dir) / "model"
-
-
-def _cold_start(
-    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, task: Task, console: Console
-) -> ModelAndTokenizer:
-    """Trains on demonstrations, or loads the model of a cold start that had finished with the same settings."""
-    if task.demonstrations is None and not config.traces:
-        raise RecipeError(
-            f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
-        )
-    directory = _cold_dir(args)
-    settings = _cold_start_settings(config, args, sft_args)
-    done = directory / "cold_start.json"
-    if done.exists() and json.loads(done.read_text())["settings"] == settings:
-        console.print(f"cold start: found in {directory}")
-        return load_model(config, args, task, str(directory))
-    model, tokenizer = load_model(config, args, task, config.model)
-    sft_args.disable_tqdm = True
-    with _setting_up():
-        demonstrations, template = _demonstrations(config, args, task, tokenizer)
-        trainer, counts = make_sft_trainer(
-            model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
-        )
-    _refuse_sharded_lora(config, trainer)
-    RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
-    metrics = trainer.train().metrics
-    _save_model(trainer, tokenizer, directory)
-    done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
-    # Reloaded, so that a first run and a resumed one start from the same place in every respect.
-    return load_model(config, args, task, str(directory))
-
-
-def _demonstrations(
-    config: RunConfig, args: APPOConfig, task: Task, tokenizer: Any
-) -> tuple[Iterable[Demonstration], dict[str, Any]]:
-    """The demonstrations of the traces, else of the task; and how their prompts are rendered."""
-    tools = tools_of(task)
-    template = prompt_template(tokenizer, tools, args)
-    if not config.traces:
-        assert task.demonstrations is not None
-        return task.demonstrations(config.demonstrations, config.train_seed), template
-    traces = read_traces(config.traces, config.traces_min_reward)[: config.demonstrations or None]
-    if mistakes := check_traces(traces, args.tool_protocol, [tool.__name__ for tool in tools], tokenizer):
-        raise RecipeError(" ".join(mistakes))
-    return trace_demonstrations(traces, tokenizer, tools, args), template
-
-
-def _save_model(trainer: Trainer, tokenizer: Any, directory: Path) -> None:
-    """Saves a whole model, whatever was trained of it, so that all that reads one reads this."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not is_peft_model(model):
-        trainer.save_model(str(directory))
-    elif trainer.args.should_save:
-        # In place and for good, as a copy may not fit beside it; nothing is trained after this.
-        model.merge_and_unload().save_pretrained(directory)
-    if trainer.args.should_save:
-        tokenizer.save_pretrained(directory)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _refuse_sharded_lora(config: RunConfig, trainer: Trainer) -> None:
-    """A sharded model cannot be merged with its adapter; and what sharding saves, LoRA needs less of."""
-    stage = getattr(trainer.accelerator.state.deepspeed_plugin, "zero_stage", 0)
-    if config.lora is not None and (trainer.is_fsdp_enabled or stage == 3):
-        raise RecipeError("lora is given, but the model is sharded by FSDP or ZeRO-3; use neither with LoRA.")
 
 
 def _check_processes(config: RunConfig, args: APPOConfig) -> None:
@@ -283,23 +180,36 @@ def _check_processes(config: RunConfig, args: APPOConfig) -> None:
         )
 
 
-def _make_trainer(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> APPOTrainer:
-    with _setting_up():
-        evaluated = args.eval_strategy != "no" and config.eval_size
-        train_dataset = task.dataset(config.train_size, config.train_seed)
-        _check_prompt(train_dataset, args, task, tokenizer)
+def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
+    """The training tasks, and the questions of the evaluations if there are any."""
+    with in_one_sentence():
+        rows = task.dataset(config.train_size, config.train_seed)
+        return rows, task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
+
+
+def _make_trainer(
+    config: RunConfig,
+    args: APPOConfig,
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    questions: Dataset | None,
+) -> APPOTrainer:
+    with in_one_sentence():
+        _check_prompt(rows, args, task, tokenizer)
         trainer = APPOTrainer(
             model,
             list(task.reward_funcs),
             args,
-            train_dataset=train_dataset,
-            eval_dataset=_questions(config, task) if evaluated else None,
+            train_dataset=rows,
+            eval_dataset=questions if args.eval_strategy != "no" else None,
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
             peft_config=lora_config(config),
         )
-    _refuse_sharded_lora(config, trainer)
+    refuse_sharded_lora(config, trainer)
     return trainer
 
 
@@ -316,27 +226,21 @@ def _check_prompt(rows: Dataset, args: APPOConfig, task: Task, tokenizer: Any) -
 
 
 def _evaluation(
-    name: str, trainer: APPOTrainer, config: RunConfig, task: Task, console: Console, fresh: bool
+    name: str, trainer: APPOTrainer, questions: Dataset | None, console: Console, fresh: bool
 ) -> Evaluation | None:
     """An evaluation, kept in a file: a resumed run has lost the policy from before."""
-    if not config.eval_size:
+    if questions is None:
         return None
     path = Path(trainer.args.output_dir) / f"evaluation-{name}.json"
     if path.exists() and not fresh:
         return Evaluation(**json.loads(path.read_text()))
-    evaluation = _run_evaluation(name, trainer, config, task, console)
+    evaluation = _run_evaluation(name, trainer, questions, console)
     path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
     console.print(f"{name}: success {evaluation}")
     return evaluation
 
 
-def _questions(config: RunConfig, task: Task) -> Dataset:
-    with _setting_up():
-        return task.questions(config.eval_size, config.eval_seed)
-
-
-def _run_evaluation(name: str, trainer: APPOTrainer, config: RunConfig, task: Task, console: Console) -> Evaluation:
-    questions = _questions(config, task)
+def _run_evaluation(name: str, trainer: APPOTrainer, questions: Dataset, console: Console) -> Evaluation:
     with progress_bar(console) as bar:
         bar_task = bar.add_task(f"success {name}", total=len(questions), status="")
         size = trainer.args.rollout_batch_size

@@ -107,3 +107,16 @@ def cold_start_updates(args: SFTConfig, processes: int, demonstrations: int) -> 
     batches = math.ceil(demonstrations / (processes * args.per_device_train_batch_size))
     per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
     return math.ceil(args.num_train_epochs * per_epoch)
+
+
+def cold_start_line(args: SFTConfig, processes: int, traces: list[str] | None, demonstrations: int | None) -> str:
+    """The cold start in words; `demonstrations` is None where their number is not known."""
+    batch = processes * args.per_device_train_batch_size * args.gradient_accumulation_steps
+    parts = [
+        f"traces of {', '.join(traces)}" if traces else "demonstrations of the task",
+        f"batches of {batch}",
+        f"{args.num_train_epochs:g} epoch(s)" if args.max_steps <= 0 else "",
+        f"at most {args.max_length:,} tokens each" if args.max_length else "",
+        f"{cold_start_updates(args, processes, demonstrations):,} updates" if demonstrations else "",
+    ]
+    return ("" if demonstrations is None else f"{demonstrations:,} ") + "; ".join(filter(None, parts))

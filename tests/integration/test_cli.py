@@ -280,7 +280,7 @@ def test_a_reference_policy_from_the_tasks_own_model(recipe):
 
 
 def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
-    from appo import run
+    from appo import cold_start
     from appo.trainer import APPOTrainer
 
     original = APPOTrainer.training_step
@@ -293,7 +293,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(APPOTrainer, "training_step", training_step)
     assert main(["train", str(recipe)]) == 130
     monkeypatch.setattr(APPOTrainer, "training_step", original)
-    monkeypatch.setattr(run, "make_sft_trainer", lambda *a: pytest.fail("the cold start was done again"))
+    monkeypatch.setattr(cold_start, "make_sft_trainer", lambda *a: pytest.fail("the cold start was done again"))
     assert main(["train", str(recipe)]) == 0
     steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -321,3 +321,26 @@ def test_a_run_interrupted_behind_its_last_step_takes_none_more(recipe, tmp_path
     assert main(["train", str(recipe)]) == 0
     assert (out / "records.jsonl").read_bytes() == written
     assert (out / "model" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_wrong_flag_is_not_blamed_on_the_file(recipe, capsys):
+    assert main(["train", str(recipe), "--learning_rat", "1"]) == 2
+    assert capsys.readouterr().err == "appo: the flags: unknown field learning_rat; did you mean learning_rate?\n"
+    recipe.write_text(recipe.read_text() + "learning_rat: 1\n")
+    assert main(["train", str(recipe)]) == 2
+    assert capsys.readouterr().err.startswith(f"appo: {recipe}: unknown field learning_rat;")
+
+
+def test_missing_data_is_told_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
+    from appo import cold_start
+
+    monkeypatch.setattr(cold_start, "load_model", lambda *a: pytest.fail("the model was loaded"))
+    path = tmp_path / "recipe.yaml"
+    task = (
+        f'task: tool_qa\ntask_args: {{data: none.jsonl, tools: [search], search: "corpus:{tmp_path}/pages.jsonl"}}\n'
+    )
+    (tmp_path / "pages.jsonl").write_text('{"text": "Accra is in Ghana."}\n')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path.write_text(TINY.replace("task: kinship\n", task) + f"output_dir: {tmp_path / 'run'}\nmodel: smollm2\n")
+    assert main(["train", str(path)]) == 2
+    assert capsys.readouterr().err.endswith("appo: task_args: data: there is no file none.jsonl.\n")

@@ -1,42 +1,12 @@
-'''An environment of TRL's documentation, and its tools, train under TRL's `GRPOTrainer` and under `APPOTrainer`.
+"""An environment of TRL's documentation, and its tools, train under TRL's `GRPOTrainer` and under `APPOTrainer`.
 
 `IncrementEnv` is the example of the section "Environments" in the documentation of TRL's `GRPOTrainer`
-(docs/source/grpo_trainer.md), where it reads:
-
-    class IncrementEnv:
-        # Reserved methods
-        def reset(self, **kwargs) -> str | None:  # required; called at the start of each rollout
-            self.counter = 0
-            self.target = random.randint(1, 6)  # self-sample the task
-            return f"Increment the counter by {self.target}."  # returned string becomes the prompt
-
-        def get_reward(self) -> float:  # optional: the environment scores itself from its own state
-            return float(self.counter == self.target)
-
-        # Public methods (exposed as tools)
-        def increment(self, step: int) -> int:
-            """
-            Increment the internal counter.
-
-            Args:
-                step: Value to add to the counter.
-
-            Returns:
-                The updated counter value.
-            """
-            self.counter += step
-            return self.counter
-
-    trainer = GRPOTrainer(
-        model="Qwen/Qwen3-0.6B",
-        args=GRPOConfig(max_steps=1000, chat_template_kwargs={"enable_thinking": False}),
-        environment_factory=IncrementEnv,
-    )
-    trainer.train()
+(docs/source/grpo_trainer.md), word for word; there it trains Qwen/Qwen3-0.6B by `GRPOTrainer(model=..,
+args=GRPOConfig(max_steps=1000, chat_template_kwargs={"enable_thinking": False}), environment_factory=IncrementEnv)`.
 
 `multiply` and `async_add` are those of its section "Tools". In place of Qwen3-0.6B there is a tiny model with Qwen3's
 chat template, taught on the spot to write calls.
-'''
+"""
 
 import copy
 import json
@@ -117,15 +87,6 @@ async def async_add(a: int, b: int) -> int:
         The sum of the two integers.
     """
     return a + b
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """A second thread only waits for work of this size."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def turns_of(question, calls, results, tools):

@@ -309,6 +309,14 @@ def test_a_flag_of_any_form_asks_for_it_and_false_does_not(tmp_path, capsys):
     assert "cannot be loaded" in capsys.readouterr().err
 
 
+def test_a_task_that_cannot_be_made_leaves_the_rest_unchecked(tmp_path, capsys):
+    path = recipe(tmp_path, task="tool_qa", task_args={"data": "rows.jsonl", "tools": ["dig"]})
+    assert main(["train", path, "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    assert "not checked: tools, data and prompts: the task could not be made." in out
+    assert "mistake: task_args: tools must be some of search, python" in out
+
+
 # ---- recipes ----
 
 

@@ -95,6 +95,11 @@ class EnvironmentPool:
             found[tool.__name__] = tool
         return found
 
+    def all_tools(self) -> dict[str, Callable[..., Any]]:
+        """The tools of every kind of rollout by name."""
+        environments = self.probe() or [None]
+        return {name: tool for environment in environments for name, tool in self.tools_of(environment).items()}
+
     def enter_prefix(self, prefix: Rollout, row: dict[str, Any], runner: ToolRunner) -> None:
         """Gives `prefix` an environment in the state that its calls left: a copy, or a replay where copying fails."""
         if not self.factories:

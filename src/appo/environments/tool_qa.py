@@ -27,6 +27,7 @@ from appo.data import load_rl_data
 from appo.environments.base import Task
 from appo.environments.prompts import system_prompt
 from appo.rewards import paper_reward_func
+from appo.rows import DataError
 from appo.tools import PythonSandbox
 from appo.tools.search_source import open_search
 
@@ -105,17 +106,20 @@ def _sandbox(options: dict[str, Any]) -> PythonSandbox:
 
 def _split(data: str, valid: str | None, held_out: float, prompt: str) -> tuple[Dataset, Dataset]:
     """Rows to train on and rows to evaluate on."""
-    rows = _rows(data, prompt)
+    rows = _rows("data", data, prompt)
     if valid is not None:
-        return rows, _rows(valid, prompt)
+        return rows, _rows("valid", valid, prompt)
     # By the text, so that a question that is there twice lies on one side.
     out = [zlib.crc32(question.encode()) % 10_000 < held_out * 10_000 for question in rows["question"]]
     return tuple(rows.select([i for i, o in enumerate(out) if o is side]) for side in (False, True))
 
 
-def _rows(source: str, prompt: str) -> Dataset:
+def _rows(name: str, source: str, prompt: str) -> Dataset:
     """`prompt` (messages), `question`, `answers`, `id` and `source`."""
-    rows = load_rl_data(source)
+    try:
+        rows = load_rl_data(source)
+    except DataError as error:
+        raise type(error)(f"task_args: {name}: {error}") from error
     system = [{"role": "system", "content": prompt}] if prompt else []
     prompts = [[*system, {"role": "user", "content": question}] for question in rows["question"]]
     kept = rows.select_columns(["id", "source", "question", "answers"])

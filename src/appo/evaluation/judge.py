@@ -109,8 +109,8 @@ class Judge:
         self.url, self.model, self.concurrency = url.rstrip("/"), model, concurrency
         _headers()
         self._cache = DiskCache(cache)
-        self._client = Client(timeout, patience, retries=5, backoff=backoff, requests_per_second=None)
-        self._quick = Client(min(timeout, 60.0), min(patience, 60.0), retries=1, backoff=0.5, requests_per_second=None)
+        self._client = Client(timeout, patience, 5, backoff, None, what="the judge")
+        self._quick = Client(min(timeout, 60.0), min(patience, 60.0), 1, 0.5, None, what="the judge")
 
     def check(self) -> None:
         """Asks a trivial question, to find mistakes before hours of sampling. Finds the `/v1` of an address without.
@@ -170,11 +170,7 @@ class Judge:
     def _ask(self, client: Client, prompt: str) -> str:
         """The model's reply; raises ToolError where there is none."""
         body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-        try:
-            answer = client.fetch(Call(f"{self.url}/chat/completions", json.dumps(body).encode(), _headers()))
-        except ToolError as error:
-            # The client was made for searches, and says so.
-            raise ToolError(str(error).removeprefix("the search failed: ")) from None
+        answer = client.fetch(Call(f"{self.url}/chat/completions", json.dumps(body).encode(), _headers()))
         try:
             content = json.loads(answer)["choices"][0]["message"]["content"]
         except (LookupError, TypeError, ValueError, RecursionError):

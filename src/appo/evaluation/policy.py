@@ -7,21 +7,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.environments.prompts import system_prompt
 from appo.evaluation.eval_tools import Tools
 from appo.generation.transformers_engine import check_full_attention
+from appo.loading import read_model
 from appo.recipe import RecipeError
 from appo.rollout.chat_protocol import chat_protocol_for
 from appo.rollout.protocol import ToolProtocol
 from appo.rollout.tag_protocol import TagProtocol
 
-ADAPTER = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin")
 TOKENIZER_AND_CONFIG = (".json", ".jinja", ".model", ".txt")
 
@@ -80,7 +79,7 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         RecipeError: in one sentence, where that fails or the model cannot be used.
     """
     try:
-        model, tokenizer = _load(source)
+        model, tokenizer = read_model(source, dtype=sampling_dtype())
         check_full_attention(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = model.to(device=device, dtype=sampling_dtype()).eval()
@@ -103,34 +102,13 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         raise RecipeError(
             f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}"
         ) from None
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def sampling_dtype() -> torch.dtype:
     """bfloat16 on a GPU, float32 on a CPU."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
-def _load(source: str) -> tuple[Any, Any]:
-    if source == "smollm2":
-        from appo.environments.smollm2 import make_model
-
-        return make_model()
-    directory = Path(source)
-    if not (directory / ADAPTER).is_file():
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        return AutoModelForCausalLM.from_pretrained(source, dtype=sampling_dtype()), tokenizer
-    from peft import AutoPeftModelForCausalLM
-
-    own = (directory / "tokenizer_config.json").is_file()
-    config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not base:
-        raise ValueError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
-    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
-    model = AutoPeftModelForCausalLM.from_pretrained(source, dtype=sampling_dtype())
-    return model.merge_and_unload(), tokenizer
 
 
 def file_marks(source: str) -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 MAX_CALL_CHARS = 65_536  # a longer call is not run: what a policy babbles should not reach a tool
 
 
@@ -59,6 +60,11 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     called at every candidate for a stop."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return tokenizer.decode(ids) if backend is None else backend.decode(ids, skip_special_tokens=False)
+
+
+def opens_thought(tokenizer: PreTrainedTokenizerBase, context_ids: list[int]) -> bool:
+    """Whether the prompt already wrote the opening tag of a turn's thoughts, as some templates do."""
+    return decode(tokenizer, context_ids[-16:]).rstrip().endswith("<think>")
 
 
 def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, offset: int) -> int:

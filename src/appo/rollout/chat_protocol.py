@@ -7,7 +7,6 @@ so that the policy is told what is wrong. Left out on purpose: templates, which 
 
 import functools
 import json
-import re
 from collections.abc import Callable, Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +23,8 @@ from trl.chat_template_utils import (
 )
 
 from appo.rollout.call_faults import called_name, fault_of, find_mark
-from appo.rollout.calls import MAX_CALL_CHARS, ParsedCall, PlainText, decode
+from appo.rollout.calls import MAX_CALL_CHARS, THOUGHT, ParsedCall, PlainText, decode, opens_thought
 from appo.rollout.types import Rollout
-
-THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -130,13 +127,9 @@ class ChatProtocol:
     def should_stop(self, turn_ids: list[int]) -> bool:
         return turn_ids[-1] in self.eos_token_ids  # asked of prefixes only: the engine ends turns at these tokens
 
-    def _opens_thought(self, context_ids: list[int]) -> bool:
-        """Whether the prompt already wrote the opening tag of the turn's thoughts, as some templates do."""
-        return decode(self.tokenizer, context_ids[-16:]).rstrip().endswith("<think>")
-
     def _spoken(self, turn_ids: list[int], context_ids: list[int]) -> str:
         """The turn's text without its closed thoughts and the token that ended it."""
-        opening = "<think>" if self._opens_thought(context_ids) else ""
+        opening = "<think>" if opens_thought(self.tokenizer, context_ids) else ""
         ended = turn_ids[-1:] and turn_ids[-1] in self.eos_token_ids
         return THOUGHT.sub("", opening + decode(self.tokenizer, turn_ids[:-1] if ended else turn_ids))
 
@@ -224,7 +217,7 @@ class ChatProtocol:
     def region(self, rollout: Rollout, position: int) -> str:
         start = max((end for end in rollout.answered_turns() if end <= position), default=0)
         context = rollout.prompt_ids + rollout.completion_ids[:start]
-        before = ("<think>" if self._opens_thought(context) else "") + self.tokenizer.decode(
+        before = ("<think>" if opens_thought(self.tokenizer, context) else "") + self.tokenizer.decode(
             rollout.completion_ids[start:position]
         )
         if before.rfind("<think>") > before.rfind("</think>"):

@@ -10,10 +10,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.rollout.calls import MAX_CALL_CHARS, ParsedCall, PlainText, decode, token_at
+from appo.rollout.calls import MAX_CALL_CHARS, THOUGHT, ParsedCall, PlainText, decode, opens_thought, token_at
 from appo.rollout.types import Rollout
-
-THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
 def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
@@ -85,8 +83,8 @@ class TagProtocol:
     def _after_thoughts(self, text: str, end: int, context_ids: list[int]) -> int:
         """Where the thoughts of a turn end: they may speak of tags, and a program of thoughts."""
         place = 0
-        if decode(self.tokenizer, context_ids[-16:]).rstrip().endswith("<think>"):  # the prompt opened one
-            place = text.find("</think>", 0, end) + len("</think>") if "</think>" in text[:end] else 0
+        if opens_thought(self.tokenizer, context_ids) and "</think>" in text[:end]:
+            place = text.index("</think>") + len("</think>")
         while thought := THOUGHT.search(text, place, end):
             call = self._opening.search(text, place, end)
             if call and call.start() < thought.start():

@@ -1,7 +1,7 @@
 """Texts by key in one SQLite file, which threads and processes share.
 
-A cache that fails (full disk, lock held too long) is warned about once and then does without: a search should not
-fail for it. The file must lie on a local disk, as SQLite's write-ahead log does not work over a network.
+A cache that fails (full disk, lock held too long) is warned about once and then does without: what it serves should
+not fail for it. The file must lie on a local disk, as SQLite's write-ahead log does not work over a network.
 
 Left out on purpose: expiry. Remove the file, while nothing uses it, to ask anew.
 """
@@ -82,4 +82,4 @@ class DiskCache:
     def _warn(self, error: sqlite3.Error) -> None:
         if not self._warned:
             self._warned = True
-            logger.warning("The search cache %s fails (%s); searches go on without it.", self.path, error)
+            logger.warning("The cache %s fails (%s); work goes on without it.", self.path, error)

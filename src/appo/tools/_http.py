@@ -82,13 +82,20 @@ class Client:
         retries: Tries after the first.
         backoff: Seconds of the first pause, on average; each is twice the one before.
         requests_per_second: Over all threads of this process; None for no limit.
+        what: What failed, in an error: "the search".
 
     Raises:
         ValueError: for a number that makes no sense.
     """
 
     def __init__(
-        self, timeout: float, patience: float, retries: int, backoff: float, requests_per_second: float | None
+        self,
+        timeout: float,
+        patience: float,
+        retries: int,
+        backoff: float,
+        requests_per_second: float | None,
+        what: str = "the search",
     ) -> None:
         positive = {"timeout": timeout, "patience": patience, "requests_per_second": requests_per_second}
         for name, value in positive.items():
@@ -97,6 +104,7 @@ class Client:
         if retries < 0 or backoff < 0:
             raise ValueError(f"retries and backoff must not be negative, got {retries} and {backoff}.")
         self.timeout, self.patience, self.retries, self.backoff = timeout, patience, retries, backoff
+        self.what = what
         self._turns = _Turns(1 / requests_per_second if requests_per_second else 0.0)
         self._opener = build_opener(_NoRedirect)
         # Its own, so that a failing server does not change what a seeded run samples.
@@ -121,7 +129,7 @@ class Client:
                 pause = max(failure.retry_after, self.backoff * 2 ** (tries - 1) * jitter) if failure.again else 0.0
                 if not failure.again or tries > self.retries or time.monotonic() + pause > deadline:
                     counted = f" ({tries} tries)" if tries > 1 else ""
-                    raise ToolError(f"the search failed: {failure}{counted}") from None
+                    raise ToolError(f"{self.what} failed: {failure}{counted}") from None
             time.sleep(pause)
 
     def _try(self, call: Call, deadline: float) -> bytes:

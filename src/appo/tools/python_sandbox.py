@@ -29,7 +29,7 @@ from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap
 from appo.tools._sandbox_pool import Busy, Pool
 from appo.tools._sandbox_worker import MAX_COLLECTED_BYTES, Outcome, Settings
 from appo.tools.python_session import PythonSession
-from appo.tools.results import ToolResult
+from appo.tools.results import ToolResult, cut_in_the_middle
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +229,9 @@ class PythonSandbox:
             "exception": "" if text else f"SystemExit: {outcome.status}",
         }.get(outcome.error or "", "")
         notices = "\n".join(filter(None, (notice, remark)))
-        text = _shorten(text, self.max_output_chars - (len(notices) + 1 if notices else 0))
+        room = self.max_output_chars - (len(notices) + 1 if notices else 0)
+        if len(text) > room:
+            text = cut_in_the_middle(text, max(0, room - NOTE_CHARS))
         return ToolResult("\n".join(filter(None, (text, notices))), outcome.error)
 
 
@@ -279,13 +281,6 @@ def _warn() -> None:
         )
     else:
         logger.warning("allow_unisolated is set and not needed: bubblewrap works here, programs run isolated.")
-
-
-def _shorten(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = max(0, limit - NOTE_CHARS) // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters cut ...\n{text[len(text) - half :]}"
 
 
 def _forked() -> None:

@@ -1,4 +1,5 @@
-"""What tools give back besides text: a failure that the policy should read, or a text with its kind of failure."""
+"""What tools give back besides text: a failure that the policy should read, or a text with its kind of failure; and
+how what is too long is cut."""
 
 from dataclasses import dataclass
 
@@ -25,3 +26,9 @@ class ToolResult:
 
     def __str__(self) -> str:
         return self.text
+
+
+def cut_in_the_middle(text: str, kept: int) -> str:
+    """`text` with about `kept` characters of its two ends, and a note of how many are missing."""
+    half = kept // 2
+    return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[len(text) - half :]}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_origin, get_type_hints
 
-from appo.tools.results import ToolError, ToolResult
+from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
 
 CONVERTERS: dict[Any, Callable[[str], Any]] = {
     int: int,
@@ -221,8 +221,7 @@ class ToolRunner:
         text = text.encode("utf-8", "replace").decode("utf-8")
         if len(text) <= self.max_result_chars:
             return text
-        half = self.max_result_chars // 2
-        return f"{text[:half]}\n[{len(text) - 2 * half} characters cut]\n{text[len(text) - half :]}"
+        return cut_in_the_middle(text, self.max_result_chars)
 
     def _event_loop(self) -> asyncio.AbstractEventLoop:
         """One loop for all coroutines: clients that belong to a loop stay usable from call to call."""

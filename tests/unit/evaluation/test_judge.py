@@ -80,7 +80,7 @@ def test_a_server_that_stays_broken_gives_no_verdict(server, tmp_path):
     judge = make(server, tmp_path)
     verdict = judge.verdicts(["a"])["a"]
     assert verdict.correct is None
-    assert verdict.problem == "the server answered 500 Internal Server Error (6 tries)"
+    assert verdict.problem == "the judge failed: the server answered 500 Internal Server Error (6 tries)"
     assert judge.verdicts(["a"])["a"].correct is True  # a failure is not kept
 
 

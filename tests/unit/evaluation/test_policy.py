@@ -90,9 +90,9 @@ def test_an_adapter_is_loaded_on_its_base(directory, tmp_path):
 
 
 def test_a_windowed_model_is_refused_in_one_sentence(directory, monkeypatch):
-    model, tokenizer = policy._load(directory)
+    model, tokenizer = policy.read_model(directory)
     model.config.layer_types = ["sliding_attention"]
-    monkeypatch.setattr(policy, "_load", lambda source: (model, tokenizer))
+    monkeypatch.setattr(policy, "read_model", lambda source, **options: (model, tokenizer))
     with pytest.raises(RecipeError, match=r"model = 'm' cannot be used: the embedded engine needs full attention"):
         load_policy("m", "tags", {})
 

@@ -2,14 +2,14 @@
 
 import json
 import multiprocessing
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from local_server import LocalServer
 
 from appo.rows import DataError
 from appo.tools import ToolError, _disk_cache, _http
@@ -27,7 +27,7 @@ ANSWERS = {
 }
 
 
-class Server:
+class Server(LocalServer):
     """Answers from a list of (status, headers, body), the last one again and again; remembers what it was asked."""
 
     def __init__(self):
@@ -60,10 +60,7 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+        super().__init__(Handler)
 
     def will(self, *answers):
         """Each is a status, a body as JSON, or (status, headers)."""
@@ -85,8 +82,7 @@ def server(monkeypatch):
     monkeypatch.setenv("SERPER_API_KEY", KEY)
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 def make(server, kind="searxng", **options):
@@ -339,7 +335,7 @@ def test_a_cache_that_fails_is_warned_about_once_and_done_without(server, tmp_pa
     searching = make(server, cache=tmp_path / "a.sqlite")
     (tmp_path / "a.sqlite").write_bytes(b"this is no database, and never was one" * 10)
     assert searching.search("x") == searching.search("y") == FOUND
-    assert caplog.text.count("searches go on without it") == 1
+    assert caplog.text.count("work goes on without it") == 1
     with pytest.raises(DataError, match="cannot be used as a cache"):
         make(server, cache=tmp_path / "a.sqlite")
 

@@ -1,0 +1,110 @@
+"""The cold start of a recipe: from demonstrations or traces to the model in `output_dir/cold_start`.
+
+It is done again where its settings, or the files of its traces, are not those of the model that is there. Left out on
+purpose: what of a demonstration carries loss (`sft.py`).
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from rich.console import Console
+from transformers import Trainer
+from trl import SFTConfig
+
+from appo.config import APPOConfig
+from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
+from appo.environments.base import Demonstration, Task
+from appo.loading import ModelAndTokenizer, load_model, lora_config, tools_of
+from appo.progress import RichProgress
+from appo.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
+from appo.sft import make_sft_trainer
+from appo.traces import read_traces
+
+
+def cold_dir(args: APPOConfig) -> Path:
+    """Where it lies."""
+    return Path(args.output_dir) / "cold_start"
+
+
+def cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
+    """What decides its outcome, as JSON has it."""
+    fields = {name: value for name, value in sft_args.to_dict().items() if name not in NOT_SETTINGS}
+    fields.update(task=config.task, model=config.model, demonstrations=config.demonstrations)
+    own = {name: getattr(config, name) for name in ("task_args", "traces", "traces_min_reward", "lora")}
+    fields.update({name: value for name, value in own.items() if value is not None})
+    if config.traces:
+        fields.update(
+            {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
+        )
+        # What the files hold, as far as it shows without reading them.
+        found = {source: Path(source).stat() for source in config.traces if Path(source).is_file()}
+        fields["trace_files"] = {source: [stat.st_size, stat.st_mtime_ns] for source, stat in found.items()}
+    return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
+
+
+def cold_start_model(
+    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, task: Task, console: Console
+) -> ModelAndTokenizer:
+    """Trains on demonstrations, or loads the model of a cold start that had finished with the same settings."""
+    if task.demonstrations is None and not config.traces:
+        raise RecipeError(
+            f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
+        )
+    directory = cold_dir(args)
+    settings = cold_start_settings(config, args, sft_args)
+    done = directory / "cold_start.json"
+    if done.exists() and json.loads(done.read_text())["settings"] == settings:
+        console.print(f"cold start: found in {directory}")
+        return load_model(config, args, task, str(directory))
+    model, tokenizer = load_model(config, args, task, config.model)
+    sft_args.disable_tqdm = True
+    with in_one_sentence():
+        demonstrations, template = _demonstrations(config, args, task, tokenizer)
+        trainer, counts = make_sft_trainer(
+            model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
+        )
+    refuse_sharded_lora(config, trainer)
+    RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
+    metrics = trainer.train().metrics
+    save_model(trainer, tokenizer, directory)
+    done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
+    # Reloaded, so that a first run and a resumed one start from the same place in every respect.
+    return load_model(config, args, task, str(directory))
+
+
+def _demonstrations(
+    config: RunConfig, args: APPOConfig, task: Task, tokenizer: Any
+) -> tuple[Iterable[Demonstration], dict[str, Any]]:
+    """The demonstrations of the traces, else of the task; and how their prompts are rendered."""
+    tools = tools_of(task)
+    template = prompt_template(tokenizer, tools, args)
+    if not config.traces:
+        assert task.demonstrations is not None
+        return task.demonstrations(config.demonstrations, config.train_seed), template
+    traces = read_traces(config.traces, config.traces_min_reward)[: config.demonstrations or None]
+    if mistakes := check_traces(traces, args.tool_protocol, [tool.__name__ for tool in tools], tokenizer):
+        raise RecipeError(" ".join(mistakes))
+    return trace_demonstrations(traces, tokenizer, tools, args), template
+
+
+def save_model(trainer: Trainer, tokenizer: Any, directory: Path) -> None:
+    """Saves a whole model, whatever was trained of it, so that all that reads one reads this."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if not is_peft_model(model):
+        trainer.save_model(str(directory))
+    elif trainer.args.should_save:
+        # In place and for good, as a copy may not fit beside it; nothing is trained after this.
+        model.merge_and_unload().save_pretrained(directory)
+    if trainer.args.should_save:
+        tokenizer.save_pretrained(directory)
+    trainer.accelerator.wait_for_everyone()
+
+
+def refuse_sharded_lora(config: RunConfig, trainer: Trainer) -> None:
+    """A sharded model cannot be merged with its adapter; and what sharding saves, LoRA needs less of."""
+    stage = getattr(trainer.accelerator.state.deepspeed_plugin, "zero_stage", 0)
+    if config.lora is not None and (trainer.is_fsdp_enabled or stage == 3):
+        raise RecipeError("lora is given, but the model is sharded by FSDP or ZeRO-3; use neither with LoRA.")
