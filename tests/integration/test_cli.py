@@ -344,3 +344,22 @@ def test_missing_data_is_told_before_anything_is_loaded(tmp_path, capsys, monkey
     path.write_text(TINY.replace("task: kinship\n", task) + f"output_dir: {tmp_path / 'run'}\nmodel: smollm2\n")
     assert main(["train", str(path)]) == 2
     assert capsys.readouterr().err.endswith("appo: task_args: data: there is no file none.jsonl.\n")
+
+
+def test_missing_isolation_is_told_before_anything_is_loaded(recipe, tmp_path, monkeypatch, capsys):
+    from appo import cold_start, loading
+
+    def missing():
+        raise RuntimeError("bubblewrap is missing")
+
+    (tmp_path / "digging.py").write_text(
+        "from dataclasses import replace\n"
+        "from appo.environments import kinship\n"
+        "from appo.tools.python_sandbox import python\n"
+        "TASK = replace(kinship.TASK, tools=[python])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(loading, "check_isolation", missing)
+    monkeypatch.setattr(cold_start, "load_model", lambda *a: pytest.fail("the model was loaded"))
+    assert main(["train", str(recipe), "--task", "digging"]) == 2
+    assert capsys.readouterr().err == "appo: bubblewrap is missing\n"

@@ -87,6 +87,7 @@ def test_an_adapter_is_loaded_on_its_base(directory, tmp_path):
         plain = load_policy(directory, "tags", {}).model(ids).logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3)
+    assert type(loaded.model) is type(load_policy(directory, "tags", {}).model)  # merged
 
 
 def test_a_windowed_model_is_refused_in_one_sentence(directory, monkeypatch):

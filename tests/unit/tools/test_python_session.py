@@ -165,3 +165,14 @@ def test_a_sandbox_is_stateful_or_not(sandbox: PythonSandbox) -> None:
         sandbox("1")
     with make(sandbox._launcher, workers=1) as stateless, pytest.raises(RuntimeError, match="stateful=True"):
         stateless.session()
+
+
+def test_a_replay_ends_with_the_patience() -> None:
+    with make(LAUNCHERS[0], timeout_s=3, memory_mb=96, workers=2, stateful=True, patience_s=0.9) as sandbox:
+        session = sandbox.session()
+        for _ in range(3):
+            session.python("import time\ntime.sleep(0.5)\nx = 1")
+        start = time.monotonic()
+        assert copy.deepcopy(session).python("x") == ToolResult(python_sandbox.LOST, "killed")
+        assert time.monotonic() - start < 1.4  # the replay would take 1.5
+        assert session.python("x") == "1"
