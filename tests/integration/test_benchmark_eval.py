@@ -147,7 +147,7 @@ def test_more_samples_are_added_and_other_settings_refused(tmp_path, data, answe
     assert run(tmp_path, *flags, "--benchmark", "gsm8k", "--temperature", "0.5", "--seed", "1") == 2
     error = capsys.readouterr().err
     assert "were made with other values of seed (0 before), temperature (1.0 before); give --overwrite" in error
-    monkeypatch.setattr(policy, "_load", lambda source: pytest.fail("the model was loaded for nothing"))
+    monkeypatch.setattr(policy, "read_model", lambda *a, **k: pytest.fail("the model was loaded for nothing"))
     assert run(tmp_path, *flags, "--benchmark", "gsm8k", "--samples", "2") == 0
 
 
@@ -228,7 +228,7 @@ def test_a_judge_is_asked_once_and_for_all(tmp_path, data, answering, capsys, mo
     capsys.readouterr()
     assert run(tmp_path, *flags) == 2  # the server is gone
     error = capsys.readouterr().err
-    assert "does not work with judge_model = 'big': the connection failed" in error and error.count("\n") == 1
+    assert "does not work with judge_model = 'big': the judge failed: the connection failed" in error and error.count("\n") == 1
 
 
 def test_answers_without_a_verdict_are_counted(tmp_path, data, answering, capsys, monkeypatch):
@@ -330,7 +330,7 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
 )
 def test_mistakes_are_one_sentence_before_the_model_is_loaded(tmp_path, data, capsys, monkeypatch, flags, sentence):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(policy, "_load", lambda source: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(policy, "read_model", lambda *a, **k: pytest.fail("the model was loaded"))
     given = {"--model": "m", "--benchmark": "gsm8k", "--data": data, "--output_dir": str(tmp_path / "out")}
     arguments = [part for name, value in given.items() if name not in flags for part in (name, value)]
     assert main(["eval", *arguments, *flags]) == 2
