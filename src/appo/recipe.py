@@ -22,6 +22,7 @@ from transformers import HfArgumentParser
 from trl import SFTConfig
 
 from appo.config import PRESETS, APPOConfig
+from appo.errors import UserError
 
 NESTED = "cold_start"
 FLAGS = "the flags"  # as the source of a mistake, where it is not the file
@@ -32,7 +33,7 @@ NOT_SETTINGS = (
 )  # fmt: skip
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """A mistake in a recipe or a flag, in one sentence."""
 
 

@@ -1,0 +1,103 @@
+"""Files that a later run trusts: written under another name, flushed to the disk, then renamed, so never half there.
+
+A reader finds the old content or the new one, whenever the process is killed. Left out on purpose: locks between
+processes (one process writes each file).
+
+    with new_directory(output_dir / "cold_start") as directory:
+        model.save_pretrained(directory)
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"  # ends the name of what is being written
+OLD = ".old"  # ends the name of a directory that is about to be replaced
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes or replaces a file at once.
+
+    Raises:
+        OSError: as `open`, for example for a full disk; the old content is then untouched.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None where it is missing or cut off."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which becomes `path` at the end and replaces what was there.
+
+    A kill between its two renames leaves no `path`: a reader finds nothing, never a mixture.
+    """
+    partial, old = path.with_name(path.name + PARTIAL), path.with_name(path.name + OLD)
+    for leftover in (partial, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if path.exists():
+        path.rename(old)
+    partial.rename(path)
+    sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Flushes the names in a directory, so that a rename outlives a power cut."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that change with the content of `value` (JSON; other objects by their `str`)."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """16 hexadecimal digits that change with the names (last part) or contents of files."""
+    mark = hashlib.sha256()
+    for path in sorted(paths):
+        mark.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return mark.hexdigest()[:16]

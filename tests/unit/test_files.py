@@ -1,0 +1,69 @@
+"""What a later run trusts is there whole or not at all."""
+
+import pytest
+
+from appo.files import fingerprint, fingerprint_files, new_directory, read_json, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_that_was_cut_off_reads_as_nothing(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    (tmp_path / "a.json").write_text('{"a":')
+    assert read_json(tmp_path / "a.json") is None
+    assert read_json(tmp_path / "missing.json") is None
+
+
+def test_a_directory_is_replaced_whole(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "stale").write_text("")
+    with new_directory(path) as directory:
+        (directory / "weights").write_text("new")
+        assert (path / "stale").exists()
+    assert [p.name for p in path.iterdir()] == ["weights"]
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_directory_that_was_not_finished_changes_nothing(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+
+    def interrupted():
+        with new_directory(path) as directory:
+            (directory / "weights").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert (path / "weights").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_fingerprint_is_of_the_content_not_of_the_order():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"b": [1, 2]}) != fingerprint({"b": [2, 1]})
+
+
+def test_a_fingerprint_of_files_sees_content_and_names(tmp_path):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_text("x")
+    before = fingerprint_files(paths)
+    assert fingerprint_files(reversed(paths)) == before
+    paths[0].write_text("y")
+    assert fingerprint_files(paths) != before
