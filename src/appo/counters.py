@@ -66,6 +66,15 @@ class RunCounters:
         self.since_log.update(counts)
         self.seconds.update(seconds)
 
+    def state(self) -> dict[str, dict[str, int]]:
+        """What `load_state` takes; of this process."""
+        return {"logged": self.logged, "since_log": self.since_log}
+
+    def load_state(self, state: dict[str, dict[str, int]]) -> None:
+        """Totals go on from where they were when `state` was taken; names no longer counted are left out."""
+        for mine, saved in ((self.logged, state["logged"]), (self.since_log, state["since_log"])):
+            mine.update({name: count for name, count in saved.items() if name in mine})
+
     def restore(self, log_history: Iterable[dict[str, Any]]) -> None:
         """Totals go on from the last log of the run that is resumed."""
         for entry in log_history:

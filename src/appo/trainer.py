@@ -11,7 +11,7 @@ Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,34 +23,19 @@ from appo.algorithm import fork_weight, future_value, group_advantage
 from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import busy_rows, token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
+from appo.resumable_trainer import ResumableTrainer
 from appo.rollout.agent_loop import Start
+from appo.rollout.mini_batches import MiniBatch
 from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
-from appo.rollout_trainer import Pair, RolloutTrainer
+from appo.rollout_trainer import Pair
 
 # Shapes: B initial rollouts of a mini-batch, T completion tokens.
 
 EVALUATION_STREAM = 1_000_003  # keeps an evaluation's random numbers apart from those of branching rounds
 
 
-@dataclass
-class MiniBatch:
-    """What one optimizer step trains on.
-
-    Args:
-        trees: Its tasks.
-        batch: Their rollouts of the generation (initial ones), padded.
-        behaviour: Scores under the policy that wrote them.
-        written_at: `global_step` at which they were written.
-    """
-
-    trees: list[RolloutTree]
-    batch: RolloutBatch
-    behaviour: TokenScores
-    written_at: int
-
-
-class APPOTrainer(RolloutTrainer):
+class APPOTrainer(ResumableTrainer):
     """Agentic Procedural Policy Optimization (arXiv 2606.12384).
 
     Takes what `GRPOTrainer` takes, with an `APPOConfig`. `tools` and `environment_factory` mean what they mean in TRL;
@@ -67,9 +52,7 @@ class APPOTrainer(RolloutTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._check_size()
-        self._mini_batches: list[MiniBatch] | None = None
         self._micro_batches: list[dict[str, Any]] | None = None
-        self._evaluation_batches = 0
         self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
 
     def _check_size(self) -> None:
@@ -87,13 +70,12 @@ class APPOTrainer(RolloutTrainer):
         if not self.model.training:
             return self._evaluation_inputs(generation_batch)
         accumulation, per_generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
-        if self._mini_batches is None:
-            # A resumed run goes on at the right place in the generation; TRL would count from 0 again.
-            self._step = self.state.global_step * accumulation
-            self.counters.restore(self.state.log_history)
+        if not self._begun:
+            self._begin()
+            self._micro_batches = None
             if self.args.save_records and self.accelerator.is_main_process:
                 start_records(self._records_path, self.state.global_step)
-        if self._step % (per_generation * self.num_iterations) == 0 or self._mini_batches is None:
+        if self._step % (per_generation * self.num_iterations) == 0 or not self._mini_batches:
             self._mini_batches = self._write_generation(generation_batch)
         if self._step % accumulation == 0 or self._micro_batches is None:
             mini_batch = self._mini_batches[self._step % per_generation // accumulation]
@@ -112,7 +94,8 @@ class APPOTrainer(RolloutTrainer):
             for start in range(0, len(trees), size):
                 part = trees[start : start + size]
                 batch, scores = self._score_rollouts([r for tree in part for r in tree.trained(self.args.train_on)])
-                mini_batches.append(MiniBatch(part, batch, scores, self.state.global_step))
+                sizes = [len(tree.rollouts) for tree in part]
+                mini_batches.append(MiniBatch(part, batch, scores, self.state.global_step, sizes))
         return mini_batches
 
     def _write_trees(self, rows: list[dict[str, Any]]) -> list[RolloutTree]:

@@ -1,0 +1,146 @@
+"""A generation's mini-batches, in memory and on the disk.
+
+Beside each checkpoint inside a generation lies what the behaviour policy wrote and how it scored it, so that a run
+goes on with the same rollouts. JSON keeps rollouts exactly (Python writes floats with all their digits), safetensors
+the scores; nothing is pickled.
+
+Left out on purpose: states of environments. A branch of a rollout that was read back resets an environment with the
+task's row and replays the calls, which is exact where an environment is a function of both.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from appo.files import read_json, write_text
+from appo.rollout.scoring import RolloutBatch, TokenScores
+from appo.rollout.tree import RolloutTree
+from appo.rollout.types import Rollout, ToolCall
+
+# Shapes: B rollouts, T completion tokens.
+
+NOT_STORED = ("environment", "snapshots")
+
+
+class NotStorable(TypeError):
+    """Rows or arguments hold values that JSON does not keep exactly, such as dates."""
+
+
+@dataclass
+class MiniBatch:
+    """What one optimizer step trains on.
+
+    Args:
+        trees: Its tasks.
+        batch: Their rollouts of the generation (initial ones), padded.
+        behaviour: Scores under the policy that wrote them.
+        written_at: `global_step` at which they were written.
+        sizes: Rollouts that each tree had then: what follows are branches of a later policy.
+    """
+
+    trees: list[RolloutTree]
+    batch: RolloutBatch
+    behaviour: TokenScores
+    written_at: int
+    sizes: list[int]
+
+
+def save_mini_batches(directory: Path, process: int, mini_batches: list[MiniBatch], rest: dict[str, Any]) -> None:
+    """Writes one process' mini-batches and, under `rest`, whatever else of JSON it has to know again.
+
+    Raises:
+        NotStorable: before anything is written.
+    """
+    stored = [
+        {
+            "written_at": part.written_at,
+            "sizes": part.sizes,
+            "trees": [_tree_as_dict(tree, size) for tree, size in zip(part.trees, part.sizes, strict=True)],
+        }
+        for part in mini_batches
+    ]
+    text = json.dumps({"mini_batches": stored, "rest": rest})
+    scores = {
+        f"{index}.{name}": tensor.detach().cpu().contiguous()
+        for index, part in enumerate(mini_batches)
+        for name, tensor in vars(part.behaviour).items()
+        if tensor is not None
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(scores, directory / f"scores-{process}.safetensors")
+    write_text(directory / f"rollouts-{process}.json", text + "\n")
+
+
+def load_mini_batches(
+    directory: Path, process: int, trained: Callable[[RolloutTree], list[Rollout]], collate: Callable[..., Any]
+) -> tuple[list[MiniBatch], dict[str, Any]] | None:
+    """What `save_mini_batches` wrote; None where there is nothing.
+
+    Args:
+        trained: The rollouts of a tree that are scored.
+        collate: Makes a `RolloutBatch` of rollouts, on the right device.
+    """
+    found = read_json(directory / f"rollouts-{process}.json")
+    if found is None:
+        return None
+    scores = load_file(directory / f"scores-{process}.safetensors")
+    mini_batches = []
+    for index, stored in enumerate(found["mini_batches"]):
+        trees = [_tree_from_dict(tree) for tree in stored["trees"]]
+        batch = collate([rollout for tree in trees for rollout in trained(tree)])
+        device = batch.completion_ids_BT.device
+        names = [name.partition(".")[2] for name in scores if name.startswith(f"{index}.")]
+        behaviour = TokenScores(**{name: scores[f"{index}.{name}"].to(device) for name in names})
+        mini_batches.append(MiniBatch(trees, batch, behaviour, stored["written_at"], stored["sizes"]))
+    return mini_batches, found["rest"]
+
+
+def _tree_as_dict(tree: RolloutTree, size: int) -> dict[str, Any]:
+    return {
+        "row": _exact(tree.row, "a row"),
+        "id": tree.id,
+        "num_initial": tree.num_initial,
+        "rollouts": [_rollout_as_dict(rollout) for rollout in tree.rollouts[:size]],
+    }
+
+
+def _rollout_as_dict(rollout: Rollout) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(rollout).items() if name not in NOT_STORED}
+    fields["prompt"] = _exact(rollout.prompt, "a prompt")
+    fields["tool_calls"] = [
+        {**vars(call), "arguments": _exact(call.arguments, f"a call of {call.name}")} for call in rollout.tool_calls
+    ]
+    return fields
+
+
+def _tree_from_dict(stored: dict[str, Any]) -> RolloutTree:
+    rollouts = []
+    for fields in stored["rollouts"]:
+        calls = [ToolCall(**call) for call in fields["tool_calls"]]
+        rollouts.append(Rollout(**{**fields, "tool_calls": calls}))
+    return RolloutTree(stored["row"], stored["id"], rollouts, stored["num_initial"])
+
+
+def _exact(value: Any, what: str) -> Any:
+    """`value`, if JSON gives it back as it is."""
+    try:
+        again = json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise NotStorable(f"{what} holds a value that JSON does not keep ({error})") from None
+    if not _same(value, again):
+        raise NotStorable(f"{what} holds a value that JSON does not keep exactly")
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return a == b or (a != a and b != b)  # NaN
