@@ -130,13 +130,16 @@ class RolloutTrainer(GRPOTrainer):
 
     # ---- writing ----
 
-    def write_initial(self, rows: list[dict[str, Any]], size: int, stream: int = 0) -> list[RolloutTree]:
+    def write_initial(
+        self, rows: list[dict[str, Any]], size: int, stream: int = 0, seeds: list[int] | None = None
+    ) -> list[RolloutTree]:
         """Writes and rewards `size` rollouts for each row with the current policy.
 
         Args:
             rows: Rows of a data set with a `prompt` column, one per task.
             size: Rollouts per task.
             stream: Another stream gives other random numbers at the same optimizer step.
+            seeds: One per rollout, in the order of the rows; instead of those of run, process, step and stream.
 
         Returns:
             One tree per row. Its environments are kept until `release_environments`.
@@ -153,9 +156,10 @@ class RolloutTrainer(GRPOTrainer):
         self._batch_environments = names  # TRL's `_tokenize_prompts` renders each prompt with its own tools
         prompt_ids, _, _ = self._tokenize_prompts(prompts)
         starts = []
-        for ids, prompt, environment in zip(prompt_ids, prompts, environments, strict=True):
+        own_seeds: list[int | None] = [None] * len(prompts) if seeds is None else list(seeds)
+        for ids, prompt, environment, seed in zip(prompt_ids, prompts, environments, own_seeds, strict=True):
             rollout = Rollout(list(ids), prompt, environment=environment)
-            starts.append(Start(rollout, self._pool.tools_of(environment)))
+            starts.append(Start(rollout, self._pool.tools_of(environment), seed))
         with self.counters.timed("generate"):
             rollouts = self._run_loop(starts, stream, keep_snapshots=self.model.training)
         for index, rollout in enumerate(rollouts):

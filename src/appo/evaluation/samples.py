@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from appo.evaluation.benchmarks import BenchmarkRow
+from appo.files import write_json
 from appo.recipe import RecipeError
 from appo.records import append_records, read_records, start_records
 
@@ -104,9 +105,7 @@ class SampleFile:
 
     def start(self) -> None:
         """Writes down the settings, before the first sample."""
-        partial = self._settings_path.with_suffix(".partial")
-        partial.write_text(json.dumps(self._settings, indent=2) + "\n", encoding="utf-8")
-        partial.replace(self._settings_path)
+        write_json(self._settings_path, self._settings)
 
     def add(self, record: dict[str, Any]) -> None:
         """Appends a sample; it is in the file when this returns."""

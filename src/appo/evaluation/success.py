@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from appo.metrics import mean
@@ -53,40 +55,83 @@ def wilson_interval(successes: int, count: int, z: float = 1.96) -> tuple[float,
     return max(0.0, center - half), min(1.0, center + half)
 
 
+@dataclass
+class _Outcome:
+    """What counts of the rollout of question `index`."""
+
+    index: int
+    success: bool
+    reward: float | None
+    tool_calls: int
+    tool_failures: int
+    tokens: int
+    truncated: bool
+
+
 def evaluate(
     trainer: APPOTrainer, questions: Dataset, batch_size: int, on_batch: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """Writes one rollout per question with the trainer's present policy.
 
+    The processes share the questions out, and each gets the whole result. A question's random numbers depend on the
+    run's seed and its place alone: another number of processes, or a later step, changes nothing.
+
     Args:
         trainer: Its model, tools, rewards and sampling settings are used; its state is left as it was.
         questions: Rows like those of the training set.
-        batch_size: Questions written at once.
+        batch_size: Questions written at once by each process.
         on_batch: Called with the number of questions done so far.
     """
-    rollouts = []
     training = trainer.model.training
     trainer.model.eval()
-    for start in range(0, len(questions), batch_size):
-        rows = [questions[i] for i in range(start, min(start + batch_size, len(questions)))]
-        trees = trainer.write_initial(rows, 1, EVALUATION_STREAM + start)
-        rollouts += [rollout for tree in trees for rollout in tree.initial]
-        trainer.release_environments(trees)
-        on_batch(len(rollouts))
+    outcomes: dict[int, _Outcome] = {}
+    processes, process = trainer.accelerator.num_processes, trainer.accelerator.process_index
+    for start in range(0, len(questions), batch_size * processes):
+        batch = range(start, min(start + batch_size * processes, len(questions)))
+        each = -(-len(batch) // processes)
+        # Rewards are gathered, so that all take as many: the last question again, where there are none left.
+        mine = [batch[min(process * each + i, len(batch) - 1)] for i in range(each)]
+        outcomes.update((outcome.index, outcome) for outcome in gather_object(_write(trainer, questions, mine)))
+        on_batch(len(outcomes))
     trainer.model.train(training)
+    return _summary([outcomes[index] for index in sorted(outcomes)])
+
+
+def _write(trainer: APPOTrainer, questions: Dataset, indices: list[int]) -> list[_Outcome]:
+    seeds = [
+        int(np.random.SeedSequence([trainer.args.seed, EVALUATION_STREAM, i]).generate_state(1, np.uint64)[0])
+        for i in indices
+    ]
+    trees = trainer.write_initial([questions[i] for i in indices], 1, seeds=seeds)
+    trainer.release_environments(trees)
     least = trainer.args.success_reward
-    successes = sum(rollout.reward is not None and rollout.reward >= least for rollout in rollouts)
-    calls = [call for rollout in rollouts for call in rollout.tool_calls]
-    count = len(rollouts)
+    return [
+        _Outcome(
+            index,
+            success=rollout.reward is not None and rollout.reward >= least,
+            reward=rollout.reward,
+            tool_calls=len(rollout.tool_calls),
+            tool_failures=sum(call.error is not None for call in rollout.tool_calls),
+            tokens=sum(rollout.policy_mask),
+            truncated=rollout.finish_reason == "length",
+        )
+        for index, tree in zip(indices, trees, strict=True)
+        for rollout in tree.initial
+    ]
+
+
+def _summary(outcomes: list[_Outcome]) -> Evaluation:
+    count = len(outcomes)
+    successes = sum(outcome.success for outcome in outcomes)
     low, high = wilson_interval(successes, count)
     return Evaluation(
         questions=count,
         success=successes / count,
         low=low,
         high=high,
-        reward=mean(rollout.reward for rollout in rollouts),
-        tool_calls=len(calls) / count,
-        tool_failures=sum(call.error is not None for call in calls) / count,
-        tokens=sum(sum(rollout.policy_mask) for rollout in rollouts) / count,
-        truncated=sum(rollout.finish_reason == "length" for rollout in rollouts) / count,
+        reward=mean(outcome.reward for outcome in outcomes),
+        tool_calls=sum(outcome.tool_calls for outcome in outcomes) / count,
+        tool_failures=sum(outcome.tool_failures for outcome in outcomes) / count,
+        tokens=sum(outcome.tokens for outcome in outcomes) / count,
+        truncated=sum(outcome.truncated for outcome in outcomes) / count,
     )
