@@ -125,13 +125,24 @@ def _answer(work: Callable[[], int | None], after_interrupt: str) -> int:
 
     # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from appo.recipe import RecipeError
+    from appo.errors import UserError
+    from appo.files import is_full_disk
+    from appo.sigterm import TERMINATED, Terminated, terminated_by_sigterm
 
     try:
-        return work() or 0
-    except RecipeError as error:
+        with terminated_by_sigterm():
+            return work() or 0
+    except UserError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"appo: interrupted; {after_interrupt}", file=sys.stderr)
         return 130
+    except Terminated as end:
+        print(f"appo: terminated; {str(end) or after_interrupt}", file=sys.stderr)
+        return TERMINATED
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        print(f"appo: the disk is full ({error}); free some space, then {after_interrupt}", file=sys.stderr)
+        return 2

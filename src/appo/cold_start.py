@@ -1,11 +1,12 @@
 """The cold start of a recipe: from demonstrations or traces to the model in `output_dir/cold_start`.
 
-It is done again where its settings, or the files of its traces, are not those of the model that is there. Left out on
-purpose: what of a demonstration carries loss (`sft.py`).
+It is done again where its settings, or the contents of its demonstrations, traces, tools and starting model, are not
+those of the model that is there. Left out on purpose: what of a demonstration carries loss (`sft.py`).
 """
 
 import json
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ from rich.console import Console
 from transformers import Trainer
 from trl import SFTConfig
 
+from appo import content
 from appo.config import APPOConfig
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
+from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
 from appo.loading import ModelAndTokenizer, load_model, lora_config, tools_of
 from appo.progress import RichProgress
 from appo.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
 from appo.sft import make_sft_trainer
 from appo.traces import read_traces
+
+DONE = "cold_start.json"  # in its directory: settings, what it was made from, metrics
 
 
 def cold_dir(args: APPOConfig) -> Path:
@@ -39,24 +44,63 @@ def cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig
         fields.update(
             {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
         )
-        # What the files hold, as far as it shows without reading them.
-        found = {source: Path(source).stat() for source in config.traces if Path(source).is_file()}
-        fields["trace_files"] = {source: [stat.st_size, stat.st_mtime_ns] for source, stat in found.items()}
+        files = [Path(source) for source in config.traces if Path(source).is_file()]
+        fields["trace_files"] = {str(path): fingerprint_files([path]) for path in files}
     return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
 
 
-def cold_start_model(
-    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, task: Task, console: Console
-) -> ModelAndTokenizer:
-    """Trains on demonstrations, or loads the model of a cold start that had finished with the same settings."""
+def cold_start_content(config: RunConfig, args: APPOConfig, task: Task) -> dict[str, Any]:
+    """Fingerprints of what it is made from, besides its settings.
+
+    Raises:
+        RecipeError: where there is nothing to learn from.
+    """
     if task.demonstrations is None and not config.traces:
         raise RecipeError(
             f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
         )
+    tools = tools_of(task)
+    parts: dict[str, Any] = {"tools": content.of_outsides(tools), "model": model_content(config, args, task)}
+    if not config.traces:
+        assert task.demonstrations is not None
+        parts["demonstrations"] = content.of_demonstrations(
+            task.demonstrations(config.demonstrations, config.train_seed)
+        )
+    return parts
+
+
+def model_content(config: RunConfig, args: APPOConfig, task: Task) -> str | None:
+    """A fingerprint of the model that a run starts from; None for one of the hub."""
+    if config.model is None:
+        return content.of_weights(load_model(config, args, task, None)[0])
+    return content.of_model_directory(config.model)
+
+
+def cold_start_model(
+    config: RunConfig,
+    args: APPOConfig,
+    sft_args: SFTConfig,
+    task: Task,
+    console: Console,
+    made_from: dict[str, Any] | None = None,
+) -> ModelAndTokenizer:
+    """Trains on demonstrations, or loads the model of a cold start that had finished and was made from the same.
+
+    Args:
+        made_from: `cold_start_content`, where that is known already.
+    """
     directory = cold_dir(args)
-    settings = cold_start_settings(config, args, sft_args)
-    done = directory / "cold_start.json"
-    if done.exists() and json.loads(done.read_text())["settings"] == settings:
+    mark = {
+        "settings": cold_start_settings(config, args, sft_args),
+        "made_from": made_from or cold_start_content(config, args, task),
+    }
+    if not directory.exists():
+        pass
+    elif not isinstance(found := read_json(directory / DONE), dict):
+        console.print(f"cold start: {directory / DONE} is missing or broken; training again")
+    elif changed := differences(found, mark):
+        console.print(f"cold start: training again, with other values of {', '.join(changed)}")
+    else:
         console.print(f"cold start: found in {directory}")
         return load_model(config, args, task, str(directory))
     model, tokenizer = load_model(config, args, task, config.model)
@@ -69,10 +113,22 @@ def cold_start_model(
     refuse_sharded_lora(config, trainer)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics
-    save_model(trainer, tokenizer, directory)
-    done.write_text(json.dumps({"settings": settings, "metrics": {**metrics, **counts}}, indent=2) + "\n")
+    save_model(trainer, tokenizer, directory, {DONE: {**mark, "metrics": {**metrics, **counts}}})
+    if sft_args.should_save:
+        with suppress(OSError):  # it holds checkpoints or logs, if the recipe asks for them
+            Path(sft_args.output_dir).rmdir()
     # Reloaded, so that a first run and a resumed one start from the same place in every respect.
     return load_model(config, args, task, str(directory))
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names of the settings, and of what a thing was made from, that are not the same."""
+    return sorted(
+        name
+        for part in ("settings", "made_from")
+        for name in {*(old.get(part) or {}), *new[part]}
+        if (old.get(part) or {}).get(name) != new[part].get(name)
+    )
 
 
 def _demonstrations(
@@ -90,17 +146,33 @@ def _demonstrations(
     return trace_demonstrations(traces, tokenizer, tools, args), template
 
 
-def save_model(trainer: Trainer, tokenizer: Any, directory: Path) -> None:
-    """Saves a whole model, whatever was trained of it, so that all that reads one reads this."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if not is_peft_model(model):
-        trainer.save_model(str(directory))
-    elif trainer.args.should_save:
-        # In place and for good, as a copy may not fit beside it; nothing is trained after this.
-        model.merge_and_unload().save_pretrained(directory)
-    if trainer.args.should_save:
-        tokenizer.save_pretrained(directory)
-    trainer.accelerator.wait_for_everyone()
+def save_model(trainer: Trainer, tokenizer: Any, directory: Path, notes: dict[str, Any] | None = None) -> None:
+    """Saves a whole model, whatever was trained of it, so that all that reads one reads this.
+
+    It appears, with its tokenizer, at once. Every process has to call this.
+
+    Args:
+        notes: JSON to save beside it, by file name.
+    """
+    accelerator = trainer.accelerator
+    with ExitStack() as stack:
+        partial = directory.with_name(directory.name + PARTIAL)
+        if accelerator.is_main_process:
+            stack.enter_context(new_directory(directory))
+        accelerator.wait_for_everyone()
+        model = accelerator.unwrap_model(trainer.model)
+        if not is_peft_model(model):
+            trainer.save_model(str(partial))
+        elif trainer.args.should_save:
+            # In place and for good, as a copy may not fit beside it; nothing is trained after this.
+            model.merge_and_unload().save_pretrained(partial)
+        if trainer.args.should_save:
+            tokenizer.save_pretrained(partial)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for name, note in (notes or {}).items():
+                write_json(partial / name, note)
+    accelerator.wait_for_everyone()
 
 
 def refuse_sharded_lora(config: RunConfig, trainer: Trainer) -> None:

@@ -296,11 +296,6 @@ class DryRun:
         self.plan += plan.lines()
         written = (plan.tasks_per_generation * self.args.num_initial_rollouts, plan.branches_per_update)
         self.at_once = min(self.at_once, max(*(count // self.processes for count in written), self.config.eval_size))
-        if plan.checkpoints and self.args.save_steps % plan.updates_per_generation:
-            self.mistakes.append(
-                f"save_steps = {self.args.save_steps:g} is no multiple of the {plan.updates_per_generation} updates "
-                "of a generation, so a run that goes on from a checkpoint writes other rollouts; use a multiple."
-            )
 
     def _memory(self) -> None:
         if self.model is None:

@@ -7,6 +7,7 @@ processes (one process writes each file).
         model.save_pretrained(directory)
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -76,6 +77,18 @@ def new_directory(path: Path) -> Iterator[Path]:
     partial.rename(path)
     sync_directory(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that the disk or the user's share of it is full."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        # safetensors has a class of its own; torch says only that its file did not grow.
+        if "No space left on device" in str(error) or "inline_container.cc" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def sync_directory(directory: Path) -> None:

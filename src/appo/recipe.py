@@ -162,7 +162,9 @@ def make_settings(
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"
-    shared.update(gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start")
+    shared.update(
+        gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start_training"
+    )
     (sft,) = _parse((SFTConfig,), _to_flags({**shared, **nested}), nested_flags, path, f", {NESTED}")
     return run, args, sft
 

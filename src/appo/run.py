@@ -1,17 +1,19 @@
 """What the commands do: cold start, training, evaluation, in the directory `output_dir`.
 
+    run.json               settings of the run, and fingerprints of what it is made from
     cold_start/            the model after the demonstrations
-    checkpoint-*/          transformers' checkpoints; an interrupted run goes on from the last
+    checkpoint-*/          transformers' checkpoints; an interrupted run goes on from the last that is whole
     records.jsonl          one line per rollout and step
     model/                 the trained model and its tokenizer
     curves.png, result.json
 
-Left out on purpose: reading recipes (`recipe.py`).
+The main process decides and writes; every process does its share of the work. Left out on purpose: reading recipes
+(`recipe.py`).
 """
 
 import json
+import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,28 @@ from rich.console import Console
 from trl import SFTConfig
 
 from appo.analysis.curves import plot_curves
-from appo.cold_start import cold_dir, cold_start_model, cold_start_settings, refuse_sharded_lora, save_model
+from appo.checkpoints import STATE
+from appo.cold_start import cold_dir, cold_start_model, refuse_sharded_lora, save_model
 from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import prompt_template
 from appo.environments.base import Task
 from appo.evaluation import Evaluation, evaluate
-from appo.loading import load_model, load_task, lora_config, precision_note, tools_of
+from appo.files import new_directory, write_json
+from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
 from appo.progress import RichProgress, progress_bar
-from appo.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
+from appo.recipe import RecipeError, RunConfig, in_one_sentence
+from appo.run_directory import (
+    checkpoint_of,
+    forget_run,
+    made_from,
+    model_dir,
+    on_main,
+    read_found,
+    run_settings,
+    start_or_go_on,
+)
+from appo.sigterm import StopOnSigterm, Terminated
 from appo.trainer import APPOTrainer
 
 SHOWN = {
@@ -38,66 +53,78 @@ SHOWN = {
     "entropy": "entropy {:.2f}",
     "tokens/generated": "{:,.0f} tokens",
 }
-# Besides NOT_SETTINGS: permissions, and what is done to a run as a whole.
-NOT_SETTINGS_OF_RUN = ("allow_unisolated", "overwrite", "dry_run", "resume_from_checkpoint")
 
 
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """The cold start alone."""
     console = _console(args)
-    _check_processes(config, args)
+    check_processes(config, args)
     if config.overwrite:
-        shutil.rmtree(cold_dir(args), ignore_errors=True)
+        on_main(args, lambda: shutil.rmtree(cold_dir(args), ignore_errors=True))
     cold_start_model(config, args, sft_args, load_task(config), console)
     console.print(f"cold start in {cold_dir(args)}")
 
 
 def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
-    """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again."""
+    """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again.
+
+    Raises:
+        RecipeError: where an unfinished run lies in `output_dir` that was started with other settings or data.
+        Terminated: after SIGTERM, once a checkpoint is written.
+    """
     console = _console(args)
-    _check_processes(config, args)
+    check_processes(config, args)
     if note := precision_note(config, args):
         console.print(f"note: {note}.")
-    result_path = Path(args.output_dir) / "result.json"
-    settings = _settings(config, args, sft_args)
+    directory = Path(args.output_dir)
+    mark: dict[str, Any] = {"settings": run_settings(config, args, sft_args), "made_from": {}}
     if config.overwrite:
-        _forget(args)
-    elif result_path.exists():
-        return _report_finished(json.loads(result_path.read_text()), settings, console)
+        on_main(args, lambda: forget_run(args))
+    elif (result := on_main(args, lambda: read_found(directory / "result.json", console))) is not None:
+        return _report_finished(result, mark["settings"], console)
+    checkpoint = on_main(args, lambda: checkpoint_of(args, mark, console))
     task = load_task(config)
     rows, questions = _read_data(config, task)
+    has_cold_start = bool(config.demonstrations or config.traces)
+    mark["made_from"] = made_from(config, args, task, rows, questions, has_cold_start)
+    on_main(args, lambda: start_or_go_on(args, mark, checkpoint))
     console.print(f"task {config.task}: loading the model")
-    if config.demonstrations or config.traces:
-        model, tokenizer = cold_start_model(config, args, sft_args, task, console)
+    if has_cold_start:
+        model, tokenizer = cold_start_model(config, args, sft_args, task, console, mark["made_from"]["cold_start"])
     else:
         model, tokenizer = load_model(config, args, task, config.model)
         if args.beta and config.model is None:
-            # TRL loads the reference policy from where the model came from: one made on the spot needs a place.
-            start = Path(args.output_dir) / "start"
-            model.save_pretrained(start)
-            tokenizer.save_pretrained(start)
-            model, tokenizer = load_model(config, args, task, str(start))
+            model, tokenizer = _saved_start(config, args, task, model, tokenizer)
     trainer = _make_trainer(config, args, task, model, tokenizer, rows, questions)
-    checkpoint = args.resume_from_checkpoint or last_checkpoint(args.output_dir)
     if questions is not None and (note := overlap_note(rows, questions)):
         console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, questions, console, fresh=False)
+    _train(trainer, checkpoint, console)
+    save_model(trainer, tokenizer, model_dir(args))
+    after = _evaluation("after", trainer, questions, console, fresh=True)
+    result = {**_result(config, args, before, after), "settings": mark["settings"]}
+    on_main(args, lambda: _write_result(result, args, before, after))
+    _report(result, console)
+
+
+def _train(trainer: APPOTrainer, checkpoint: str | None, console: Console) -> None:
+    """Trains to the end, or until SIGTERM; goes on from `checkpoint`."""
     if checkpoint:
         console.print(f"going on from {checkpoint}")
-    if checkpoint and _is_last(checkpoint, args):
-        trainer._load_from_checkpoint(checkpoint)  # resumed, the trainer would take one step more
+    if checkpoint and _is_last(checkpoint, trainer.args):
+        trainer.load_finished(checkpoint)
     else:
         RichProgress.attach(trainer, "APPO", SHOWN, console)
-        trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_state()
-    save_model(trainer, tokenizer, _model_dir(args))
-    after = _evaluation("after", trainer, questions, console, fresh=True)
-    result = {**_result(config, args, before, after), "settings": settings}
-    marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
-    if args.save_records:
-        plot_curves(Path(args.output_dir) / "records.jsonl", result["curves"], args.success_reward, marks)
-    result_path.write_text(json.dumps(result, indent=2) + "\n")
-    _report(result, console)
+        stop = StopOnSigterm()
+        trainer.add_callback(stop)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.asked:
+            saved = f"checkpoint-{trainer.state.global_step} is written, and the same command goes on from it"
+            raise Terminated(
+                "save_strategy is 'no': nothing is saved" if trainer.args.save_strategy == "no" else saved
+            )
+    trainer.save_state()
 
 
 def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | None = None) -> None:
@@ -106,7 +133,7 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | 
         raise RecipeError("eval_size is 0; give the number of questions to ask.")
     console = _console(args)
     task = load_task(config)
-    found = [path for path in (_model_dir(args), cold_dir(args)) if (path / "config.json").exists()]
+    found = [path for path in (model_dir(args), cold_dir(args)) if (path / "config.json").exists()]
     source = model or (str(found[0]) if found else config.model)
     if source is None and task.make_model is None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
@@ -118,23 +145,6 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | 
     console.print_json(json.dumps(evaluation.as_dict()))
 
 
-def _settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
-    """What decides a run's outcome, as JSON has it; two runs are the same if these are."""
-    fields = {**asdict(config), **args.to_dict(), "cold_start": cold_start_settings(config, args, sft_args)}
-    for name in (*NOT_SETTINGS, *NOT_SETTINGS_OF_RUN):
-        fields.pop(name, None)
-    return json.loads(json.dumps(fields, default=str))
-
-
-def _forget(args: APPOConfig) -> None:
-    """Removes what an earlier run would be resumed from or reported by; its records are kept under another name."""
-    directory = Path(args.output_dir)
-    for path in [*directory.glob("checkpoint-*"), cold_dir(args), _model_dir(args)]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in [directory / "result.json", *directory.glob("evaluation-*.json")]:
-        path.unlink(missing_ok=True)
-
-
 def _report_finished(result: dict[str, Any], settings: dict[str, Any], console: Console) -> None:
     _report(result, console)
     old = result.get("settings", {})
@@ -143,16 +153,9 @@ def _report_finished(result: dict[str, Any], settings: dict[str, Any], console: 
     console.print(f"This run had finished before{other}; --overwrite true (make train FRESH=1) trains again.")
 
 
-def last_checkpoint(output_dir: str) -> str | None:
-    """The newest checkpoint that was written to its end: a kill may have left half of one."""
-    complete = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-    newest = max(complete, key=lambda path: int(path.name.split("-")[-1]), default=None)
-    return None if newest is None else str(newest)
-
-
 def _is_last(checkpoint: str, args: APPOConfig) -> bool:
     """Whether the training had come to its end when it was interrupted."""
-    state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+    state = json.loads((Path(checkpoint) / STATE).read_text())
     return state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"])
 
 
@@ -167,11 +170,17 @@ def _console(args: APPOConfig) -> Console:
     return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
 
 
-def _model_dir(args: APPOConfig) -> Path:
-    return Path(args.output_dir) / "model"
-
-
-def _check_processes(config: RunConfig, args: APPOConfig) -> None:
+def check_processes(config: RunConfig, args: APPOConfig) -> None:
+    """
+    Raises:
+        RecipeError: where more or fewer processes run than were asked for.
+    """
+    if args.world_size == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+        # accelerate sets the address for several processes, and starts one where it finds neither GPUs nor MPI.
+        raise RecipeError(
+            "`accelerate launch` was asked for several processes and started one, as it does without GPUs; start with "
+            "`torchrun --nproc_per_node N -m appo ..` instead."
+        )
     if config.num_processes is not None and config.num_processes != args.world_size:
         raise RecipeError(
             f"num_processes = {config.num_processes}, but {args.world_size} run, which changes every batch; start "
@@ -232,10 +241,11 @@ def _evaluation(
     if questions is None:
         return None
     path = Path(trainer.args.output_dir) / f"evaluation-{name}.json"
-    if path.exists() and not fresh:
-        return Evaluation(**json.loads(path.read_text()))
+    found = None if fresh else on_main(trainer.args, lambda: read_found(path, console))
+    if found is not None:
+        return Evaluation(**found)
     evaluation = _run_evaluation(name, trainer, questions, console)
-    path.write_text(json.dumps(evaluation.as_dict(), indent=2) + "\n")
+    on_main(trainer.args, lambda: write_json(path, evaluation.as_dict()))
     console.print(f"{name}: success {evaluation}")
     return evaluation
 
@@ -256,10 +266,33 @@ def _result(
         "seed": args.seed,
         "before": before.as_dict() if before else None,
         "after": after.as_dict() if after else None,
-        "checkpoint": str(_model_dir(args)),
+        "checkpoint": str(model_dir(args)),
         "records": str(directory / "records.jsonl") if args.save_records else None,
         "curves": str(directory / "curves.png") if args.save_records else None,
     }
+
+
+def _write_result(
+    result: dict[str, Any], args: APPOConfig, before: Evaluation | None, after: Evaluation | None
+) -> None:
+    """The picture, then what says that the run has finished."""
+    marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
+    if args.save_records:
+        plot_curves(Path(args.output_dir) / "records.jsonl", result["curves"], args.success_reward, marks)
+    write_json(Path(args.output_dir) / "result.json", result)
+
+
+def _saved_start(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> ModelAndTokenizer:
+    """TRL loads the reference policy from where the model came from: one made on the spot needs a place."""
+    start = Path(args.output_dir) / "start"
+
+    def save() -> None:
+        with new_directory(start) as directory:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+
+    on_main(args, save)
+    return load_model(config, args, task, str(start))
 
 
 def _report(result: dict[str, Any], console: Console) -> None:

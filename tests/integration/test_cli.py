@@ -263,18 +263,6 @@ def test_a_task_made_with_arguments(recipe, tmp_path, monkeypatch, capsys):
     assert "'count'; task = 'my_task' takes size: int = 3." in capsys.readouterr().err
 
 
-def test_half_a_checkpoint_is_not_resumed_from(tmp_path):
-    from appo.run import last_checkpoint
-
-    assert last_checkpoint(str(tmp_path)) is None
-    for step, whole in ((2, True), (10, True), (12, False)):
-        directory = tmp_path / f"checkpoint-{step}"
-        directory.mkdir()
-        if whole:
-            (directory / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-10")
-
-
 def test_a_reference_policy_from_the_tasks_own_model(recipe):
     assert main(["train", str(recipe), "--demonstrations", "0", "--beta", "0.1", "--eval_size", "0"]) == 0
 

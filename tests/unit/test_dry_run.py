@@ -162,7 +162,6 @@ def test_every_mistake_is_told_at_once(tmp_path, capsys, model_directory):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"save_steps": 3}, "save_steps = 3 is no multiple of the 2 updates of a generation"),
         ({"train_size": 3}, "data: 3 tasks do not fill a generation of 4"),
         ({"task": "nothing.here"}, "task = 'nothing.here' is none of kinship"),
         ({"model": "/no/such/model"}, "model = '/no/such/model' cannot be loaded"),
