@@ -61,13 +61,13 @@ def main() -> None:
         worst = {"weights": 0.0, "records": 0.0, "results": 0.0}
         moments = random.Random(options.seed)
         for number in range(1, options.kills + 1):
-            moment = moments.uniform(first, seconds)
+            moment = moments.uniform(0, seconds - first)
             out = directory / f"killed-{number}"
             there = kill(directory, out, moment)
             run(directory, out)
             found = differences(directory / "whole", out)
             worst = {key: max(worst[key], found[key]) for key in worst}
-            print(f"kill {number} after {moment:.1f} s ({there}): {found}", flush=True)
+            print(f"kill {number} {moment:.1f} s after the first line ({there}): {found}", flush=True)
     print(f"{options.kills} kills, largest differences: {worst}")
     if options.check and any(worst.values()):
         sys.exit(1)
@@ -91,15 +91,16 @@ def run(directory: Path, out: Path) -> tuple[float, float]:
 
 
 def kill(directory: Path, out: Path, moment: float) -> str:
-    """Starts a run and kills it after so many seconds; what was there then."""
-    process = subprocess.Popen(command(directory, out), stdout=subprocess.DEVNULL)
+    """Starts a run and kills it so many seconds after its first line; what was there then."""
+    process = subprocess.Popen(command(directory, out), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
     try:
         process.wait(timeout=moment)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    names = [path.name for path in out.iterdir()] if out.exists() else []
-    return ", ".join(sorted(names)) or "nothing"
+    return ", ".join(sorted(path.name for path in out.iterdir()))
 
 
 def differences(whole: Path, other: Path) -> dict[str, float]:

@@ -107,7 +107,7 @@ def checkpoint_of(args: APPOConfig, mark: dict[str, Any], console: Console) -> s
 
 
 def _refuse_other(args: APPOConfig, old: dict[str, Any], new: dict[str, Any]) -> None:
-    remedy = "give them as they were, another output_dir, or --overwrite true to train anew"
+    remedy = "another output_dir, or --overwrite true to train anew"
     if not old:
         raise RecipeError(
             f"{args.output_dir} holds checkpoints, but no run.json that says which run they are of; name one as "
@@ -118,11 +118,14 @@ def _refuse_other(args: APPOConfig, old: dict[str, Any], new: dict[str, Any]) ->
     changed = sorted(name for name in {*was, *now} if was.get(name) != now.get(name))
     if changed and part == "settings":
         values = ", ".join(f"{name} ({was.get(name)!r}, now {now.get(name)!r})" for name in changed)
-        raise RecipeError(f"the unfinished run in {args.output_dir} has other values of {values}; {remedy}.")
+        raise RecipeError(
+            f"the unfinished run in {args.output_dir} has other values of {values}; give them as they were, {remedy}."
+        )
     if changed:
         names = ", ".join(MADE_FROM[name] for name in changed)
         raise RecipeError(
-            f"the unfinished run in {args.output_dir} was started with another content of {names}; {remedy}."
+            f"the unfinished run in {args.output_dir} was started with another content of {names}; give what it was "
+            f"(the same at every call with one size and seed), {remedy}."
         )
 
 
