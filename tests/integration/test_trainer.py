@@ -130,9 +130,16 @@ def test_tool_results_carry_no_loss(tmp_path, monkeypatch, tiny):
     seen = captured(trainer, monkeypatch)
     trainer.train()
     inputs = seen[0][0]
-    result = trainer.processing_class.convert_tokens_to_ids("<result>")
-    shown = (inputs["completion_ids"] == result) & (inputs["tool_mask"] == 0) & (inputs["completion_mask"] == 1)
-    assert shown.sum() > 0
+    records = [record for record in read_records(tmp_path / "records.jsonl") if record["parent"] is None]
+    lengths = []
+    for row, record in enumerate(records):
+        mask = inputs["tool_mask"][row].tolist()
+        assert mask == record["policy_mask"] + [0] * (len(mask) - len(record["completion_ids"]))
+        for call in record["tool_calls"]:
+            assert not any(mask[call["result_start"] : call["result_end"]])
+            lengths.append(call["result_end"] - call["result_start"])
+    assert row + 1 == len(inputs["tool_mask"])
+    assert sum(length > 2 for length in lengths) > 1  # results of several tokens, not their first one alone
 
 
 def test_one_step_equals_the_objective_by_hand(tmp_path, monkeypatch):
