@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from appo.algorithm import FUTURE_CLIP, half_life_to_gamma
+
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
 
 CHOICES = {
@@ -89,7 +91,7 @@ class APPOConfig(GRPOConfig):
     future_weight: float = field(default=0.5, metadata={"help": "b of Eq. 7; 0 turns the future-aware factor off."})
     half_life: float = field(default=32.0, metadata={"help": "Tokens after which a log-ratio counts half in Eq. 4."})
     future_clip: list[float] = field(
-        default_factory=lambda: [1.0, 1.2], metadata={"help": "Bounds of Omega in Eq. 5 and 7."}
+        default_factory=lambda: list(FUTURE_CLIP), metadata={"help": "Bounds of Omega in Eq. 5 and 7."}
     )
     branching: str = field(
         default="branching_score", metadata={"help": f"Score of branch points: {', '.join(CHOICES['branching'])}."}
@@ -260,8 +262,8 @@ class APPOConfig(GRPOConfig):
 
     @property
     def gamma(self) -> float:
-        """Discount of Eq. 4 per token: `2 ** (-1 / half_life)`."""
-        return 2.0 ** (-1.0 / self.half_life)
+        """Discount of Eq. 4 per token."""
+        return half_life_to_gamma(self.half_life)
 
     @property
     def micro_batch_rows(self) -> int:

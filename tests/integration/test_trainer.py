@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -100,6 +101,31 @@ def test_branches_come_from_the_updated_weights(tmp_path, monkeypatch):
     assert any((p != b).any() for p, b in zip(trainer.model.parameters(), before, strict=True))
     assert {step for step, _ in branches} == {0, 1}
     assert max(difference for _, difference in branches) < 1e-4
+
+
+def test_branch_points_of_a_moved_policy_have_the_largest_score_of_eq_5(tmp_path):
+    """Eq. 5 again from the records: the z-scores of the clipped Omega and of the entropy, multiplied."""
+    make_trainer(tmp_path, max_completion_length=60).train()
+    records = [record for record in read_records(tmp_path / "records.jsonl") if record["step"] == 2]
+    telling = 0
+    for first in (group for group in range(len(records)) if records[group]["rollout"] == 0):
+        task = records[first : first + 8]
+        for initial in task[:4]:
+            own = [i for i, m in enumerate(initial["policy_mask"]) if m]
+            omega = [min(max(initial["omega"][i], 1.0), 1.2) for i in own]
+            entropy = [initial["entropies"][i] for i in own]
+            z_omega, z_entropy = (
+                [(x - statistics.fmean(values)) / (statistics.pstdev(values) or 1.0) for x in values]
+                for values in (omega, entropy)
+            )
+            both = {i: a * b for i, a, b in zip(own, z_omega, z_entropy, strict=True) if a > 0 and b > 0}
+            branched_at = [r["branch_position"] for r in task[4:] if r["parent"] == initial["rollout"]]
+            if both:
+                assert branched_at[0] == max(both, key=both.get)
+                # Where the opposite order, or the bare product without z-scores, would have chosen another token.
+                bare = {i: initial["omega"][i] * initial["entropies"][i] for i in both}
+                telling += max(both, key=both.get) not in (min(both, key=both.get), max(bare, key=bare.get))
+    assert telling
 
 
 def test_gradients_flow_through_initial_rollouts_only(tmp_path, monkeypatch):

@@ -44,6 +44,32 @@ def test_without_drift_the_highest_entropies_are_taken():
     assert sorted(choose(make_tree(), make_args(), ENTROPY)) == [(0, 1), (0, 3), (0, 5), (1, 2), (1, 4), (1, 6)]
 
 
+def test_branch_points_are_the_largest_products_of_two_positive_factors():
+    # Row 0: means 1.05 and .3. Token 1 has .15 x .2 and token 3 has .05 x .3, though 1.1 x .6 > 1.2 x .5; no other is
+    # high in both, and 4 has the highest entropy left. Row 1: .7 and 1.5 are clipped, so that Omega is high at the odd
+    # tokens; of them 5 alone has more entropy than the mean of .425. Then by entropy: 6, 2.
+    omega = [[1.0, 1.2, 1.0, 1.1, 1.0, 1.1, 1.0, 1.0], [1.0, 1.2, 1.0, 1.2, 1.0, 1.2, 0.7, 1.5]]
+    entropy = [[0.0, 0.5, 0.0, 0.6, 0.9, 0.2, 0.2, 0.0], [0.5, 0.0, 0.6, 0.1, 0.2, 0.9, 0.8, 0.3]]
+    assert choose(make_tree(), make_args(), entropy, omega) == [(0, 1), (1, 5), (0, 3), (1, 6), (0, 4), (1, 2)]
+
+
+def test_without_the_sign_condition_two_low_factors_are_a_branch_point():
+    omega, entropy = [[1.2, 1.0, 1.2, 1.0, 1.2, 1.0, 1.2, 1.0]] * 2, [[0.6, 0.5, 0.6, 0.5, 0.6, 0.5, 0.6, 0.0]] * 2
+    args = make_args(num_generations=4, num_branch_points=1, require_positive=False)
+    assert choose(make_tree(), args, entropy, omega) == [(0, 7), (1, 7)]
+
+
+def test_scores_of_different_rollouts_are_compared_in_standard_deviations():
+    # Rollout 0 is empty, so that its point goes to the best further one. In rollout 1, token 7 is 1.43 deviations of
+    # entropy above the mean; in the others, with ten times the entropy, the second best is .94 above it.
+    tree = make_tree(size=4, lengths=(0, LENGTH, LENGTH, LENGTH))
+    low, high = [0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.0, 0.7], [0.0, 10.0, 0.0, 9.0, 0.0, 9.0, 0.0, 9.0]
+    omega = [[1.0, 1.2, 1.0, 1.2, 1.0, 1.2, 1.0, 1.2]] * 4
+    args = make_args(num_initial_rollouts=4, num_branch_points=1)
+    points = choose(tree, args, [low, low, high, high], omega, [[0] * 8, *[[1] * 8] * 3])
+    assert points == [(1, 5), (2, 1), (3, 1), (1, 7)]
+
+
 def test_tool_results_are_never_branched_at():
     mask = [[1, 0, 1, 0, 1, 1, 1, 1], [1] * 8]
     assert sorted(p for n, p in choose(make_tree(), make_args(), ENTROPY, mask=mask) if n == 0) == [4, 5, 7]

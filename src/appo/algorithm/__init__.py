@@ -1,8 +1,9 @@
 """The mathematics of APPO: pure functions on tensors, no model, no trainer.
 
 `future_value` (Eq. 4) and token entropies (Eq. 3, measured elsewhere) give `branching_score` (Eq. 5), from which
-`select_branch_points` chooses where to branch; the rewards that come back give `dual_group_advantage` (Eq. 6) and
-`future_aware_advantage` (Eq. 7). Every step has its rivals from the paper's ablations beside it.
+`branching_priority` and `allocate_budget` choose where to branch; the rewards that come back give
+`dual_group_advantage` (Eq. 6) and `future_aware_advantage` (Eq. 7). Every step has its rivals from the paper's
+ablations beside it. Nothing is here twice: what is exported is what training runs.
 """
 
 from appo.algorithm.advantages import (
@@ -12,7 +13,7 @@ from appo.algorithm.advantages import (
     pooled_advantage,
     prefix_advantage,
 )
-from appo.algorithm.branch_selection import allocate_budget, branching_priority, select_branch_points, select_top
+from appo.algorithm.branch_selection import allocate_budget, branching_priority
 from appo.algorithm.branching_score import (
     branching_score,
     entropy_score,
@@ -42,8 +43,6 @@ __all__ = [
     "pooled_advantage",
     "prefix_advantage",
     "random_score",
-    "select_branch_points",
-    "select_top",
     "tool_boundary_score",
     "tree_advantage",
     "weighted_sum_score",

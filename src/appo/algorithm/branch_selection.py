@@ -1,38 +1,17 @@
-"""From scores to branch points: greedy choice per rollout, the paper's candidates, and a task's branch budget.
+"""From scores to branch points: the paper's candidates, and the greedy choice within a task's branch budget.
 
 Left out: rounds of branching (L > 1); a caller runs one selection per round and masks what is already taken.
 
-Shape suffixes: B: rollouts, N: rollouts of one task, T: positions of the completion, P: picks, best first.
+Shape suffixes: B: rollouts, N: rollouts of one task, T: positions of the completion, P: picks, best first,
+1: kept for broadcasting.
 """
 
 import torch
 from torch import Tensor
 
 from appo.algorithm._checks import check_count, check_matrices, to_bool_mask
-from appo.algorithm.branching_score import z_scores
+from appo.algorithm.branching_score import branching_score, z_scores
 from appo.algorithm.future_value import FUTURE_CLIP, clip_future_value
-
-
-def select_top(score_BT: Tensor, mask_BT: Tensor, *, num_points: int, min_distance: int = 1) -> list[list[int]]:
-    """Per rollout the best-scored positions, greedily and without duplicates.
-
-    Args:
-        score_BT: any score, float32 or float64; NaN is never chosen.
-        mask_BT: 1 where a branch may start; bool, int or float.
-        num_points: most points per rollout.
-        min_distance: two points of a rollout are at least this many positions apart.
-
-    Returns:
-        For each rollout its positions, best first; equal scores: the earliest. Fewer than `num_points` if no more
-        tokens are left.
-
-    Raises:
-        ValueError: wrong shapes, a negative mask or `num_points`, `min_distance` below 1.
-    """
-    check_matrices(score_BT=score_BT)
-    policy_BT = to_bool_mask(mask_BT, score_BT)
-    index_BP, _ = _greedy_top(score_BT, policy_BT, num_points, min_distance)
-    return [[index for index in row if index >= 0] for row in index_BP.tolist()]
 
 
 def branching_priority(
@@ -49,8 +28,8 @@ def branching_priority(
     - `require_positive`: candidates have both factors > 0 and rank by their product (> 0). The other policy tokens
       fill up what candidates leave open: they rank by `Z(H)`, below zero.
 
-    The z-scores come from `mask_BT`. To choose among fewer tokens, rank with the full mask here and give `select_top`
-    the narrower one.
+    The z-scores come from `mask_BT`. To choose among fewer tokens, rank with the full mask here and give
+    `allocate_budget` the narrower one.
 
     Args:
         omega_BT: future values (Eq. 4), float32 or float64.
@@ -69,30 +48,16 @@ def branching_priority(
     policy_BT = to_bool_mask(mask_BT, omega_BT)
     z_omega_BT = z_scores(clip_future_value(omega_BT, clip), policy_BT)
     z_entropy_BT = z_scores(entropy_BT, policy_BT)
+    score_BT = branching_score(omega_BT, entropy_BT, mask_BT, clip=clip)
     no_variance_B1 = (z_omega_BT == 0).all(dim=1, keepdim=True)
     z_omega_BT = z_omega_BT.masked_fill(no_variance_B1, 1.0)
-    priority_BT = z_omega_BT * z_entropy_BT
+    priority_BT = torch.where(no_variance_B1, z_entropy_BT, score_BT)
     if require_positive:
         candidate_BT = (z_omega_BT > 0) & (z_entropy_BT > 0)
         # softsign - 1 keeps the order of Z(H) within (-2, 0), so below every candidate of every rollout.
         fill_BT = torch.nn.functional.softsign(z_entropy_BT) - 1.0
         priority_BT = torch.where(candidate_BT, priority_BT, fill_BT)
     return priority_BT.masked_fill(~policy_BT, float("nan")).to(omega_BT.dtype)
-
-
-def select_branch_points(
-    omega_BT: Tensor,
-    entropy_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    num_points: int,
-    clip: tuple[float, float] = FUTURE_CLIP,
-    require_positive: bool = True,
-    min_distance: int = 1,
-) -> list[list[int]]:
-    """APPO's branch points of each rollout, best first: `select_top` of `branching_priority` (see both)."""
-    priority_BT = branching_priority(omega_BT, entropy_BT, mask_BT, clip=clip, require_positive=require_positive)
-    return select_top(priority_BT, mask_BT, num_points=num_points, min_distance=min_distance)
 
 
 def allocate_budget(
@@ -134,7 +99,6 @@ def allocate_budget(
 
 def _greedy_top(score_BT: Tensor, policy_BT: Tensor, num_points: int, min_distance: int) -> tuple[Tensor, Tensor]:
     """Positions (B, P), -1 where none is left, and their scores (B, P); one pass over (B, T) per pick."""
-    check_count(num_points=num_points)
     if min_distance < 1:
         raise ValueError(f"min_distance must be at least 1, got {min_distance}.")
     rows, length = score_BT.shape

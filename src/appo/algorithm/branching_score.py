@@ -1,7 +1,7 @@
 """Branching Score (Eq. 5) and the scores it is compared with: which tokens are worth branching at.
 
-A score is a (B, T) tensor, higher is better, NaN outside the mask; it is meant to be ranked by `select_top`. Left out:
-the ranking itself and the paper's decisions on candidates (`branch_selection`).
+A score is a (B, T) tensor, higher is better, NaN outside the mask; it is meant to be ranked by `allocate_budget`. Left
+out: the ranking itself and the paper's decisions on candidates (`branch_selection`).
 
 Shape suffixes: B: rollouts, T: positions of the completion (policy and tool-result tokens), 1: kept for broadcasting.
 """
@@ -38,7 +38,7 @@ def branching_score(
 ) -> Tensor:
     """Eq. 5: `Z(clip(Omega)) * Z(H)`, the z-scores within each rollout's policy tokens.
 
-    The literal product: two negative factors give a positive score. `select_branch_points` deals with that.
+    The literal product: two negative factors give a positive score. `branching_priority` deals with that.
 
     Args:
         omega_BT: future values (Eq. 4), float32 or float64.

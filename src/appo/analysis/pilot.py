@@ -25,12 +25,12 @@ from torch import Tensor
 
 from appo import run
 from appo.algorithm import (
+    allocate_budget,
     branching_priority,
     clip_future_value,
     entropy_score,
     fork_weight,
     random_score,
-    select_top,
 )
 from appo.algorithm.branching_score import z_scores
 from appo.branching import clip_of
@@ -142,7 +142,9 @@ class Studied(transformers.TrainerCallback):
         return torch.log_softmax(logits.float() / self.trainer.temperature, dim=-1)
 
     def top(self, score_RT: Tensor, points: int = TOP) -> Picks:
-        return select_top(score_RT, self.mask_RT, num_points=points)
+        """The best positions of each rollout, by the choice that training makes."""
+        rows = zip(score_RT.split(1), self.mask_RT.split(1), strict=True)
+        return [[i for _, i in allocate_budget(*row, num_points=points, budget=points)] for row in rows]
 
 
 def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -> Studied:

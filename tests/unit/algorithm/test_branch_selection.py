@@ -8,9 +8,28 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appo.algorithm import allocate_budget, branching_priority, branching_score, select_branch_points, select_top
+from appo.algorithm import allocate_budget, branching_priority, branching_score
 
 NAN = math.nan
+
+
+def top(score_BT, mask_BT, num_points, min_distance=1):
+    """The best positions of each row: what `allocate_budget` gives rows that are tasks of their own."""
+    rows = [
+        allocate_budget(
+            score_BT[row : row + 1],
+            mask_BT[row : row + 1],
+            num_points=num_points,
+            budget=num_points,
+            min_distance=min_distance,
+        )
+        for row in range(len(score_BT))
+    ]
+    return [[index for _, index in row] for row in rows]
+
+
+def branch_points(omega_BT, entropy_BT, mask_BT, num_points, min_distance=1, **options):
+    return top(branching_priority(omega_BT, entropy_BT, mask_BT, **options), mask_BT, num_points, min_distance)
 
 
 def brute_top(keys, num_points, min_distance):
@@ -60,20 +79,20 @@ shapes = {
 }
 
 
-def test_select_top_hand_computed():
+def test_the_greedy_choice_hand_computed():
     score_BT = torch.tensor([[1.0, 5.0, 4.0, NAN, 9.0, 4.0], [-math.inf, 2.0, 2.0, 2.0, NAN, 1.0]])
     mask_BT = torch.tensor([[1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 1, 0]])
-    assert select_top(score_BT, mask_BT, num_points=3) == [[1, 2, 5], [1, 2, 3]]
-    assert select_top(score_BT, mask_BT, num_points=3, min_distance=2) == [[1, 5], [1, 3]]
-    assert select_top(score_BT, mask_BT, num_points=9) == [[1, 2, 5, 0], [1, 2, 3, 0]]
-    assert select_top(score_BT, mask_BT, num_points=0) == [[], []]
-    assert select_top(score_BT, 0 * mask_BT, num_points=2) == [[], []]
-    assert select_top(torch.zeros(2, 0), torch.zeros(2, 0), num_points=2) == [[], []]
+    assert top(score_BT, mask_BT, num_points=3) == [[1, 2, 5], [1, 2, 3]]
+    assert top(score_BT, mask_BT, num_points=3, min_distance=2) == [[1, 5], [1, 3]]
+    assert top(score_BT, mask_BT, num_points=9) == [[1, 2, 5, 0], [1, 2, 3, 0]]
+    assert top(score_BT, mask_BT, num_points=0) == [[], []]
+    assert top(score_BT, 0 * mask_BT, num_points=2) == [[], []]
+    assert top(torch.zeros(2, 0), torch.zeros(2, 0), num_points=2) == [[], []]
 
 
 @settings(max_examples=60, deadline=None)
 @given(**shapes)
-def test_select_top_brute_force(seed, rows, length, density, num_points, min_distance):
+def test_the_greedy_choice_brute_force(seed, rows, length, density, num_points, min_distance):
     generator = torch.Generator().manual_seed(seed)
     score_BT = torch.randint(-4, 4, (rows, length), generator=generator).double()  # many ties
     score_BT[torch.rand(rows, length, generator=generator) < 0.1] = NAN
@@ -83,13 +102,13 @@ def test_select_top_brute_force(seed, rows, length, density, num_points, min_dis
     for score, mask in zip(score_BT.tolist(), mask_BT.tolist(), strict=True):
         keys = {i: s for i, (s, m) in enumerate(zip(score, mask, strict=True)) if m and not math.isnan(s)}
         expected.append(brute_top(keys, num_points, min_distance))
-    assert select_top(score_BT, mask_BT, num_points=num_points, min_distance=min_distance) == expected
+    assert top(score_BT, mask_BT, num_points, min_distance) == expected
     assert score_BT.nan_to_num(nan=99).equal(before.nan_to_num(nan=99))
 
 
 @settings(max_examples=80, deadline=None)
 @given(require_positive=st.booleans(), flat_omega=st.booleans(), **shapes)
-def test_select_branch_points_brute_force(
+def test_branch_points_brute_force(
     require_positive, flat_omega, seed, rows, length, density, num_points, min_distance
 ):
     omega_BT, entropy_BT, mask_BT = random_inputs(seed, rows, length, density)
@@ -99,14 +118,7 @@ def test_select_branch_points_brute_force(
         brute_top(brute_keys(*row, require_positive), num_points, min_distance)
         for row in zip(omega_BT.tolist(), entropy_BT.tolist(), mask_BT.tolist(), strict=True)
     ]
-    actual = select_branch_points(
-        omega_BT,
-        entropy_BT,
-        mask_BT,
-        num_points=num_points,
-        require_positive=require_positive,
-        min_distance=min_distance,
-    )
+    actual = branch_points(omega_BT, entropy_BT, mask_BT, num_points, min_distance, require_positive=require_positive)
     assert actual == expected
 
 
@@ -114,9 +126,7 @@ def test_omega_without_variance_leaves_entropy():
     entropy_BT = torch.tensor([[1.0, 5.0, 3.0, 2.0], [1.0, 5.0, 3.0, 2.0]])
     omega_BT = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.2, 1.0, 1.0, 1.2]])
     for require_positive in (True, False):
-        points = select_branch_points(
-            omega_BT, entropy_BT, torch.ones(2, 4), num_points=4, require_positive=require_positive
-        )
+        points = branch_points(omega_BT, entropy_BT, torch.ones(2, 4), num_points=4, require_positive=require_positive)
         assert points[0] == [1, 2, 3, 0]
         assert points[1] != points[0] or require_positive
 
@@ -127,16 +137,16 @@ def test_mistake_7_two_negatives_do_not_make_a_branch_point():
     entropy_BT = torch.tensor([[0.0, 1.8, 3.0, 2.5, 1.9]])
     mask_BT = torch.ones(1, 5)
     assert branching_score(omega_BT, entropy_BT, mask_BT)[0].argmax() == 0
-    bare = select_branch_points(omega_BT, entropy_BT, mask_BT, num_points=1, require_positive=False)
+    bare = branch_points(omega_BT, entropy_BT, mask_BT, num_points=1, require_positive=False)
     assert bare == [[0]]
     # The rest is filled by entropy, the double negative last, and nothing comes twice.
-    points = select_branch_points(omega_BT, entropy_BT, mask_BT, num_points=9)
+    points = branch_points(omega_BT, entropy_BT, mask_BT, num_points=9)
     assert points == [[3, 4, 2, 1, 0]]
 
 
 def test_mistake_7_points_keep_their_distance_in_the_fall_back_too():
     omega_BT, entropy_BT, mask_BT = random_inputs(3, 8, 60, 0.7)
-    for points in select_branch_points(omega_BT, entropy_BT, mask_BT, num_points=20, min_distance=4):
+    for points in branch_points(omega_BT, entropy_BT, mask_BT, num_points=20, min_distance=4):
         assert len(points) >= 8
         assert all(abs(a - b) >= 4 for i, a in enumerate(points) for b in points[:i])
 
@@ -164,9 +174,9 @@ def test_priority_keeps_candidates_above_the_rest_across_rollouts(dtype):
 def test_priority_can_be_ranked_within_fewer_tokens():
     omega_BT, entropy_BT, mask_BT = random_inputs(6, 1, 50, 1.0)
     priority_BT = branching_priority(omega_BT, entropy_BT, mask_BT)
-    first, second, third = select_top(priority_BT, mask_BT, num_points=3)[0]
+    first, second, third = top(priority_BT, mask_BT, num_points=3)[0]
     mask_BT[0, first] = False
-    assert select_top(priority_BT, mask_BT, num_points=2) == [[second, third]]
+    assert top(priority_BT, mask_BT, num_points=2) == [[second, third]]
 
 
 def test_allocate_budget_hand_computed():
@@ -193,9 +203,9 @@ def test_allocate_budget_properties(budget, seed, rows, length, density, num_poi
     priority_NT, _, mask_NT = random_inputs(seed, rows, length, density)
     options = {"num_points": num_points, "min_distance": min_distance}
     points = allocate_budget(priority_NT, mask_NT, budget=budget, **options)
-    everything = select_top(priority_NT, mask_NT, num_points=length, min_distance=min_distance)
+    everything = top(priority_NT, mask_NT, num_points=length, min_distance=min_distance)
     assert len(points) == len(set(points)) == min(budget, sum(map(len, everything)))
-    regular = select_top(priority_NT, mask_NT, **options)
+    regular = top(priority_NT, mask_NT, **options)
     by_rank = [(n, r[rank]) for rank in range(num_points) for n, r in enumerate(regular) if rank < len(r)]
     assert points[: len(by_rank)] == by_rank[:budget]
     further = [priority_NT[point].item() for point in points[len(by_rank) :]]
@@ -210,7 +220,7 @@ def test_mistake_13_longest_rollout():
     length = 131_072
     omega_BT, entropy_BT, mask_BT = random_inputs(7, 2, length, 0.9)
     start = time.perf_counter()
-    points = select_branch_points(omega_BT, entropy_BT, mask_BT, num_points=3, min_distance=100)
+    points = branch_points(omega_BT, entropy_BT, mask_BT, num_points=3, min_distance=100)
     assert time.perf_counter() - start < 3
     assert [len(row) for row in points] == [3, 3]
 
@@ -218,16 +228,16 @@ def test_mistake_13_longest_rollout():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s, m: select_top(s[0], m, num_points=1), "score_BT must have two dimensions"),
-        (lambda s, m: select_top(s, m[:1], num_points=1), "mask_BT has shape"),
-        (lambda s, m: select_top(s, -m, num_points=1), "mask_BT .* negative"),
-        (lambda s, m: select_top(s, m, num_points=-1), "num_points must be at least 0, got -1"),
-        (lambda s, m: select_top(s, m, num_points=1, min_distance=0), "min_distance must be at least 1"),
-        (lambda s, m: select_branch_points(s, s[:1], m, num_points=1), "entropy_BT has shape"),
-        (lambda s, m: select_branch_points(s, s, m[:1], num_points=1), "mask_BT has shape"),
-        (lambda s, m: select_branch_points(s, s, m, num_points=1, clip=(1.2, 1.0)), "clip must be"),
-        (lambda s, m: allocate_budget(s[0], m, num_points=1, budget=1), "priority_NT must have"),
+        (lambda s, m: branching_priority(s, s[:1], m), "entropy_BT has shape"),
+        (lambda s, m: branching_priority(s, s, m[:1]), "mask_BT has shape"),
+        (lambda s, m: branching_priority(s, s, m, clip=(1.2, 1.0)), "clip must be"),
+        (lambda s, m: allocate_budget(s[0], m, num_points=1, budget=1), "priority_NT must have two dimensions"),
         (lambda s, m: allocate_budget(s, m[:1], num_points=1, budget=1), "mask_NT has shape"),
+        (lambda s, m: allocate_budget(s, -m, num_points=1, budget=1), "mask_NT .* negative"),
+        (
+            lambda s, m: allocate_budget(s, m, num_points=1, budget=1, min_distance=0),
+            "min_distance must be at least 1",
+        ),
         (lambda s, m: allocate_budget(s, m, num_points=1, budget=-1), "budget must be at least 0"),
         (lambda s, m: allocate_budget(s, m, num_points=-1, budget=1), "num_points must be at least 0"),
     ],
@@ -240,8 +250,8 @@ def test_errors_name_the_argument(call, message):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_equals_cpu():
     omega_BT, entropy_BT, mask_BT = random_inputs(0, 4, 500, 0.7)
-    cpu = select_branch_points(omega_BT, entropy_BT, mask_BT, num_points=20, min_distance=2)
-    cuda = select_branch_points(omega_BT.cuda(), entropy_BT.cuda(), mask_BT.cuda(), num_points=20, min_distance=2)
+    cpu = branch_points(omega_BT, entropy_BT, mask_BT, num_points=20, min_distance=2)
+    cuda = branch_points(omega_BT.cuda(), entropy_BT.cuda(), mask_BT.cuda(), num_points=20, min_distance=2)
     assert cuda == cpu
     ties = torch.zeros(2, 5000, device="cuda")
-    assert select_top(ties, ties + 1, num_points=3) == [[0, 1, 2]] * 2
+    assert top(ties, ties + 1, num_points=3) == [[0, 1, 2]] * 2

@@ -143,7 +143,7 @@ def test_mistake_6_branching_and_loss_share_one_clip():
         for name in algorithm.__all__
         if callable(getattr(algorithm, name)) and "clip" in inspect.signature(getattr(algorithm, name)).parameters
     }
-    assert {"branching_score", "select_branch_points", "future_aware_advantage"} <= clips.keys()
+    assert {"branching_score", "branching_priority", "future_aware_advantage"} <= clips.keys()
     assert set(clips.values()) == {(1.0, 1.2)}
     # Below 1 nothing is told apart, neither in branching nor in the loss.
     omega_BT, entropy_BT, mask_BT = torch.tensor([[0.8, 0.9, 1.0]]), torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3)
