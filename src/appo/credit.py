@@ -15,9 +15,11 @@ from appo.algorithm import (
 )
 from appo.branching import clip_of
 from appo.config import APPOConfig
+from appo.rollout.rewards import among_scored, rewards_of
 from appo.rollout.tree import RolloutTree
+from appo.rollout.types import Rollout
 
-# Shapes: N initial rollouts and K branches of a task, T completion tokens, B rollouts of a mini-batch.
+# Shapes: N initial rollouts and K branches of a task, R all of them, T completion tokens, B rollouts of a mini-batch.
 
 
 def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Tensor:
@@ -25,13 +27,12 @@ def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Te
 
     A rollout that no reward function scored has advantage 0 and enters no mean.
     """
-    scored = [index for index, rollout in enumerate(tree.initial) if rollout.reward is not None]
+    rewards_N = rewards_of(tree.initial)
+    scored = (~rewards_N.isnan()).nonzero()[:, 0].tolist()
     base_NT = torch.zeros(tree.num_initial, length)
     if not scored:
         return base_NT
-    initial = torch.tensor([[tree.initial[index].reward for index in scored]], dtype=torch.float32)
-    rewards = [float("nan") if branch.reward is None else branch.reward for branch in tree.branches]
-    branches = torch.tensor([rewards], dtype=torch.float32)
+    initial, branches = rewards_N[scored][None], rewards_of(tree.branches)[None]
     if args.advantage == "dual_group":
         base = dual_group_advantage(initial, branches)[0][:, None]
     elif args.advantage == "pooled":
@@ -51,22 +52,21 @@ def base_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Te
     return base_NT
 
 
+def group_credit(rollouts: list[Rollout]) -> torch.Tensor:
+    """GRPO's advantage of each rollout (R,) relative to the scored ones among them; 0 where it is not scored."""
+    return among_scored(lambda rewards_R: group_advantage(rewards_R[None])[0], rewards_of(rollouts))
+
+
 def whole_tree_advantage(tree: RolloutTree, args: APPOConfig, length: int) -> torch.Tensor:
     """The advantage of all of a task's rollouts before Eq. 7, float32: (R, T).
 
     A rollout that no reward function scored enters no mean; its tokens have advantage 0, for `tree` except those that
     it shares with scored rollouts.
     """
-    rewards = [float("nan") if rollout.reward is None else rollout.reward for rollout in tree.rollouts]
-    rewards_R = torch.tensor(rewards, dtype=torch.float32)
     if args.advantage == "group":
-        scored_R = ~rewards_R.isnan()
-        base_RT = torch.zeros(len(rewards), length)
-        if scored_R.any():
-            base_RT[scored_R] = group_advantage(rewards_R[scored_R][None]).T
-        return base_RT
+        return group_credit(tree.rollouts)[:, None].expand(-1, length)
     return tree_advantage(
-        rewards_R,
+        rewards_of(tree.rollouts),
         [rollout.parent for rollout in tree.rollouts],
         [rollout.branch_position or 0 for rollout in tree.rollouts],
         length=length,

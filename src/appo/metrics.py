@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from appo.rollout.protocol import ToolProtocol
+from appo.rollout.rewards import rewards_of
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 
@@ -75,11 +76,11 @@ def generation_metrics(trees: list[RolloutTree], reward_names: list[str]) -> dic
     rollouts = [rollout for tree in trees for rollout in tree.initial]
     lengths = [float(sum(rollout.policy_mask)) for rollout in rollouts]
     ended = [length for rollout, length in zip(rollouts, lengths, strict=True) if rollout.finish_reason != "length"]
-    rewards = torch.tensor([math.nan if rollout.reward is None else rollout.reward for rollout in rollouts])
+    rewards = rewards_of(rollouts)
     present = rewards[~rewards.isnan()]
     calls = [call for rollout in rollouts for call in rollout.tool_calls]
     failed = sum(call.error is not None for call in calls)
-    spreads = [{rollout.reward for rollout in tree.initial} for tree in trees]
+    spreads = [{rollout.reward for rollout in tree.initial if rollout.reward is not None} for tree in trees]
     values = {
         "completions/mean_length": mean(lengths),
         "completions/min_length": min(lengths),
@@ -88,7 +89,7 @@ def generation_metrics(trees: list[RolloutTree], reward_names: list[str]) -> dic
         "completions/mean_terminated_length": mean(ended),
         "reward": mean(rollout.reward for rollout in rollouts),
         "reward_std": present.std().item() if len(present) > 1 else math.nan,
-        "frac_reward_zero_std": mean(float(len(spread) == 1) for spread in spreads),
+        "frac_reward_zero_std": mean(float(len(spread) == 1) for spread in spreads if spread),
         "tools/call_frequency": len(calls) / len(rollouts),
         "tools/failure_frequency": failed / len(calls) if calls else 0.0,
     }

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 
-from appo.algorithm import group_advantage
 from appo.algorithm.rivals import (
     arpo_branch_probability,
     batch_advantage,
@@ -32,7 +31,9 @@ from appo.algorithm.rivals import (
 )
 from appo.branching import BranchPoint
 from appo.config import APPOConfig
-from appo.rival_credit import rewards_of, step_credit, tree_credit, turn_end, vine_credit
+from appo.credit import group_credit
+from appo.rival_credit import step_credit, tree_credit, turn_end, vine_credit
+from appo.rollout.rewards import among_scored, rewards_of
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
@@ -126,8 +127,7 @@ class RivalTrainer(APPOTrainer):
         wanted, spare = len(trees), []
         kept: list[RolloutTree] = []
         for extra in range(MOST_EXTRA_ROUNDS + 1):
-            rewards = torch.tensor([[r.reward or 0.0 for r in tree.initial] for tree in trees])
-            mixed = mixed_groups(rewards).tolist()
+            mixed = mixed_groups(torch.stack([rewards_of(tree.initial) for tree in trees])).tolist()
             kept += [tree for tree, keep in zip(trees, mixed, strict=True) if keep]
             spare += [tree for tree, keep in zip(trees, mixed, strict=True) if not keep]
             missing = wanted - len(kept)
@@ -272,8 +272,9 @@ class RivalTrainer(APPOTrainer):
         written = {id(tree): iter(tree.branches) for tree in trees}
         for row, position in rows:
             tree = pairs[row][0]
-            rewards = [next(written[id(tree)]).reward or 0.0 for _ in range(VARIANCE_SAMPLES)]
-            scores_BT[row, position] = torch.tensor(rewards).var(correction=0)
+            rewards = rewards_of([next(written[id(tree)]) for _ in range(VARIANCE_SAMPLES)])
+            scored = rewards[~rewards.isnan()]
+            scores_BT[row, position] = scored.var(correction=0) if len(scored) else 0.0
         for tree in trees:
             tree.drop_branches()
         return scores_BT
@@ -296,7 +297,7 @@ class RivalTrainer(APPOTrainer):
         if rival == "reinforce++":
             rewards_B = torch.cat([rewards_of(tree.initial) for tree in trees])
             group_B = torch.cat([torch.full((tree.num_initial,), i) for i, tree in enumerate(trees)])
-            advantages_BT = batch_advantage(rewards_B, group_B)[:, None].expand(-1, length)
+            advantages_BT = among_scored(batch_advantage, rewards_B, group_B)[:, None].expand(-1, length)
         else:
             estimate = {
                 "arpo": self._arpo_credit,
@@ -308,9 +309,10 @@ class RivalTrainer(APPOTrainer):
         return advantages_BT.to(omega_BT.device)
 
     def _arpo_credit(self, tree: RolloutTree, length: int) -> torch.Tensor:
-        advantages_R = group_advantage(rewards_of(tree.rollouts)[None])[0]
+        advantages_R = group_credit(tree.rollouts)
         if self.args.shared_prefix == "soft":
             return advantages_R[:, None].expand(-1, length)
+        advantages_R = advantages_R.masked_fill(rewards_of(tree.rollouts).isnan(), float("nan"))
         parent_R = torch.tensor([-1 if r.parent is None else r.parent for r in tree.rollouts])
         position_R = torch.tensor([r.branch_position or 0 for r in tree.rollouts])
         return shared_prefix_advantage(advantages_R, parent_R, position_R, length=length)

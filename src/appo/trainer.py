@@ -19,9 +19,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from appo import metrics
-from appo.algorithm import fork_weight, future_value, group_advantage
+from appo.algorithm import fork_weight, future_value
 from appo.branching import BranchPoint, choose_branch_points
-from appo.credit import busy_rows, token_advantages, without_idle_rows
+from appo.credit import busy_rows, group_credit, token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout.agent_loop import Start
@@ -208,7 +208,6 @@ class APPOTrainer(ResumableTrainer):
         rollouts = [rollout for tree in trees for rollout in tree.initial]
         self._log_generation(trees)
         self._log_means(metrics.rollout_metrics(rollouts, self.args.success_reward))
-        rewards = torch.tensor([[rollout.reward or 0.0 for rollout in tree.initial] for tree in trees])
         batch = self._collate(rollouts)
         self.release_environments(trees)
         inputs = {
@@ -217,7 +216,7 @@ class APPOTrainer(ResumableTrainer):
             "completion_ids": batch.completion_ids_BT,
             "completion_mask": batch.completion_mask_BT,
             "tool_mask": batch.policy_mask_BT,
-            "advantages": group_advantage(rewards).flatten().to(self.accelerator.device),
+            "advantages": torch.cat([group_credit(tree.initial) for tree in trees]).to(self.accelerator.device),
             "num_items_in_batch": self.accelerator.gather(batch.policy_mask_BT.sum()).sum(),
         }
         if self.beta != 0.0:

@@ -92,3 +92,21 @@ def test_all_of_it_on_a_model_that_knows_nothing(tiny, tmp_path):
     assert picks["branching score"] == picks["entropy"] == 6
     pilot.draw(tables, tmp_path / "pilot.png")
     assert (tmp_path / "pilot.png").stat().st_size > 0
+
+
+def test_what_no_reward_function_scored_is_no_failure(tiny, tmp_path):
+    model, tokenizer = tiny
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    sizes = {"questions": 3, "tasks": 1, "max_length": 12, "rows": 64, "seed": 0}
+    options = argparse.Namespace(model=str(tmp_path / "model"), task="kinship:LOUD", output=tmp_path, **sizes)
+    studied = pilot.move(options, updates=1, rate=1e-2, warm_up=0)
+    for rollout, reward in zip(studied.rollouts, (1.0, None, 0.0), strict=True):
+        rollout.reward = reward
+    studied.look_back(lambda words: [])
+    assert (studied.failed, studied.success) == ([False, False, True], 0.5)
+    # A pick whose continuations have no reward says nothing about what it decides.
+    studied.trainer.reward_funcs = [lambda completions, **kwargs: [None] * len(completions)]
+    studied.trainer.reward_func_names = ["none"]
+    tables = pilot.study_tokens(studied, draws=2, repeats=2)
+    assert {row["tokens"] for row in tables["What the picks decide"]} == {0}

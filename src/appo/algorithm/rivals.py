@@ -47,19 +47,20 @@ def mixed_groups(rewards_GN: Tensor, *, eps: float = 1e-6) -> Tensor:
     """DAPO's dynamic sampling (arXiv 2503.14476, Section 3.2): which tasks are kept, as their rewards differ.
 
     Args:
-        rewards_GN: finite, float32 or float64. The paper's are right or wrong.
-        eps: rewards are all equal if none is further than this from the first.
+        rewards_GN: float32 or float64; NaN: not scored, and left out. The paper's are right or wrong.
+        eps: rewards are all equal if no two are further apart than this.
 
     Returns:
         bool (G,).
 
     Raises:
-        ValueError: a wrong shape or dtype, a reward that is NaN or infinite.
+        ValueError: a wrong shape or dtype, an infinite reward.
     """
     check_matrices(rewards_GN=rewards_GN)
-    _check_finite("rewards_GN", rewards_GN)
+    _check_finite("rewards_GN", rewards_GN, missing=True)
     rewards_GN = rewards_GN.detach().double()
-    return ((rewards_GN - rewards_GN[:, :1]).abs() > eps).any(dim=1)
+    distance_GNN = rewards_GN.unsqueeze(2) - rewards_GN.unsqueeze(1)
+    return (distance_GNN > eps).flatten(1).any(dim=1)  # never true of NaN
 
 
 def gppo_coefficient(log_ratio_BT: Tensor, advantages_BT: Tensor, *, low: float, high: float) -> Tensor:
@@ -146,7 +147,7 @@ def shared_prefix_advantage(advantages_R: Tensor, parent_R: Tensor, position_R: 
     """ARPO's hard estimation (arXiv 2507.19849, Section 3.2): a shared token has the mean advantage of its rollouts.
 
     Args:
-        advantages_R: normalised reward of each rollout, finite, float32 or float64.
+        advantages_R: normalised reward of each rollout, float32 or float64; NaN: not scored, and in no mean.
         parent_R: integer, the rollout that a branch left; -1: an initial rollout. A parent may be a branch.
         position_R: integer, first token of a rollout's own, in [0, length]; 0 for an initial rollout. The tokens
             before it are those of the parent, which may itself have them from its parent.
@@ -154,13 +155,14 @@ def shared_prefix_advantage(advantages_R: Tensor, parent_R: Tensor, position_R: 
 
     Returns:
         (R, T) in the dtype of `advantages_R`, without gradient. Where no other rollout has the token it is the
-        rollout's own advantage, also behind its end.
+        rollout's own advantage, also behind its end; 0 where no scored rollout has it.
 
     Raises:
-        ValueError: wrong shapes or dtypes, an advantage that is NaN or infinite, a parent, position or length out of
+        ValueError: wrong shapes or dtypes, an infinite advantage, a parent, position or length out of
             range, parents in a circle.
     """
-    _check_vector("advantages_R", advantages_R)
+    _check_vector("advantages_R", advantages_R, finite=False)
+    _check_finite("advantages_R", advantages_R, missing=True)
     _check_index("parent_R", parent_R, "advantages_R", advantages_R)
     _check_index("position_R", position_R, "advantages_R", advantages_R)
     check_count(length=length)
@@ -176,8 +178,8 @@ def shared_prefix_advantage(advantages_R: Tensor, parent_R: Tensor, position_R: 
             break
         owner_RT = torch.where(inherited_RT, parent_R[owner_RT], owner_RT)
     value_RT = advantages_R.detach().double().unsqueeze(1).expand(rollouts, length)
-    total_RT = torch.zeros_like(value_RT).scatter_add(0, owner_RT, value_RT)
-    count_RT = torch.zeros_like(value_RT).scatter_add(0, owner_RT, torch.ones_like(value_RT))
+    total_RT = torch.zeros_like(value_RT).scatter_add(0, owner_RT, value_RT.nan_to_num(nan=0.0))
+    count_RT = torch.zeros_like(value_RT).scatter_add(0, owner_RT, (~value_RT.isnan()).double())
     return (total_RT / count_RT.clamp(min=1.0)).gather(0, owner_RT).to(advantages_R.dtype)
 
 
@@ -299,8 +301,8 @@ def _check_vector(name: str, vector: Tensor, *, finite: bool = True) -> None:
         _check_finite(name, vector)
 
 
-def _check_finite(name: str, tensor: Tensor, *, offset: int = 0) -> None:
-    bad = (~tensor.isfinite()).nonzero()
+def _check_finite(name: str, tensor: Tensor, *, offset: int = 0, missing: bool = False) -> None:
+    bad = (tensor.isinf() if missing else ~tensor.isfinite()).nonzero()
     if len(bad):
         place = bad[0].tolist()
         value = tensor[tuple(place)].item()

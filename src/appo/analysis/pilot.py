@@ -36,8 +36,10 @@ from appo.algorithm.branching_score import z_scores
 from appo.branching import clip_of
 from appo.config import APPOConfig
 from appo.environments.kinship import ENTITIES, FILLERS, RELATIONS
+from appo.metrics import rollout_metrics
 from appo.recipe import RunConfig
 from appo.rollout.agent_loop import Start
+from appo.rollout.rewards import rewards_of
 from appo.rollout.types import Rollout
 from appo.study.statistics import Interval
 from appo.trainer import APPOTrainer
@@ -127,7 +129,8 @@ class Studied(transformers.TrainerCallback):
         self.logps_RT, self.entropies_RT, self.mask_RT = scores.logps_BT, scores.entropies_BT, mask_RT.bool()
         self.omega_RT = trainer._future_value(self.logps_RT - self.behaviour.logps_BT, mask_RT)
         self.priority_RT = branching_priority(self.omega_RT, self.entropies_RT, mask_RT, clip=clip_of(args))
-        self.failed = [(rollout.reward or 0.0) < args.success_reward for rollout in self.rollouts]
+        self.success = rollout_metrics(self.rollouts, args.success_reward)["success"]
+        self.failed = (rewards_of(self.rollouts) < args.success_reward).tolist()  # no unscored one
         self.words = [trainer._tokenizer.convert_ids_to_tokens(rollout.completion_ids) for rollout in self.rollouts]
         decisions = map(decision_positions, self.words)
         self.decisions = [[i for i in p if mask_RT[row, i]] for row, p in enumerate(decisions)]
@@ -195,7 +198,10 @@ def counterfactual_fall(moved: Studied, logps_RTV: Tensor) -> Tensor:
 
 
 def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int, repeats: int) -> dict[Place, Tensor]:
-    """Rewards (M, K) at each (rollout, position): M draws of the token, each followed by K continuations."""
+    """Rewards (M, K) at each (rollout, position): M draws of the token, each followed by K continuations.
+
+    A position with a continuation that no reward function scored is left out.
+    """
     trainer, rollouts = moved.trainer, moved.rollouts
     generator = torch.Generator().manual_seed(trainer.args.seed)
     ordered = sorted(places, key=lambda place: (place[1], place[0]))
@@ -214,8 +220,8 @@ def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int,
                     starts.append(Start(prefix, trainer._pool.tools_of(prefix.environment)))
         trainer._run_loop(starts, DRAW_STREAM + first, keep_snapshots=False)
         trainer._reward(pairs)
-        found = torch.tensor([rollout.reward or 0.0 for _, rollout in pairs]).view(-1, draws, repeats)
-        rewards.update(zip(part, found, strict=True))
+        found = rewards_of([rollout for _, rollout in pairs]).view(-1, draws, repeats)
+        rewards.update((place, own) for place, own in zip(part, found, strict=True) if not own.isnan().any())
     return rewards
 
 
@@ -242,6 +248,7 @@ def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
     picks = pick(moved, logps_RTV, fall_RT)
     places = {(row, i) for lists in picks.values() for row, positions in enumerate(lists) for i in positions}
     rewards = draw_anew(moved, places, logps_RTV, draws, repeats)
+    picks = {name: [[i for i in p if (row, i) in rewards] for row, p in enumerate(x)] for name, x in picks.items()}
     parts = {place: variance_parts(found) for place, found in rewards.items()}
     names = ("decision variance", "outcome variance")
     variances = {name: {place: pair[n] for place, pair in parts.items()} for n, name in enumerate(names)}
@@ -283,7 +290,7 @@ def describe_omega(moved: Studied) -> dict[str, Any]:
     shared = {(row, i): i in entropy[row] for row, positions in enumerate(score) for i in positions}
     decision_RT = distance_to(moved.decisions, mask_RT.shape[1]) == 0
     return {
-        "success": 1 - float(np.mean(moved.failed)), "mean Omega": omega.mean().item(),
+        "success": moved.success, "mean Omega": omega.mean().item(),
         "std": omega.std(correction=0).item(), "below clip": (omega < clip[0]).double().mean().item(),
         "above clip": (omega > clip[1]).double().mean().item(), "rank correlation": spearman(*ranked),
         "shared top 3": mean_over(score, shared), "decisions, branching score": mean_over(score, decision_RT),

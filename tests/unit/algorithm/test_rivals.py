@@ -79,6 +79,11 @@ def test_mixed_groups_threshold_and_small_groups():
     assert mixed_groups(torch.rand(0, 4)).tolist() == []
 
 
+def test_mixed_groups_leave_out_what_is_not_scored():
+    rewards_GN = torch.tensor([[NAN, 1.0, 1.0], [0.0, NAN, 1.0], [NAN, NAN, 1.0], [NAN] * 3])
+    assert mixed_groups(rewards_GN).tolist() == [False, True, False, False]
+
+
 def test_mixed_groups_errors():
     with pytest.raises(ValueError, match="rewards_GN must have two dimensions"):
         mixed_groups(torch.rand(3))
@@ -181,6 +186,15 @@ def test_shared_prefix_hand_computed():
     torch.testing.assert_close(actual, double([[2.0, 2.0, 3.0, 3.0], [-5.0] * 4, [2.0, 2.0, 1.0, 1.0]]))
 
 
+def test_shared_prefix_leaves_out_what_is_not_scored():
+    # 0 is not scored; 1 and 2 leave it at 2 and 3. Tokens 0 and 1 are those of 1 and 2, token 2 is of 2 alone.
+    actual = shared_prefix_advantage(
+        double([NAN, 4.0, 2.0, NAN]), torch.tensor([-1, 0, 0, -1]), torch.tensor([0, 2, 3, 0]), length=4
+    )
+    expected = [[3.0, 3.0, 2.0, 0.0], [3.0, 3.0, 4.0, 4.0], [3.0, 3.0, 2.0, 2.0], [0.0] * 4]
+    torch.testing.assert_close(actual, double(expected))
+
+
 def test_shared_prefix_of_a_branch_of_a_branch():
     # 0 has 1 as its parent (from 3), which has 2 as its own (from 1); 3 leaves 1 at 0 and shares nothing.
     # Token 0: mean of 6, 3, 0 = 3. Tokens 1 and 2 are of rollout 1, shared with 0: 4.5.
@@ -229,7 +243,7 @@ def test_shared_prefix_brute_force(seed, rollouts, length):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"advantages_R": torch.tensor([0.0, NAN])}, r"advantages_R holds nan at \[1\]"),
+        ({"advantages_R": torch.tensor([0.0, math.inf])}, r"advantages_R holds inf at \[1\]"),
         ({"parent_R": torch.tensor([-1, 2])}, r"parent_R must be in \[0, 2\)"),
         ({"parent_R": torch.tensor([1, 0])}, "parent_R must lead every branch back to an initial rollout"),
         ({"parent_R": torch.tensor([-1, 1])}, "parent_R must lead every branch back"),

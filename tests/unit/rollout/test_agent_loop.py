@@ -171,6 +171,27 @@ def test_the_token_limit_counts_results_and_drops_what_does_not_fit(tiny):
     assert rollout.tool_calls[0].result_start == rollout.tool_calls[0].result_end
 
 
+@pytest.mark.parametrize("limit", ["max_completion_length", "context_length"])
+def test_a_result_fits_where_a_token_can_follow_it(tiny, limit):
+    """One that exactly fills the room would be read by nobody: it is left out."""
+    _, tokenizer = tiny
+    pool = EnvironmentPool([], KinshipEnvironment)
+
+    def write(**options):
+        loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL, ANSWER]}), tokenizer, **options)
+        return loop.run([start(tokenizer, pool)], seed=0)[0]
+
+    whole = write()
+    call = whole.tool_calls[0]
+    end = call.result_end + (len(whole.prompt_ids) if limit == "context_length" else 0)
+    full, one_left = write(**{limit: end}), write(**{limit: end + 1})
+    assert (full.finish_reason, one_left.finish_reason) == ("length", "length")
+    assert full.completion_ids == whole.completion_ids[: call.end]
+    assert full.tool_calls[0].result_start == full.tool_calls[0].result_end
+    assert one_left.completion_ids == whole.completion_ids[: call.result_end + 1]
+    assert one_left.tool_calls[0].result_end == call.result_end
+
+
 def weak_query():
     from appo.environments.kinship import is_weak
 
