@@ -16,15 +16,20 @@ import torch
 from appo.rollout.tree import RolloutTree
 
 
-def _rounded(value: Any) -> Any:
-    """JSON has no NaN; five significant digits are more than float32 scores mean."""
+def _strict(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have; everything else to the last digit."""
     if isinstance(value, float):
-        return float(f"{value:.5g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
+        return [_strict(item) for item in value]
     return value
+
+
+def _of_policy(scores: list[float], policy_mask: list[int]) -> list[float | None]:
+    """Scores of the policy's tokens, None in tool results; five digits are more than float32 scores mean."""
+    return [float(f"{score:.5g}") if written else None for score, written in zip(scores, policy_mask, strict=True)]
 
 
 def rollout_records(
@@ -35,7 +40,8 @@ def rollout_records(
     Args:
         trees: The mini-batch's tasks.
         per_token: Names and tensors (B, T), rows being the trained rollouts in the order of the trees; cut to each
-            rollout's length. An untrained branch has the engine's log-probabilities only: the others are not computed.
+            rollout's length, rounded, and None in tool results, which the policy did not write. An untrained branch
+            has the engine's log-probabilities only: the others are not computed.
         step: Number of the optimizer step, from 1.
     """
     lists = {name: tensor.tolist() for name, tensor in per_token.items()}
@@ -60,19 +66,19 @@ def rollout_records(
                 ],
             }
             if index < len(tree.trained(train_on)):
-                size = len(rollout.completion_ids)
-                record.update({name: values[row][:size] for name, values in lists.items()})
+                mask = rollout.policy_mask
+                record.update({name: _of_policy(values[row][: len(mask)], mask) for name, values in lists.items()})
                 row += 1
             else:
-                record["logprobs"] = rollout.logprobs
+                record["logprobs"] = _of_policy(rollout.logprobs, rollout.policy_mask)
             records.append(record)
     return records
 
 
 def append_records(path: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -> None:
-    """Appends records, each as one line; NaN becomes null."""
+    """Appends records, each as one line; NaN and infinity become null, and nothing is rounded."""
     with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(_rounded(record), default=str) + "\n" for record in records)
+        file.writelines(json.dumps(_strict(record), default=str) + "\n" for record in records)
 
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
