@@ -1,7 +1,8 @@
 """What a run has done so far, and where its time goes.
 
 Counts are totals of the whole run over all processes, and go on after a resume; seconds are this process's since the
-last log. Left out on purpose: metrics of the rollouts themselves (`metrics.py`).
+last log. Only training steps are counted: an evaluation, whoever makes it, is in no total. Left out on purpose:
+metrics of the rollouts themselves (`metrics.py`).
 """
 
 import time
@@ -20,7 +21,7 @@ TOOL_TOTALS = ("calls", "failures", "timeouts")  # of each tool
 
 
 class RunCounters:
-    """Counts and seconds of a trainer.
+    """Counts and seconds of a trainer, of what happens within `counted` alone.
 
     Args:
         tool_names: Tools that are counted each by itself. Every process has to name the same.
@@ -32,13 +33,17 @@ class RunCounters:
         self.logged = dict.fromkeys([*TOTALS, *names], 0)
         self.since_log = dict.fromkeys(self.logged, 0)  # of this process
         self.seconds = dict.fromkeys([*PHASES, *(f"tools/{name}" for name in tools)], 0.0)
+        self._counting = False
 
     def totals(self) -> dict[str, int]:
         """Everything so far, on this process since the last log and on all before it."""
         return {name: total + self.since_log[name] for name, total in self.logged.items()}
 
     def add(self, name: str, count: int) -> None:
-        self.since_log[name] += count
+        self.since_log[name] += count if self._counting else 0
+
+    def add_seconds(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] += seconds if self._counting else 0.0
 
     def add_loop(self, counters: LoopCounters, rollouts: int) -> None:
         """Counts what an agent loop did."""
@@ -49,22 +54,23 @@ class RunCounters:
             self.add("tools/failures", tool.failures)
             for kind in TOOL_TOTALS:
                 self.add(f"tools/{name}/{kind}", getattr(tool, kind))
-            self.seconds["tools"] += tool.seconds
-            self.seconds[f"tools/{name}"] += tool.seconds
+            self.add_seconds("tools", tool.seconds)
+            self.add_seconds(f"tools/{name}", tool.seconds)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[phase] += time.perf_counter() - start
+        self.add_seconds(phase, time.perf_counter() - start)
 
     @contextmanager
-    def uncounted(self) -> Iterator[None]:
-        """What happens inside is in no total: evaluations, and the samples of a control."""
-        counts, seconds = dict(self.since_log), dict(self.seconds)
-        yield
-        self.since_log.update(counts)
-        self.seconds.update(seconds)
+    def counted(self, counting: bool = True) -> Iterator[None]:
+        """What happens inside is counted (a training step), or is not (within one, the samples of a control)."""
+        before, self._counting = self._counting, counting
+        try:
+            yield
+        finally:
+            self._counting = before
 
     def state(self) -> dict[str, dict[str, int]]:
         """What `load_state` takes; of this process."""

@@ -29,7 +29,7 @@ def progress_bar(console: Console) -> Progress:
 
 
 class RichProgress(TrainerCallback):
-    """Shows the means of the last logs of chosen metrics.
+    """Shows chosen metrics: totals as they are, all others as means of the last logs, and says so.
 
     Args:
         title: What is being done.
@@ -85,11 +85,13 @@ class RichProgress(TrainerCallback):
             self._progress = None
 
     def _status(self) -> str:
-        parts = []
+        means, totals, most = [], [], 0
         for name, form in self.shown.items():
-            if self._recent[name]:
-                values = self._recent[name]
-                # Totals and losses are shown as they are, shares as a mean.
-                value = values[-1] if name.startswith("tokens/") else sum(values) / len(values)
-                parts.append(form.format(value))
-        return "  ".join(parts)
+            values = self._recent[name]
+            if values and name.startswith("tokens/"):
+                totals.append(form.format(values[-1]))
+            elif values:
+                means.append(form.format(sum(values) / len(values)))
+                most = max(most, len(values))
+        note = [f"(mean of {most} logs)"] if most > 1 else []
+        return "  ".join([*means, *note, *totals])

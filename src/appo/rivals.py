@@ -267,7 +267,7 @@ class RivalTrainer(APPOTrainer):
                 position = own[k * len(own) // candidates]
                 points += [BranchPoint(tree, index, position)] * VARIANCE_SAMPLES
                 rows += [(row, position)]
-        with self.counters.uncounted():
+        with self.counters.counted(False):
             self._write_branches(points, RIVAL_STREAM, spare=(trees[0], trees[0].initial[0]))
         written = {id(tree): iter(tree.branches) for tree in trees}
         for row, position in rows:

@@ -336,9 +336,10 @@ class RolloutTrainer(GRPOTrainer):
         seconds = self.counters.seconds
         before = sum(seconds[phase] for phase in ("generate", "score", "branch"))
         start = time.perf_counter()
-        loss = super().training_step(*args, **kwargs)
-        prepared = sum(seconds[phase] for phase in ("generate", "score", "branch")) - before
-        seconds["train"] += time.perf_counter() - start - prepared
+        with self.counters.counted():
+            loss = super().training_step(*args, **kwargs)
+            prepared = sum(seconds[phase] for phase in ("generate", "score", "branch")) - before
+            self.counters.add_seconds("train", time.perf_counter() - start - prepared)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

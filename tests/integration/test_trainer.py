@@ -7,12 +7,14 @@ import statistics
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from appo import APPOConfig, APPOTrainer
 from appo.algorithm import fork_weight
 from appo.config import PRESETS
 from appo.environments import kinship
+from appo.evaluation import evaluate
 from appo.records import read_records
 from appo.trainer import without_idle_rows
 
@@ -460,6 +462,36 @@ def test_evaluation_logs_success_and_leaves_training_alone(tmp_path):
     alone = make_trainer(tmp_path / "alone", max_steps=2)
     alone.train()
     assert (tmp_path / "records.jsonl").read_text() == (tmp_path / "alone" / "records.jsonl").read_text()
+
+
+class Measuring(TrainerCallback):
+    """Evaluates after each step, in TRL's way and in ours."""
+
+    trainer = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_evaluate = True
+        evaluate(self.trainer, kinship.make_dataset(5, seed=5), 4)
+
+
+def test_totals_are_of_training_alone_whoever_evaluates(tmp_path):
+    trainer = make_trainer(tmp_path / "measured", per_device_eval_batch_size=8, num_generations_eval=1)
+    trainer.eval_dataset = kinship.make_dataset(8, seed=4)
+    callback = Measuring()
+    callback.trainer = trainer
+    trainer.add_callback(callback)
+    trainer.train()
+    assert sum("eval_success" in entry for entry in trainer.state.log_history) == 2
+    alone = make_trainer(tmp_path / "alone")
+    alone.train()
+    totals = trainer.counters.totals()
+    assert totals == alone.counters.totals()
+    # Two updates of two tasks: 4 initial rollouts and 4 branches each. Branches write what is behind their prefix.
+    records = list(read_records(tmp_path / "measured" / "records.jsonl"))
+    assert totals["rollouts/generated"] == len(records) == 2 * 2 * 8
+    written = sum(sum(record["policy_mask"][record["branch_position"] or 0 :]) for record in records)
+    assert totals["tokens/generated"] == written
+    assert [e["tokens/generated"] for e in trainer.state.log_history if "tokens/generated" in e][-1] == written
 
 
 def test_a_reference_model_and_its_kl(tmp_path):

@@ -118,8 +118,7 @@ class Studied(transformers.TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.at:
             self.trainer.model.train()  # or no environment would be kept
-            with self.trainer.counters.uncounted():
-                self.trees = self.trainer.write_initial(self.rows, 1, WITNESS_STREAM)
+            self.trees = self.trainer.write_initial(self.rows, 1, WITNESS_STREAM)
             self.rollouts = [tree.initial[0] for tree in self.trees]
             self.batch, self.behaviour = self.trainer._score_rollouts(self.rollouts)
 

@@ -67,6 +67,11 @@ def opens_thought(tokenizer: PreTrainedTokenizerBase, context_ids: list[int]) ->
     return decode(tokenizer, context_ids[-16:]).rstrip().endswith("<think>")
 
 
+def has_begun_to_answer(text: str, answer_tag: str = "answer") -> bool:
+    """Whether a turn, as far as it is written, holds the answer's opening tag; thoughts may speak of it."""
+    return f"<{answer_tag}>" in THOUGHT.sub("", text).partition("<think>")[0]
+
+
 def token_at(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str, offset: int) -> int:
     """Index of the token that completes character `offset` of `text`, the decoded `ids`; by bisection.
 

@@ -23,7 +23,15 @@ from trl.chat_template_utils import (
 )
 
 from appo.rollout.call_faults import called_name, fault_of, find_mark
-from appo.rollout.calls import MAX_CALL_CHARS, THOUGHT, ParsedCall, PlainText, decode, opens_thought
+from appo.rollout.calls import (
+    MAX_CALL_CHARS,
+    THOUGHT,
+    ParsedCall,
+    PlainText,
+    decode,
+    has_begun_to_answer,
+    opens_thought,
+)
 from appo.rollout.types import Rollout
 
 
@@ -217,12 +225,15 @@ class ChatProtocol:
     def region(self, rollout: Rollout, position: int) -> str:
         start = max((end for end in rollout.answered_turns() if end <= position), default=0)
         context = rollout.prompt_ids + rollout.completion_ids[:start]
-        before = ("<think>" if opens_thought(self.tokenizer, context) else "") + self.tokenizer.decode(
-            rollout.completion_ids[start:position]
+        opening = "<think>" if opens_thought(self.tokenizer, context) else ""
+        before, up_to = (
+            opening + self.tokenizer.decode(rollout.completion_ids[start:end]) for end in (position, position + 1)
         )
         if before.rfind("<think>") > before.rfind("</think>"):
             return "think"
-        return "call" if any(call.start <= position < call.end for call in rollout.tool_calls) else "answer"
+        if any(call.start <= position < call.end for call in rollout.tool_calls):
+            return "call"
+        return "answer" if has_begun_to_answer(up_to) else "think"
 
     def completion(self, rollout: Rollout, conversational: bool) -> Any:
         if not conversational:

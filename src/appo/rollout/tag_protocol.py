@@ -10,7 +10,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.rollout.calls import MAX_CALL_CHARS, THOUGHT, ParsedCall, PlainText, decode, opens_thought, token_at
+from appo.rollout.calls import (
+    MAX_CALL_CHARS,
+    THOUGHT,
+    ParsedCall,
+    PlainText,
+    decode,
+    has_begun_to_answer,
+    opens_thought,
+    token_at,
+)
 from appo.rollout.types import Rollout
 
 
@@ -120,10 +129,11 @@ class TagProtocol:
         if any(call.start <= position < call.end for call in rollout.tool_calls):
             return "call"
         last = max(rollout.answered_turns(), default=0)
-        answering = position >= last and f"<{self.answer_tag}>" in self.tokenizer.decode(
-            rollout.completion_ids[last : position + 1]
+        context = rollout.prompt_ids + rollout.completion_ids[:last]
+        text = ("<think>" if opens_thought(self.tokenizer, context) else "") + decode(
+            self.tokenizer, rollout.completion_ids[last : position + 1]
         )
-        return "answer" if answering else "think"
+        return "answer" if has_begun_to_answer(text, self.answer_tag) else "think"
 
     def completion(self, rollout: Rollout, conversational: bool) -> Any:
         """What reward functions get, without tags in results: a page that holds an `<answer>` has not answered."""

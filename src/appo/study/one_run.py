@@ -45,8 +45,7 @@ class Curve(TrainerCallback):
 
     def _measure(self) -> None:
         start, totals = time.perf_counter(), self.trainer.counters.totals()
-        with self.trainer.counters.uncounted():
-            found = evaluate(self.trainer, self.questions, self.trainer.args.rollout_batch_size)
+        found = evaluate(self.trainer, self.questions, self.trainer.args.rollout_batch_size)
         self.points.append(
             {
                 "updates": self.trainer.state.global_step,

@@ -10,7 +10,7 @@ from appo import APPOConfig, APPOTrainer
 from appo.rewards import extract_answer
 from appo.rollout.agent_loop import AgentLoop, Start
 from appo.rollout.calls import MAX_CALL_CHARS
-from appo.rollout.protocol import TagProtocol
+from appo.rollout.protocol import TagProtocol, chat_protocol_for
 from appo.rollout.types import Rollout, ToolCall
 from appo.tools.runner import ToolRunner
 
@@ -141,6 +141,26 @@ def test_regions_of_a_rollout(tiny):
     protocol = TagProtocol(tokenizer, ["search"])
     regions = [protocol.region(rollout, i) for i in range(len(ids))]
     assert regions == ["think"] * 5 + ["call"] * 4 + ["think"] * 6 + ["answer"] * 3
+
+
+def regions_in(protocol, text):
+    """{region: the text of its tokens} of a rollout without calls."""
+    ids = protocol.tokenizer(text, add_special_tokens=False)["input_ids"]
+    rollout = Rollout([5], "", ids, [1] * len(ids), [0.0] * len(ids))
+    found = {}
+    for i, token in enumerate(ids):
+        found.setdefault(protocol.region(rollout, i), []).append(token)
+    return {name: protocol.tokenizer.decode(tokens) for name, tokens in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["tags", "chat"])
+def test_a_rollout_without_an_answer_tag_has_no_tokens_of_an_answer(qwen, kind):
+    tags = TagProtocol(qwen, ["weather"])
+    protocol = tags if kind == "tags" else chat_protocol_for(qwen, [weather], [qwen.eos_token_id])
+    for text in ("It is hot.", "<think>so</think>It is hot.", "<think>an <answer> is due</think>It is hot."):
+        assert regions_in(protocol, text) == {"think": text}
+    assert regions_in(protocol, "<think>so</think>It is <answer>hot</answer>")["answer"].endswith(">hot</answer>")
+    assert regions_in(protocol, "It is <answer>hot</answer>")["answer"].endswith(">hot</answer>")
 
 
 def test_a_call_behind_a_character_of_several_tokens_keeps_its_span(qwen):
