@@ -30,7 +30,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	@# torch first and pinned: a later resolution would pick the newest build, with several GB of CUDA packages.
 	$(PIP) --log .venv/pip.log --constraint constraints.txt torch
-	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable .
+	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable '.[sandbox]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

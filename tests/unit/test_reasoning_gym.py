@@ -15,7 +15,7 @@ pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip
 from appo.environments import reasoning_gym as task
 from appo.environments import smollm2
 from appo.environments.reasoning_gym import FAMILIES, TASK, accuracy_reward, solve
-from appo.tools.python_sandbox import python
+from appo.tools import PythonSandbox
 
 
 def has_wheel() -> bool:
@@ -92,9 +92,10 @@ def test_results_are_those_of_the_sandbox() -> None:
     seen = {}
     for row in TASK.dataset(80, 8):
         seen.setdefault(row["family"], []).append(row)
-    for row in [row for rows in seen.values() for row in rows[:3]]:
-        program, result = solve(row["family"], json.loads(row["entry"]))
-        assert python(program) == result
+    with PythonSandbox(allow_unisolated=True) as sandbox:  # our own programs, which need no isolation
+        for row in [row for rows in seen.values() for row in rows[:3]]:
+            program, result = solve(row["family"], json.loads(row["entry"]))
+            assert sandbox.python(program) == result
 
 
 def test_demonstrations_follow_the_protocol() -> None:

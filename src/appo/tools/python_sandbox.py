@@ -8,8 +8,8 @@ A program has no network, no files but an empty directory and the interpreter wi
 variables, and limits on wall and CPU time, memory, processes, file size and output; nothing of it is left for the next
 one. numpy and sympy, where installed, are loaded already. `docs/python_sandbox.md` says how, and what it costs.
 
-Without bubblewrap (Debian: `apt install bubblewrap`) making a sandbox fails, unless `allow_unisolated` says that
-programs may run with the caller's own rights.
+Bubblewrap is the system's or comes with the extra `sandbox`. Without it making a sandbox fails, unless
+`allow_unisolated` says that programs may run with the caller's own rights.
 
 Try it: `python -c "from appo.tools.python_sandbox import *; print(python('print(6 * 7)'))"`.
 Left out on purpose: systems other than Linux, installing packages, protection from bugs of the kernel.
@@ -93,7 +93,6 @@ class PythonSandbox:
         patience_s: float = 20.0,
         allow_unisolated: bool | None = None,
     ) -> None:
-        self._launcher = _launcher(allow_unisolated)
         cpus = len(os.sched_getaffinity(0))
         if workers is None:
             workers = LIVE_SESSIONS if stateful else min(cpus, MAX_WORKERS)
@@ -105,6 +104,7 @@ class PythonSandbox:
         self.workers, self.stateful, self.patience_s = workers, stateful, patience_s
         # A call that is replayed gets twice the time.
         cpu_seconds = math.ceil(timeout_s * (2 if stateful else 1)) + 1
+        self._launcher = _launcher(allow_unisolated)
         self._settings = Settings(memory_mb << 20, cpu_seconds, keep=stateful)
         self._warm = min(workers, cpus)
         # Sessions that run at once share the CPUs; more of them would exceed their time together.

