@@ -25,7 +25,7 @@ clean:
 	rm -rf .venv runs
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "appo needs Python 3.10 or newer; run: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'
 	@echo "installing into .venv (a minute or two; progress is in .venv/pip.log)"
 	$(PYTHON) -m venv .venv
 	@# torch first and pinned: a later resolution would pick the newest build, with several GB of CUDA packages.

@@ -170,7 +170,7 @@ class MCPServer:
         while True:
             try:
                 page = await asyncio.wait_for(client.list_tools(cursor=cursor), self.start_timeout_s)
-            except (MCPError, asyncio.TimeoutError) as error:
+            except (TimeoutError, MCPError) as error:
                 reason = str(error) or "no answer"
                 raise ConnectionError(f"the {self.name} does not name its tools: {reason}.") from None
             found += page.tools
@@ -182,7 +182,7 @@ class MCPServer:
         connection = await self._connected()
         try:
             result = await asyncio.wait_for(connection.client.call_tool(name, arguments), self.timeout_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return ToolResult(f"error: timeout after {self.timeout_s:g} s", "timeout")  # a ToolRunner's words
         except MCPError as error:
             # Over HTTP a server that was started anew does not know the session of the one before.

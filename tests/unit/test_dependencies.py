@@ -1,0 +1,87 @@
+"""What the source imports against what `pyproject.toml` declares."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+REPOSITORY = Path(__file__).parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+DEPENDENCIES = {canonicalize_name(Requirement(text).name): Requirement(text) for text in PROJECT["dependencies"]}
+EXTRAS = {
+    extra: {canonicalize_name(found.name): found for found in map(Requirement, texts) if found.name != "appo"}
+    for extra, texts in PROJECT["optional-dependencies"].items()
+}
+SOURCE = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
+DISTRIBUTIONS = importlib.metadata.packages_distributions()
+
+
+def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
+    """The modules that these nodes import."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def packages(names: set[str], *ours: str) -> set[str]:
+    """The packages, as the registry names them, of modules that are neither Python's nor ours."""
+    tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"appo", *ours}
+    return {canonicalize_name(DISTRIBUTIONS.get(top, [top])[0]) for top in tops}
+
+
+def test_what_a_file_imports_is_declared_or_in_one_extra() -> None:
+    for path, tree in SOURCE.items():
+        others = packages(imported(ast.walk(tree))) - DEPENDENCIES.keys()
+        assert any(others <= extra.keys() for name, extra in EXTRAS.items() if name != "dev"), (path.name, others)
+
+
+def test_what_is_declared_is_imported() -> None:
+    used = set().union(*(packages(imported(ast.walk(tree))) for tree in SOURCE.values()))
+    declared = DEPENDENCIES.keys() | {name for extra, found in EXTRAS.items() if extra != "dev" for name in found}
+    assert declared == used
+
+
+def test_what_the_tests_import_is_declared() -> None:
+    files = [path for top in ("tests", "benchmarks", "examples") for path in (REPOSITORY / top).rglob("*.py")]
+    names = set().union(*(imported(ast.walk(ast.parse(path.read_text()))) for path in files))
+    declared = DEPENDENCIES.keys() | {name for extra in EXTRAS.values() for name in extra}
+    assert packages(names, *(path.stem for path in files)) <= declared
+
+
+def test_the_rest_of_the_package_is_imported_without_the_extras() -> None:
+    """A file that imports an extra's package when it is itself imported is imported by such files alone."""
+    names = {path: ".".join(path.relative_to(REPOSITORY / "src").with_suffix("").parts) for path in SOURCE}
+    at_once = {names[path]: imported(tree.body) for path, tree in SOURCE.items()}
+    need_extra = {name for name, found in at_once.items() if packages(found) - DEPENDENCIES.keys()}
+    for name in at_once.keys() - need_extra:
+        assert not at_once[name] & need_extra, name
+
+
+@pytest.mark.parametrize("name", [*DEPENDENCIES, *{name for extra in EXTRAS.values() for name in extra}])
+def test_what_is_installed_is_within_the_declared_bounds(name: str) -> None:
+    requirement = next(found[name] for found in (DEPENDENCIES, *EXTRAS.values()) if name in found)
+    if requirement.marker is None or requirement.marker.evaluate():
+        assert requirement.specifier, "has no lower bound"
+        assert requirement.specifier.contains(importlib.metadata.version(name), prereleases=True)
+
+
+def test_every_dependency_takes_the_oldest_python_that_is_named() -> None:
+    (oldest,) = re.findall(r"^>=(3\.\d+)$", PROJECT["requires-python"])
+    for name in DEPENDENCIES:
+        needed = importlib.metadata.metadata(name)["Requires-Python"] or ""
+        assert SpecifierSet(needed).contains(oldest), (name, needed)
+    assert f"Python {oldest} or newer" in (REPOSITORY / "README.md").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert f"appo needs Python {oldest} or newer" in makefile and f"< ({oldest.replace('.', ', ')})" in makefile
