@@ -1,17 +1,18 @@
 """Sandboxes that are started once and used again and again, by many threads.
 
 A worker is idle, in use by one thread, or kept: it holds the variables of a session between two of its calls. When
-all are kept, the least recently used one loses its session. A broken worker is replaced at once.
+all are kept, the least recently used one loses its session. A broken worker is replaced at once. Calls are served in
+the order of coming.
 
 Left out on purpose: processes. A pool belongs to the process that made it (`PythonSandbox` makes another after a
 fork).
 """
 
 import threading
-import time
 from collections import OrderedDict, deque
 
 from appo.tools._sandbox_launch import Launcher
+from appo.tools._sandbox_turns import Turns
 from appo.tools._sandbox_worker import Settings, Worker
 
 
@@ -26,11 +27,13 @@ class Pool:
         settings: Of each.
         size: Workers at most.
         warm: Workers to start now, without waiting for them; the others are started when needed.
+        parallel: Workers in use at once, at most.
     """
 
-    def __init__(self, launcher: Launcher, settings: Settings, size: int, warm: int) -> None:
+    def __init__(self, launcher: Launcher, settings: Settings, size: int, warm: int, parallel: int) -> None:
         self._launcher, self._settings, self._size = launcher, settings, size
-        self._condition = threading.Condition()
+        self._turns = Turns(min(parallel, size))  # who has one finds a worker that is not in use
+        self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._idle: deque[Worker] = deque()
         self._kept: OrderedDict[object, Worker] = OrderedDict()
@@ -48,45 +51,48 @@ class Pool:
             Busy: where all are in use until then.
             RuntimeError: where the pool is closed.
         """
-        with self._condition:
-            while True:
-                if self._closed:
-                    raise RuntimeError("The sandbox is closed.")
-                worker, held = self._kept.pop(owner, None), True
-                if worker is None:
-                    worker, held = self._other(), False
-                if worker is None:
-                    if not self._condition.wait(max(0.0, deadline - time.monotonic())):
-                        raise Busy
-                elif worker.alive():
-                    return worker, held
-                else:  # killed from outside while it waited
-                    self._replace(worker)
+        if not self._turns.take(deadline):
+            raise Busy
+        try:
+            with self._lock:
+                while True:
+                    if self._closed:
+                        raise RuntimeError("The sandbox is closed.")
+                    worker, held = self._kept.pop(owner, None), True
+                    if worker is None:
+                        worker, held = self._other(), False
+                    if worker.alive():
+                        return worker, held
+                    self._replace(worker)  # killed from outside while it waited
+        except BaseException:
+            self._turns.give()
+            raise
 
     def release(self, worker: Worker, owner: object = None) -> None:
         """Takes a worker back. With an owner it keeps what it holds until it is wanted by the owner, or by others."""
-        with self._condition:
-            if self._closed:
-                self._discard(worker)
-            elif worker.broken:
-                self._replace(worker)
-            elif owner is not None:
-                self._kept[owner] = worker
-            else:
-                self._idle.append(worker)
-            self._condition.notify()
+        try:
+            with self._lock:
+                if self._closed:
+                    self._discard(worker)
+                elif worker.broken:
+                    self._replace(worker)
+                elif owner is not None:
+                    self._kept[owner] = worker
+                else:
+                    self._idle.append(worker)
+        finally:
+            self._turns.give()
 
     def drop(self, owner: object) -> None:
         """Forgets the variables of an owner."""
-        with self._condition:
+        with self._lock:
             if worker := self._kept.pop(owner, None):
                 worker.stop()
                 self._idle.append(worker)
-                self._condition.notify()
 
     def close(self) -> None:
         """Ends all workers; calls under way end as killed."""
-        with self._condition:
+        with self._lock:
             self._closed = True
             for worker in [*self._idle, *self._kept.values()]:
                 self._discard(worker)
@@ -94,7 +100,7 @@ class Pool:
             self._kept.clear()
             for worker in self._workers:  # in use: whoever uses it gives it back, as it ends
                 worker.hang_up()
-            self._condition.notify_all()
+        self._turns.open()
 
     def forget(self) -> None:
         """In a fork of the process that made the pool: lets go of the workers. Without the lock, which another thread
@@ -102,16 +108,14 @@ class Pool:
         for worker in self._workers:
             worker.forget()
 
-    def _other(self) -> Worker | None:
+    def _other(self) -> Worker:
         if self._idle:
             return self._idle.pop()
         if len(self._workers) < self._size:
             return self._start()
-        if self._kept:
-            _, worker = self._kept.popitem(last=False)
-            worker.stop()
-            return worker
-        return None
+        _, worker = self._kept.popitem(last=False)
+        worker.stop()
+        return worker
 
     def _start(self) -> Worker:
         worker = Worker(self._launcher, self._settings)

@@ -179,8 +179,7 @@ class PythonSandbox:
         return self  # workers cannot be copied and need not: they remember nothing
 
     def _make_pool(self) -> None:
-        self._turns = threading.Semaphore(self._parallel)
-        self._pool = Pool(self._launcher, self._settings, self.workers, self._warm)
+        self._pool = Pool(self._launcher, self._settings, self.workers, self._warm, self._parallel)
 
     def _after_fork(self) -> None:
         self._pool.forget()
@@ -190,25 +189,21 @@ class PythonSandbox:
     def _run_in_session(self, session: PythonSession, calls: list[str], code: str) -> ToolResult:
         """Runs a program after `calls`, and adds it to them unless it was stopped or killed."""
         deadline = time.monotonic() + self.patience_s
-        if not self._turns.acquire(timeout=self.patience_s):
-            return ToolResult(BUSY, "busy")
+        pool = self._pool
         try:
-            pool = self._pool
             worker, held = pool.acquire(deadline, session)
-            kept = False
-            try:
-                for call in () if held else calls:
-                    if not worker.run(call, min(2 * self.timeout_s, max(0.0, deadline - time.monotonic()))).kept:
-                        calls.clear()
-                        return ToolResult(LOST, "killed")
-                outcome = worker.run(code, self.timeout_s)
-                kept = outcome.kept
-            finally:
-                pool.release(worker, session if kept else None)
         except Busy:
             return ToolResult(BUSY, "busy")
+        kept = False
+        try:
+            for call in () if held else calls:
+                if not worker.run(call, min(2 * self.timeout_s, max(0.0, deadline - time.monotonic()))).kept:
+                    calls.clear()
+                    return ToolResult(LOST, "killed")
+            outcome = worker.run(code, self.timeout_s)
+            kept = outcome.kept
         finally:
-            self._turns.release()
+            pool.release(worker, session if kept else None)
         if kept:
             calls.append(code)
         return self._result(outcome, "" if kept else AS_BEFORE)

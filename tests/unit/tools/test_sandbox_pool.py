@@ -13,6 +13,7 @@ import pytest
 from sandboxes import LAUNCHERS, children, gone, make
 
 from appo.tools import PythonSandbox, ToolResult, python_sandbox
+from appo.tools._sandbox_turns import Turns
 
 
 @pytest.fixture(scope="module", params=LAUNCHERS, ids=lambda x: x.name)
@@ -50,6 +51,37 @@ def test_a_call_does_not_wait_for_ever_for_a_worker() -> None:
         assert time.monotonic() - start < 1
         other.join()
         assert sandbox("6 * 7") == ToolResult("42")
+
+
+def test_calls_are_served_in_the_order_of_coming() -> None:
+    with make(LAUNCHERS[0], memory_mb=96, workers=1) as sandbox:
+        pool, served, far = sandbox._pool, [], time.monotonic() + 3600
+
+        def call(name: str) -> None:
+            worker, _ = pool.acquire(far)
+            served.append(name)
+            pool.release(worker)
+
+        worker, _ = pool.acquire(far)
+        threads = [threading.Thread(target=call, args=(name,)) for name in ("first", "second", "third")]
+        for ahead, thread in enumerate(threads, 1):
+            thread.start()
+            while len(pool._turns._waiting) < ahead:
+                time.sleep(0.001)
+        pool.release(worker)
+        call("newcomer")
+        [thread.join() for thread in threads]
+        assert served == ["first", "second", "third", "newcomer"]
+
+
+def test_who_has_gone_holds_nobody_up() -> None:
+    turns, far = Turns(1), time.monotonic() + 3600
+    assert turns.take(far)
+    assert not turns.take(0.0)
+    turns.give()
+    assert turns.take(far)
+    turns.open()
+    assert turns.take(0.0)
 
 
 def test_a_worker_that_was_killed_while_it_waited_is_replaced(sandbox: PythonSandbox) -> None:
