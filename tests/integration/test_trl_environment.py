@@ -29,6 +29,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from appo import APPOConfig, APPOTrainer
 from appo.records import read_records
+from appo.tools.schema_tool import SchemaTool
 
 TEMPLATE = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
 THINKING = {"enable_thinking": False}
@@ -170,7 +171,7 @@ def settings(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
+TRAINERS = pytest.mark.parametrize(
     ("trainer_class", "config_class", "own"),
     [
         (GRPOTrainer, GRPOConfig, {}),
@@ -178,6 +179,9 @@ def settings(tmp_path):
     ],
     ids=["trl", "appo"],
 )
+
+
+@TRAINERS
 def test_the_documented_environment_trains(tmp_path, incrementing, monkeypatch, trainer_class, config_class, own):
     monkeypatch.setattr(random, "randint", lambda low, high: 3)  # what the tiny model was taught
     model, tokenizer = copy.deepcopy(incrementing)
@@ -216,3 +220,22 @@ def test_sync_and_async_functions_in_one_trainer(tmp_path):
         if call["arguments"] == {"a": 2, "b": 3}
     }
     assert {("multiply", "6"), ("async_add", "5")} <= results
+
+
+@TRAINERS
+def test_a_tool_that_is_a_json_schema_is_called_in_training(tmp_path, trainer_class, config_class, own):
+    called = []
+    schema = {"type": "object", "properties": {"一个-数": {"type": "integer"}}, "required": ["一个-数"]}
+    double = SchemaTool("double", "Doubles.", schema, lambda arguments: called.append(arguments) or 6)
+    model, tokenizer = taught(turns_of("3?", [("double", {"一个-数": 3})], [6], [double]))
+    trainer = trainer_class(
+        model,
+        lambda completions, **_: [float(len(completion)) for completion in completions],
+        config_class(**settings(tmp_path), **own),
+        Dataset.from_list([{"prompt": [{"role": "user", "content": "3?"}]}] * 2),
+        processing_class=tokenizer,
+        tools=[double],
+    )
+    trainer.train()
+    assert {"一个-数": 3} in called
+    assert trainer.state.log_history[0]["tools/failure_frequency"] < 1

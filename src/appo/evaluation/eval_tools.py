@@ -13,6 +13,7 @@ from transformers.utils import get_json_schema
 from appo.evaluation.eval_config import EvalConfig
 from appo.recipe import RecipeError
 from appo.tools import PythonSandbox, ToolError
+from appo.tools.schema_tool import SchemaTool
 from appo.tools.search_source import SERVER_KINDS, open_search, split_spec
 
 Tools = dict[str, Callable[..., Any]]
@@ -86,6 +87,8 @@ def _function(spec: str) -> Callable[..., Any]:
         raise RecipeError(f"tools: {spec!r} cannot be imported: {error}.") from None
     if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
         raise RecipeError(f"tools: {spec!r} is no function.")
+    if isinstance(tool, SchemaTool):
+        return tool
     try:
         get_json_schema(tool)  # what TRL asks of a tool
     except Exception as error:  # DocstringParsingException, TypeHintParsingException and what inspect raises

@@ -93,7 +93,12 @@ class Connection:
 
     @asynccontextmanager
     async def _program(self) -> AsyncIterator[Any]:
-        parameters = StdioServerParameters(command=self._command[0], args=self._command[1:], env=self._variables)
+        parameters = StdioServerParameters(
+            command=self._command[0],
+            args=self._command[1:],
+            env=self._variables,
+            encoding_error_handler="replace",  # a line that is no UTF-8 is no message, and not the session's end
+        )
         reading, writing = os.pipe()
         reader = threading.Thread(target=self._keep_stderr, args=(reading,), daemon=True, name="appo-mcp-stderr")
         reader.start()

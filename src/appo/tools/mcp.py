@@ -7,33 +7,35 @@
 
     python -m appo.tools.mcp python server.py        # prints the tools as the policy sees them; or an address
 
-`tools` are plain functions, which any trainer of TRL takes too (`appo.tools._json_schema` makes them). They may be
-called from many threads at once; one thread per server runs the session. A call in which the connection breaks is a
-`ConnectionError`, as it may or may not have had its effect; the next call starts the server again, or connects anew.
+`tools` are the server's own JSON schemas, and can be called (`appo.tools.schema_tool`); TRL's trainers take them too.
+They may be called from many threads at once; one thread per server runs the session. A call in which the connection
+breaks is a `ConnectionError`, as it may or may not have had its effect; the next call starts the server again, or
+connects anew. Lines of a server that are no messages are skipped, and logged by `mcp`.
 
 Needs the package `mcp`: `pip install appo[mcp]`. Left out on purpose: resources, prompts, sampling and elicitation,
-which are not tools; OAuth; tools that a server adds later; pickling of the functions.
+which are not tools; OAuth; tools that a server adds later; pickling of the tools.
 """
 
 import asyncio
 import atexit
+import inspect
 import json
+import logging
 import os
 import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import unicodedata
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from transformers.utils import get_json_schema
-
 from appo.tools import ToolError, ToolResult
-from appo.tools._json_schema import make_function, python_names
+from appo.tools.schema_tool import SchemaTool
 
 try:
-    from mcp import MCPError
+    from mcp import Client, MCPError
     from mcp.types import (
         CONNECTION_CLOSED,
         AudioContent,
@@ -44,10 +46,13 @@ try:
         TextResourceContents,
         Tool,
     )
+    from pydantic import ValidationError
 
     from appo.tools._mcp_connection import Connection
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("The package mcp is missing: run `pip install appo[mcp]`.") from error
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 25.0  # below a ToolRunner's time-out of 30 seconds, so that the server is told to stop
 START_SECONDS = 60.0  # `npx` and `uvx` may have to download a server first
@@ -71,12 +76,13 @@ class MCPServer:
         start_timeout_s: Seconds until the server must have named its tools.
 
     Attributes:
-        tools: One function per tool. It returns the server's text, raises `ToolError` with the server's words where
-            the tool failed, and `ConnectionError` where the connection broke.
+        tools: One per tool of the server's. It returns the server's text, raises `ToolError` with the server's words
+            where the tool failed, and `ConnectionError` where the connection broke.
 
     Raises:
         ValueError: for arguments that make no sense, and tools whose names clash.
-        ConnectionError: where the server cannot be started or reached, in one sentence with its last words.
+        ConnectionError: where the server cannot be started or reached, or does not name its tools as the protocol has
+            it, in one sentence, with its last words where it did not start.
     """
 
     def __init__(
@@ -105,8 +111,8 @@ class MCPServer:
         atexit.register(self.close)
         try:
             listed = self._wait(self._list())
-            names = python_names([prefix + tool.name for tool in listed], f"{self.name}: the tools")
-            self.tools = [self._function(name, tool) for name, tool in zip(names, listed, strict=True)]
+            names = _names([prefix + tool.name for tool in listed], self.name)
+            self.tools = [self._tool(name, tool) for name, tool in zip(names, listed, strict=True)]
         except BaseException:
             self.close()
             raise
@@ -132,12 +138,13 @@ class MCPServer:
         self._thread.join()
         self._loop.close()
 
-    def _function(self, name: str, tool: Tool) -> Callable[..., Any]:
+    def _tool(self, name: str, tool: Tool) -> SchemaTool:
         def call(arguments: dict[str, Any]) -> str | ToolResult:
             self._raise_if_closed()
             return self._wait(self._call(tool.name, arguments))
 
-        return make_function(name, tool.description or tool.title or "", tool.input_schema, call)
+        described = inspect.cleandoc(tool.description or tool.title or name)
+        return SchemaTool(name, described, tool.input_schema, call)
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -165,18 +172,27 @@ class MCPServer:
 
     async def _list(self) -> list[Tool]:
         client = (await self._connected()).client
+        try:
+            return await asyncio.wait_for(self._pages(client), self.start_timeout_s)
+        except TimeoutError:
+            reason = f"no end of them within {self.start_timeout_s:g} s"
+        except (MCPError, ValidationError) as error:
+            reason = _reason(error)
+        raise ConnectionError(f"the {self.name} does not name its tools: {reason}.")
+
+    async def _pages(self, client: Client) -> list[Tool]:
         found: list[Tool] = []
-        cursor = None
+        cursor, seen = None, set()
         while True:
-            try:
-                page = await asyncio.wait_for(client.list_tools(cursor=cursor), self.start_timeout_s)
-            except (TimeoutError, MCPError) as error:
-                reason = str(error) or "no answer"
-                raise ConnectionError(f"the {self.name} does not name its tools: {reason}.") from None
-            found += page.tools
+            page = await client.list_tools(cursor=cursor)
+            found += [tool for tool in page.tools if tool not in found]
             cursor = page.next_cursor
-            if cursor is None:
+            if not cursor:  # some write "" for none
                 return found
+            if cursor in seen:
+                logger.warning("The %s repeats a page of its tools; %d were named until then.", self.name, len(found))
+                return found
+            seen.add(cursor)
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str | ToolResult:
         connection = await self._connected()
@@ -190,6 +206,8 @@ class MCPServer:
                 connection.broken = True
                 raise ConnectionError(f"the connection to the {self.name} broke during the call") from None
             raise ToolError(error.message) from None
+        except (ValidationError, RuntimeError) as error:  # the latter where it is not what the tool's schema promises
+            raise ToolError(f"the server's answer cannot be read: {_reason(error)}") from None
         if result.is_error:
             raise ToolError(text_of(result) or "the tool failed without a message")
         return text_of(result)
@@ -205,8 +223,6 @@ class MCPServer:
 def text_of(result: CallToolResult) -> str:
     """What the policy reads of a result: texts, one under the other; of anything else, what it is."""
     parts = []
-    if result.structured_content is not None and not any(block.type == "text" for block in result.content):
-        parts.append(json.dumps(result.structured_content, ensure_ascii=False))
     for block in result.content:
         if isinstance(block, TextContent):
             parts.append(block.text)
@@ -218,7 +234,36 @@ def text_of(result: CallToolResult) -> str:
             parts.append(block.resource.text)
         else:
             parts.append(f"[{block.resource.mime_type or 'data'}, {_size(block.resource.blob)} bytes]")
+    said = any(isinstance(block, TextContent) and block.text.strip() for block in result.content)
+    if result.structured_content is not None and not said:
+        structured = json.dumps(result.structured_content, ensure_ascii=False)
+        parts = [structured, *(part for part in parts if part.strip())]
     return "\n".join(parts)
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r:.200}"
+    return " ".join(str(error).partition("\n")[0].split()) or "no answer"
+
+
+def _names(names: Sequence[str], server: str) -> list[str]:
+    """The names with `_` for what is no letter, mark, digit or `_`, which some templates' calls cannot hold.
+
+    Raises:
+        ValueError: where two become the same.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        plain = "".join(c if c == "_" or unicodedata.category(c)[0] in "LMN" else "_" for c in name)
+        if plain in found:
+            raise ValueError(
+                f"{server}: the tools {found[plain]!r} and {name!r} both become {plain}; have it name them apart."
+            )
+        found[plain] = name
+    return list(found)
 
 
 def _size(base64: str) -> int:
@@ -270,7 +315,7 @@ def main(arguments: list[str]) -> None:
     try:
         with MCPServer(url=arguments[0]) if is_url else MCPServer(arguments) as server:
             for tool in server.tools:
-                print(json.dumps(get_json_schema(tool)["function"], indent=2, ensure_ascii=False))
+                print(json.dumps(tool["function"], indent=2, ensure_ascii=False))
     except (ValueError, ConnectionError) as error:
         sys.exit(str(error))
 

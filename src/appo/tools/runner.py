@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_origin, get_type_hints
 
 from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
+from appo.tools.schema_tool import SchemaTool
 
 CONVERTERS: dict[Any, Callable[[str], Any]] = {
     int: int,
@@ -73,6 +74,8 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
     Raises:
         TypeError, ValueError: with a sentence for the policy.
     """
+    if isinstance(function, SchemaTool):
+        return function.bind(arguments)
     signature, hints = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
     named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(arguments, str):

@@ -1,5 +1,6 @@
 """A tool of an MCP server in a rollout: it is in the prompt, and written tokens call it."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -28,8 +29,9 @@ def tools():
 def test_the_chat_template_shows_every_tool(qwen, tools):  # noqa: F811
     prompt = [{"role": "user", "content": "2 + 3?"}]
     text = qwen.apply_chat_template(prompt, tools=list(tools.values()), tokenize=False)
-    assert '"name": "add", "description": "Adds two numbers."' in text
-    assert all(f'"name": "{name}"' in text for name in tools)
+    assert '"name": "add", "description": "Adds two numbers.' in text
+    assert all(f"\n{json.dumps(tool)}\n" in text for tool in tools.values())
+    assert '"$defs": {"Point": {"properties": {"x": ' in text
 
 
 def test_tokens_of_a_chat_call_it(chat_trainer, tools):  # noqa: F811

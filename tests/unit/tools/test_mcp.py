@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import os
 import signal
 import socket
@@ -16,8 +17,6 @@ import pytest
 
 pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
 
-from transformers.utils import get_json_schema
-
 from appo.rollout.agent_loop import snapshot
 from appo.tools import ToolError
 from appo.tools.mcp import MCPServer
@@ -25,6 +24,7 @@ from appo.tools.runner import ToolRunner
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")
 COMMAND = [sys.executable, str(SCRIPT)]
+RAW = Path(__file__).with_name("raw_mcp_server.py")
 
 
 def free_port():
@@ -77,6 +77,15 @@ def tools_of(server):
     return {tool.__name__: tool for tool in server.tools}
 
 
+def raw(**told):
+    """A server that says what it is told to."""
+    return MCPServer([sys.executable, str(RAW), json.dumps(told)], timeout_s=20)
+
+
+def named(name, **schema):
+    return {"name": name, "inputSchema": {"type": "object", **schema}}
+
+
 def outcome(server, name, arguments, runner=None):
     found = (runner or ToolRunner()).submit(tools_of(server), name, arguments).result()
     return found.text, found.error
@@ -97,27 +106,41 @@ def test_a_tool_is_called_through_a_runner(server):
     assert outcome(server, "add", {"a": 2, "b": 3}) == ("5", None)
 
 
-def test_the_schema_that_transformers_reads_is_the_servers(server):
-    add = get_json_schema(tools_of(server)["add"])["function"]
-    assert add["description"] == "Adds two numbers."
-    assert add["parameters"] == {
-        "type": "object",
-        "properties": {
-            "a": {"type": "integer", "description": "The first one."},
-            "b": {"type": "integer", "description": "The second one."},
-        },
-        "required": ["a", "b"],
-    }
-
-
-def test_enums_and_optional_arguments_reach_the_policy(server):
-    parameters = get_json_schema(tools_of(server)["look_up"])["function"]["parameters"]
+def test_the_schema_is_the_servers_own(server):
+    function = tools_of(server)["look_up"]["function"]
+    assert function["name"] == "look_up"
+    assert function["description"] == "Looks something up."
+    parameters = function["parameters"]
     assert parameters["required"] == ["query"]
-    found = parameters["properties"]
-    assert found["order"] == {"type": "string", "enum": ["new", "old"], "description": 'Order (default: "new")'}
-    assert found["tags"] == {"type": "array", "items": {"type": "string"}, "nullable": True, "description": "Tags"}
-    assert found["limit"]["description"].startswith("At most so many. (default: 10) (JSON schema: {")
-    assert '"minimum": 1' in found["limit"]["description"]
+    assert parameters["properties"]["order"] == {
+        "enum": ["new", "old"],
+        "default": "new",
+        "title": "Order",
+        "type": "string",
+    }
+    limit = {"description": "At most so many.", "minimum": 1, "default": 10, "title": "Limit", "type": "integer"}
+    assert parameters["properties"]["limit"] == limit
+    assert parameters["properties"]["near"]["anyOf"] == [{"$ref": "#/$defs/Point"}, {"type": "null"}]
+    assert parameters["$defs"]["Point"]["required"] == ["x"]
+
+
+def test_whatever_a_schema_holds_is_handed_through():
+    odd = {
+        "type": "object",
+        "properties": {"城市": {"type": "string"}, "user-id": {"type": ["integer", "null"]}},
+        "required": ["城市", "unlisted"],
+        "additionalProperties": {"type": "number"},
+        "patternProperties": {"^x": {}},
+    }
+    open_ended = {"type": "object", "additionalProperties": False, "required": ["only"]}
+    pages = [{"tools": [{"name": "a", "inputSchema": odd}, {"name": "b", "inputSchema": open_ended}]}]
+    with raw(pages=pages) as server:
+        tools = tools_of(server)
+        assert tools["a"]["function"]["parameters"] == odd
+        assert tools["b"]["function"]["parameters"] == open_ended
+        arguments = {"城市": "北京", "user-id": 3, "unlisted": 1, "x": 2.5}
+        assert json.loads(outcome(server, "a", arguments)[0]) == arguments
+        assert outcome(server, "b", "text in tags") == ('{"only": "text in tags"}', None)
 
 
 def test_defaults_are_the_servers_and_objects_arrive(server):
@@ -157,6 +180,89 @@ def test_structured_content_without_text_is_json(server):
 
 def test_a_picture_is_named(server):
     assert outcome(server, "picture", {}) == ("[image/png, 5 bytes]", None)
+
+
+@pytest.mark.parametrize("content", [[], [{"type": "text", "text": ""}], [{"type": "text", "text": " \n"}]])
+def test_an_empty_text_does_not_hide_structured_content(content):
+    with raw(result={"content": content, "structuredContent": {"a": 1}}) as server:
+        assert outcome(server, "echo", {}) == ('{"a": 1}', None)
+
+
+def test_a_text_beside_structured_content_is_what_is_read():
+    content = [{"type": "text", "text": ""}, {"type": "text", "text": "one"}]
+    with raw(result={"content": content, "structuredContent": {"a": 1}}) as server:
+        assert outcome(server, "echo", {}) == ("\none", None)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"caf\xe9 \xff\xfe\n",
+        b"starting ...\n\n",
+        b"\0\0\n",
+        b'{}\n[1]\nnull\n"x"\n',
+        b'{"jsonrpc": "2.0", "id": 99, "result": {}}\n',
+    ],
+    ids=["no UTF-8", "words", "zeros", "JSON", "an answer to nothing"],
+)
+def test_lines_that_are_no_message_are_skipped(noise):
+    with raw(noise=noise.hex()) as server:
+        first = server._connection
+        assert [outcome(server, "echo", {"n": n}) for n in (1, 2)] == [('{"n": 1}', None), ('{"n": 2}', None)]
+        assert server._connection is first
+
+
+def test_a_result_that_cannot_be_read_fails_that_call_in_one_line():
+    with raw(result={"content": [{"type": "text"}]}) as server:
+        for _ in range(2):
+            text, error = outcome(server, "echo", {})
+            assert error == "ToolError"
+            assert text.startswith(
+                "error: the server's answer cannot be read: content.0.TextContent.text: Field required"
+            )
+            assert "\n" not in text
+
+
+def test_a_result_that_is_not_what_the_tool_promises_fails_that_call_in_one_line():
+    promised = {**named("echo"), "outputSchema": {"type": "object", "required": ["a"]}}
+    with raw(pages=[{"tools": [promised]}], result={"content": [], "structuredContent": {"b": 1}}) as server:
+        text, error = outcome(server, "echo", {})
+        assert error == "ToolError"
+        assert text.endswith("Invalid structured content returned by tool echo: 'a' is a required property")
+
+
+@pytest.mark.parametrize("end", ["", None])
+def test_pages_of_tools_are_read_to_their_end(end):
+    pages = [{"tools": [named("a")], "nextCursor": "2"}, {"tools": [named("b")], "nextCursor": end}]
+    with raw(pages=pages) as server:
+        assert list(tools_of(server)) == ["a", "b"]
+
+
+def test_a_cursor_that_comes_again_ends_the_list_and_is_said(caplog):
+    with raw(pages=[{"tools": [named("a")], "nextCursor": "2"}]) as server:
+        assert [tool.__name__ for tool in server.tools] == ["a"]
+    assert "repeats a page of its tools; 1 were named until then." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ({"tools": [{"name": "echo"}]}, r"tools\.0\.inputSchema: Field required, got {'name': 'echo'}\.$"),
+        ({"tools": [named(None)]}, r"tools\.0\.name: Input should be a valid string, got None\.$"),
+        ({}, r"tools: Field required, got {}\.$"),
+    ],
+)
+def test_tools_that_are_not_as_the_protocol_has_them_are_one_sentence(page, words):
+    with pytest.raises(ConnectionError, match=r"raw_mcp_server.py .* does not name its tools: " + words):
+        raw(pages=[page])
+
+
+def test_a_list_without_an_end_is_given_up():
+    program = RAW.read_text().replace(
+        "return pages[min(listed, len(pages)) - 1]", "return {**pages[0], 'nextCursor': str(listed)}"
+    )
+    with pytest.raises(ConnectionError, match=r"does not name its tools: no end of them within 2 s\.$"):
+        MCPServer([sys.executable, "-c", program, "{}"], start_timeout_s=2)
 
 
 def test_environment_variables_are_passed_by_name(stdio):
@@ -307,6 +413,12 @@ def test_closing_ends_the_server_and_fails_calls_to_read():
     assert gone(pid)
     with pytest.raises(ToolError, match="was closed"):
         tools_of(server)["add"](a=1, b=2)
+
+
+def test_tools_keep_letters_of_any_script_in_their_names():
+    with raw(pages=[{"tools": [named("検索"), named("खोज-शब्द"), named("from")]}]) as server:
+        assert list(tools_of(server)) == ["検索", "खोज_शब्द", "from"]
+        assert outcome(server, "खोज_शब्द", {"n": 1}) == ('{"n": 1}', None)
 
 
 def test_a_prefix_tells_two_servers_apart():

@@ -1,0 +1,37 @@
+"""An MCP server over standard input that says what it is told to, right or wrong: `python raw_mcp_server.py JSON`.
+
+The JSON object may hold `pages` (results of `tools/list`, one after the other, the last one for ever), `result` (of
+every call; else a call answers its arguments), and `noise`: bytes that go before every answer, in hexadecimal digits.
+"""
+
+import json
+import sys
+
+told = json.loads(sys.argv[1])
+pages = told.get("pages") or [{"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]}]
+listed = 0
+
+
+def answer(method, parameters):
+    global listed
+    if method == "initialize":
+        info = {"name": "raw", "version": "1"}
+        return {"protocolVersion": parameters["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": info}
+    if method == "tools/list":
+        listed += 1
+        return pages[min(listed, len(pages)) - 1]
+    if method == "tools/call":
+        text = json.dumps(parameters.get("arguments"), ensure_ascii=False)
+        return told.get("result", {"content": [{"type": "text", "text": text}]})
+    return None
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" not in request:
+        continue
+    result = answer(request["method"], request.get("params"))
+    said = {"error": {"code": -32601, "message": "Method not found"}} if result is None else {"result": result}
+    sys.stdout.buffer.write(bytes.fromhex(told.get("noise", "")))
+    sys.stdout.buffer.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], **said}).encode() + b"\n")
+    sys.stdout.buffer.flush()
