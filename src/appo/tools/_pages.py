@@ -139,5 +139,40 @@ def page_of(row: Row) -> Page:
         raise ValueError("no text, which `text`, `contents` or `body` should hold")
     if not isinstance(title, str):
         raise ValueError("its title is no text")
+    return _page(text, title)
+
+
+def lenient_page(row: Any) -> Page | None:
+    """The page in whatever a server calls a document, with numbers, lists and what is nested in it.
+
+    Returns:
+        None where there is neither a text nor a title.
+    """
+    try:
+        if isinstance(row, list):  # together with its score
+            row = next((part for part in row if isinstance(part, dict)), None)
+        title = ""
+        while isinstance(row, dict):
+            title = _plain(row.get(find_field(row, ("title",)) or "")) or title
+            if not isinstance(row.get("document"), dict):
+                break
+            row = row["document"]
+        text = _plain(row) if isinstance(row, dict) else ""
+    except RecursionError:
+        return None
+    return _page(text, title) if text or title else None
+
+
+def _plain(value: Any) -> str:
+    """The text that a JSON value holds."""
+    if isinstance(value, dict):
+        key = find_field(value, (*TEXT_FIELDS, "document"))
+        return _plain(value[key]) if key else ""
+    if isinstance(value, list):
+        return "\n".join(filter(None, map(_plain, value)))
+    return str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+
+
+def _page(text: str, title: str) -> Page:
     quoted = None if title else _QUOTED_TITLE.match(text)
     return Page(quoted[2], quoted[1]) if quoted and "\n" not in quoted[1] else Page(text, title)

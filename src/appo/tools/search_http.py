@@ -6,16 +6,19 @@
     HTTPSearch("serper", requests_per_second=5)                    # needs SERPER_API_KEY in the environment
 
 A search that fails is tried again within bounds (`appo.tools._http`), then it is a `ToolError`. The key is read from
-the environment for every request and kept nowhere; no message holds it.
+the environment for every request and kept nowhere; no message holds it. A document without a text or a title is left
+out of the result, and counted.
 
 Left out on purpose: answer boxes and knowledge panels; batches (one request is one query); asking a server only once
 when several threads ask the same at the same time.
 """
 
 import json
+import logging
 import os
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,9 @@ from urllib.parse import urlencode, urlsplit
 from appo.tools import ToolError
 from appo.tools._disk_cache import DiskCache
 from appo.tools._http import Call, Client
-from appo.tools._pages import Limits, Page, Search, page_of
+from appo.tools._pages import Limits, Page, Search, lenient_page
+
+logger = logging.getLogger(__name__)
 
 SERPER_KEY = "SERPER_API_KEY"
 PATIENCE_SECONDS = 25.0  # below a ToolRunner's time-out of 30 seconds, so that the policy reads the reason
@@ -32,12 +37,12 @@ PATIENCE_SECONDS = 25.0  # below a ToolRunner's time-out of 30 seconds, so that 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How a kind of server is asked and read. `read` may fail in any way in which code does that meets other
-    data than it expects."""
+    """How a kind of server is asked, and where its answer holds the documents. `rows` may fail in any way in which
+    code does that meets other data than it expects."""
 
     path: str
     call: Callable[[str, str, int], Call]
-    read: Callable[[Any], list[Page]]
+    rows: Callable[[Any], Iterable[Any]]
     url: str | None = None
 
 
@@ -56,6 +61,9 @@ class HTTPSearch(Search):
         requests_per_second: Over all threads of this process; None for no limit.
         cache: A file in which results are kept for ever, shared by threads and processes; on a local disk. Empty
             results and failures are not kept.
+
+    Attributes:
+        left_out: How many documents were left out of results because they held neither a text nor a title.
 
     Raises:
         ValueError: for a kind, address, number, key or cache that cannot be used.
@@ -83,6 +91,8 @@ class HTTPSearch(Search):
             _serper_key()
         self._client = Client(timeout, patience, retries, backoff, requests_per_second)
         self._cache = DiskCache(cache) if cache is not None else None
+        self.left_out = 0
+        self._lock = threading.Lock()
 
     def find(self, query: str) -> list[Page]:
         if self._cache is None:
@@ -100,9 +110,21 @@ class HTTPSearch(Search):
     def _ask(self, query: str) -> list[Page]:
         body = self._client.fetch(self._kind.call(self.url, query, self.limits.top_k))
         try:
-            return self._kind.read(json.loads(body))[: self.limits.top_k]
+            documents = [lenient_page(row) for row in self._kind.rows(json.loads(body))]
+            pages = [page for page in documents if page is not None]
+            if documents and not pages:
+                raise ValueError("none of the documents is one")
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError):
             raise ToolError("the search failed: the server's answer cannot be read") from None
+        self._count(len(documents) - len(pages))
+        return pages[: self.limits.top_k]
+
+    def _count(self, left_out: int) -> None:
+        with self._lock:
+            first = left_out and not self.left_out
+            self.left_out += left_out
+        if first:
+            logger.warning("A document from %s holds no text and is left out; more are only counted.", self.url)
 
 
 def _address(url: str | None, path: str) -> str:
@@ -122,31 +144,12 @@ def _retrieval_call(url: str, query: str, top_k: int) -> Call:
     return Call(url, json.dumps({"queries": [query], "topk": top_k, "return_scores": True}).encode())
 
 
-def _read_retrieval(answer: Any) -> list[Page]:
-    # With scores a document is wrapped together with its own; some servers ignore the wish.
-    return [page_of(row.get("document", row)) for row in answer["result"][0]]
-
-
 def _searxng_call(url: str, query: str, top_k: int) -> Call:
     return Call(f"{url}?{urlencode({'q': query, 'format': 'json'})}")
 
 
-def _read_searxng(answer: Any) -> list[Page]:
-    return _snippets(answer["results"], "content")
-
-
 def _serper_call(url: str, query: str, top_k: int) -> Call:
     return Call(url, json.dumps({"q": query, "num": top_k}).encode(), {"X-API-KEY": _serper_key()})
-
-
-def _read_serper(answer: Any) -> list[Page]:
-    return _snippets(answer["organic"], "snippet")
-
-
-def _snippets(rows: list[dict[str, Any]], name: str) -> list[Page]:
-    """Results of a search engine, which may lack a snippet or a title, but not both."""
-    pages = [Page(str(row.get(name) or "").strip(), str(row.get("title") or "").strip()) for row in rows]
-    return [page for page in pages if page.text or page.title]
 
 
 def _serper_key() -> str:
@@ -159,7 +162,7 @@ def _serper_key() -> str:
 
 
 _KINDS = {
-    "retrieval": _Kind("/retrieve", _retrieval_call, _read_retrieval),
-    "searxng": _Kind("/search", _searxng_call, _read_searxng),
-    "serper": _Kind("/search", _serper_call, _read_serper, "https://google.serper.dev"),
+    "retrieval": _Kind("/retrieve", _retrieval_call, lambda answer: answer["result"][0]),
+    "searxng": _Kind("/search", _searxng_call, lambda answer: answer["results"]),
+    "serper": _Kind("/search", _serper_call, lambda answer: answer["organic"], "https://google.serper.dev"),
 }

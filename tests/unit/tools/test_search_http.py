@@ -215,6 +215,60 @@ def test_nonsense_of_a_retrieval_server(server, answer):
         make(server, "retrieval").search("x")
 
 
+ODD = [
+    (None, None),
+    ({}, None),
+    ([], None),
+    ("a text", None),
+    ({"document": None, "score": 1.0}, None),
+    ({"document": {"id": 1}}, None),
+    ({"document": {"title": "", "text": " \n"}}, None),
+    ({"document": {"title": None, "text": None}}, None),
+    ({"document": {"title": True, "text": False}}, None),
+    ({"document": {"title": "Kumasi"}}, "Kumasi"),
+    ({"document": {"title": 1984, "text": "A novel."}}, "1984\nA novel."),
+    ({"document": {"title": "Year", "text": 1984}}, "Year\n1984"),
+    ({"document": {"text": ["One.", "", None, "Two."]}}, "One.\nTwo."),
+    ({"document": {"document": {"title": "Kumasi", "text": "A city."}}}, "Kumasi\nA city."),
+    ({"title": "Kumasi", "document": {"contents": {"text": "A city."}}}, "Kumasi\nA city."),
+    ({"document": None, "text": "A city."}, "A city."),
+    ({"document": "A city."}, "A city."),
+    ([{"text": "A city."}, 0.5], "A city."),
+    ({"text": json.loads("[" * 400 + "]" * 400)}, None),
+]
+
+
+@pytest.mark.parametrize(("odd", "read"), ODD)
+def test_one_odd_document_does_not_void_the_others(server, odd, read):
+    good = ANSWERS["retrieval"]["result"][0][0]
+    server.will({"result": [[good, odd, good]]})
+    searching = make(server, "retrieval")
+    texts = ["Accra\nThe capital.", *([read] if read else []), "Accra\nThe capital."]
+    assert searching.search("x") == "\n\n".join(f"Page {number}: {text}" for number, text in enumerate(texts, 1))
+    assert searching.left_out == (read is None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "text"), [("searxng", "results", "content"), ("serper", "organic", "snippet")]
+)
+def test_one_odd_result_of_a_search_engine_does_not_void_the_others(server, kind, rows, text):
+    odd = [None, "a text", 7, {"title": 1984, text: 5}, {"url": "http://a"}, {text: {"text": "nested"}}]
+    server.will({**ANSWERS[kind], rows: [*odd, *ANSWERS[kind][rows]]})
+    searching = make(server, kind)
+    assert searching.search("x") == "Page 1: 1984\n5\n\nPage 2: nested\n\nPage 3: Accra\nThe capital."
+    assert searching.left_out == 4
+
+
+def test_documents_that_are_left_out_make_room_for_others_and_are_said_once(server, caplog):
+    good, none = ANSWERS["retrieval"]["result"][0][0], {"document": None}
+    server.will({"result": [[none, none, good]]})
+    searching = make(server, "retrieval", limits=Limits(top_k=1))
+    for _ in range(2):
+        assert searching.search("x") == FOUND
+    assert searching.left_out == 4
+    assert caplog.text.count("holds no text and is left out") == 1
+
+
 def test_an_endless_answer_is_refused(server, monkeypatch):
     monkeypatch.setattr(_http, "MAX_BYTES", 1000)
     server.will(b"x" * 2000)
