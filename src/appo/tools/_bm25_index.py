@@ -1,10 +1,9 @@
 """A BM25 index on disk: built once, memory-mapped by every process that searches it.
 
-Words are compared without case and accents, English stop words are left out, and of Chinese and Japanese every
-character is a word. `open_index` builds what is missing in a temporary directory and renames it when it is whole;
+`open_index` builds what is missing in a temporary directory and renames it when it is whole;
 a lock makes other processes wait for it instead of building the same.
 
-Left out on purpose: stemming, which would need another package; deleting the indices of former versions of a corpus
+Left out on purpose: what a word is (`_words.py`); deleting the indices of former versions of a corpus
 (remove the directory); systems without `fcntl` (Windows). Building needs the words of the corpus in memory, searching
 only its vocabulary.
 """
@@ -13,9 +12,7 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
-import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,31 +20,18 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
 from rich.console import Console
 
 from appo.progress import progress_bar
 from appo.rows import DataError
 from appo.tools._pages import Page
+from appo.tools._words import words
 
 logger = logging.getLogger(__name__)
 logging.getLogger("bm25s").setLevel(logging.WARNING)  # it asks for all its messages
 
-FORMAT = 1  # of the files; counts up whenever words are found or pages stored in another way
+FORMAT = 2  # of the files; counts up whenever words are found or pages stored in another way
 _PAGES_PER_UPDATE = 500  # of the progress bar
-_STOP_WORDS = frozenset(STOPWORDS_EN)
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text as the index knows them, in order."""
-    if not text.isascii():
-        text = "".join(
-            c for c in unicodedata.normalize("NFKD", text.replace("’", "'")) if not unicodedata.combining(c)
-        )
-    text = re.sub(r"'s\b", "", text.casefold())
-    return [word for word in _WORD.findall(text) if word not in _STOP_WORDS]
 
 
 class Index:
@@ -68,7 +52,7 @@ class Index:
 
     def best(self, query: str, count: int) -> list[Page]:
         """The pages that share a word with the query, best first, ties in the order of the corpus."""
-        scores = self._bm25.get_scores(wanted) if (wanted := words(query)) else np.zeros(len(self))
+        scores = self._bm25.get_scores(wanted) if (wanted := words(query, query=True)) else np.zeros(len(self))
         count = min(count, len(self))
         best = np.argpartition(-scores, count - 1)[:count]
         best = best[np.lexsort((best, -scores[best]))]
