@@ -94,6 +94,17 @@ def chat_protocol_for(
     return ChatProtocol(tokenizer, list(tools), suffix_ids, eos, chat_template=template)
 
 
+def _read_arguments(arguments: Any) -> Any:
+    """Arguments as a text that holds a JSON object, as OpenAI's interface has them, are that object; others stay."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        read = json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+    return read if isinstance(read, dict) else arguments
+
+
 class ChatProtocol:
     """Function calling as the tokenizer's chat template writes it and TRL's `parse_response` reads it.
 
@@ -170,6 +181,9 @@ class ChatProtocol:
     def _parse(self, turn_ids: list[int], prefix: str) -> dict[str, Any]:
         try:
             message = parse_response(self.tokenizer, turn_ids, prefix=prefix, tools=self.tools)
+            for call in message.get("tool_calls") or []:
+                function = call.get("function", call)
+                function["arguments"] = _read_arguments(function["arguments"])
             # JSON may escape half a character ("\\ud800"), which no tokenizer and no file takes.
             return json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
         except (RecursionError, KeyError):  # thousands of nested brackets; a call in a list that has no name

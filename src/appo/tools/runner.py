@@ -8,26 +8,17 @@ Left out on purpose: isolation. A tool that runs foreign code brings its own (`p
 """
 
 import asyncio
-import functools
 import inspect
-import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_origin, get_type_hints
+from typing import Any
 
+from appo.tools._arguments import bind_arguments
 from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
-from appo.tools.schema_tool import SchemaTool
 
-CONVERTERS: dict[Any, Callable[[str], Any]] = {
-    int: int,
-    float: float,
-    bool: json.loads,
-    list: json.loads,
-    dict: json.loads,
-}
 FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
 
 
@@ -63,42 +54,6 @@ class PendingCall:
             assert self._job is not None
             self._outcome = self._runner.wait(self._job)
         return self._outcome
-
-
-def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, Any]:
-    """Keyword arguments for `function` from what the policy wrote.
-
-    A mapping is taken by name. Text goes to the only required parameter, converted to its annotation (int, float, str;
-    bool, list and dict from JSON); a function with several parameters takes a JSON object.
-
-    Raises:
-        TypeError, ValueError: with a sentence for the policy.
-    """
-    if isinstance(function, SchemaTool):
-        return function.bind(arguments)
-    signature, hints = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
-    named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if isinstance(arguments, str):
-        required = [p.name for p in named if p.default is p.empty] or [p.name for p in named[:1]]
-        if len(required) == 1:
-            hint = hints.get(required[0], str)
-            convert = CONVERTERS.get(get_origin(hint) or hint, str)
-            arguments = {required[0]: convert(arguments)}
-        else:
-            arguments = json.loads(arguments) if arguments else {}
-    if not isinstance(arguments, Mapping):
-        raise TypeError(f"arguments must be a JSON object with {', '.join(p.name for p in named) or 'no names'}")
-    signature.bind(**arguments)
-    return dict(arguments)
-
-
-@functools.lru_cache(maxsize=1024)
-def _signature(function: Callable[..., Any], is_method: bool) -> tuple[inspect.Signature, dict[str, Any]]:
-    """Signature without `self`, and type hints; every rollout has methods of its own of the same few functions."""
-    signature = inspect.signature(function)
-    if is_method:
-        signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-    return signature, get_type_hints(function)
 
 
 class ToolRunner:

@@ -366,6 +366,24 @@ def test_a_turn_of_tags_without_a_call_is_an_answer(qwen, text):
     assert TagProtocol(qwen, ["search", "python"]).parse_calls(qwen(text)["input_ids"], []) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        ('"{\\"city\\": \\"Paris\\"}"', {"city": "Paris"}),  # as OpenAI's interface writes them
+        ('"{\\"city\\": \\"\\\\ud800\\"}"', {"city": "?"}),
+        ('""', {}),
+        ('"Paris"', "Paris"),
+        ('"[1, 2]"', "[1, 2]"),
+        ('"{\\"city\\": "', '{"city": '),
+    ],
+)
+@pytest.mark.parametrize("family", ["qwen3", "llama3_1"])
+def test_arguments_as_a_text_that_holds_an_object_are_that_object(family, arguments, read):
+    text = LLAMA if family == "llama3_1" else f"<tool_call>\n{GOOD}\n</tool_call>"
+    _, (call,) = read_turn(make_protocol(family), text.replace('{"city": "Paris"}', arguments))
+    assert (call.name, call.arguments, call.error) == ("weather", read, None)
+
+
 def test_a_rollout_goes_on_after_broken_calls(chat_trainer):
     broken = CALL.replace('"name": "weather"', '"name": weather'), CALL.replace("</tool_call>", "")
     rollout = run_chat(chat_trainer, [*broken, CALL, "It is hot.<|im_end|>"])
