@@ -1,25 +1,30 @@
 """Runs tool calls in threads, each with its own time-out; failures become text that the policy can read.
 
 This is the one place where exceptions of users' code are caught; each is counted by its kind. A call that exceeds its
-time is abandoned: its thread cannot be killed, so it is a daemon, and another takes its place. Exceptions may be tried
-again (`retries`), within the same time; a `ToolError` is not, as it is the tool's answer.
+time is given up: a coroutine is cancelled; a thread cannot be stopped, so it is a daemon, and another takes its place.
+As threads must not pile up, a tool of which `max_hanging` such calls still run is not called until one of them ends.
+Exceptions may be tried again (`retries`), within the same time; a `ToolError` is not, as it is the tool's answer.
 
 Left out on purpose: isolation. A tool that runs foreign code brings its own (`python_sandbox.py`).
 """
 
-import asyncio
 import inspect
+import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from appo.tools._arguments import bind_arguments
+from appo.tools._event_loops import AsyncCall, EventLoops
 from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
 
+logger = logging.getLogger(__name__)
+
 FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
+LONGEST_PATIENCE = 5.0  # seconds until an event loop that begins no call counts as blocked
 
 
 @dataclass
@@ -33,13 +38,20 @@ class ToolOutcome:
 
 @dataclass
 class _Job:
+    name: str
     function: Callable[..., Any]
     arguments: dict[str, Any]
     started: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
+    left: threading.Event = field(default_factory=threading.Event)  # set when its thread is done with it
     start_time: float = 0.0
     outcome: ToolOutcome | None = None
-    abandoned: bool = False
+    given_up: bool = False
+    coroutine: AsyncCall | None = None  # what of it runs in an event loop
+
+    def still_runs(self) -> bool:
+        """Whether anything of it runs."""
+        return not self.left.is_set() or (self.coroutine is not None and not self.coroutine.ended.is_set())
 
 
 class PendingCall:
@@ -57,25 +69,33 @@ class PendingCall:
 
 
 class ToolRunner:
-    """A growing pool of daemon threads.
+    """A growing pool of daemon threads, and an event loop for coroutines.
 
     Args:
         timeout: Seconds that one call may run.
         max_workers: Calls that run at once.
         max_result_chars: Characters of a result that the policy reads.
         retries: How often a call is tried again that raised an exception other than `ToolError`.
+        max_hanging: Calls of one tool that were given up and still run, from which on it is not called.
     """
 
     def __init__(
-        self, timeout: float = 30.0, max_workers: int = 32, max_result_chars: int = 8192, retries: int = 0
+        self,
+        timeout: float = 30.0,
+        max_workers: int = 32,
+        max_result_chars: int = 8192,
+        retries: int = 0,
+        max_hanging: int = 32,
     ) -> None:
         self.timeout, self.max_workers, self.max_result_chars = timeout, max_workers, max_result_chars
-        self.retries = retries
+        self.retries, self.max_hanging = retries, max_hanging
         self._running: list[_Job] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._late: list[_Job] = []  # given up, and perhaps still running
+        self._reported: set[str] = set()  # tools that are known to hang
+        self._loops = EventLoops(min(timeout / 4, LONGEST_PATIENCE))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._unfinished = 0  # calls submitted and neither done nor abandoned
+        self._unfinished = 0  # calls submitted and neither done nor given up
         self._workers = 0  # threads that are not stuck
 
     def submit(
@@ -91,9 +111,9 @@ class ToolRunner:
             text = self._readable(f"error: no tool named {name}; tools: {known}")
             return PendingCall(self, None, ToolOutcome(text, "unknown tool"))
         try:
-            job = _Job(tools[name], bind_arguments(tools[name], arguments))
+            job = _Job(name, tools[name], bind_arguments(tools[name], arguments))
         except Exception as raised:  # text of the policy, of any depth and kind
-            text = self._readable(f"error: bad arguments for {name}: {raised}")
+            text = self._readable(f"error: bad arguments for {name}: {_message(raised)}")
             return PendingCall(self, None, ToolOutcome(text, "bad arguments"))
         with self._lock:
             self._unfinished += 1
@@ -103,7 +123,7 @@ class ToolRunner:
         return PendingCall(self, job)
 
     def wait(self, job: _Job) -> ToolOutcome:
-        """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are abandoned."""
+        """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are given up."""
         if job.outcome is not None:
             return job.outcome
         if not job.done.wait(0.002):
@@ -114,22 +134,26 @@ class ToolRunner:
             with self._lock:
                 overdue = [other for other in self._running if other.start_time + self.timeout < time.monotonic()]
             for other in overdue:
-                self._abandon(other)
+                self._give_up(other)
         job.done.wait(max(0.0, job.start_time + self.timeout - time.monotonic()))
-        self._abandon(job)
+        self._give_up(job)
         assert job.outcome is not None
         return job.outcome
 
-    def _abandon(self, job: _Job) -> None:
+    def _give_up(self, job: _Job) -> None:
         """Gives up a job that has no outcome yet, and replaces its thread."""
         with self._lock:
-            if job.outcome is None:
-                job.outcome = ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
-                job.abandoned = True
-                self._running.remove(job)
-                self._unfinished -= 1
-                self._workers -= 1
-                self._grow()
+            if job.outcome is not None:
+                return
+            job.outcome = ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
+            job.given_up = True
+            self._running.remove(job)
+            self._late.append(job)
+            self._unfinished -= 1
+            self._workers -= 1
+            self._grow()
+        if job.coroutine is not None:
+            job.coroutine.give_up()
 
     def _grow(self) -> None:
         """Adds threads until every unfinished call has one; called with the lock held."""
@@ -142,29 +166,49 @@ class ToolRunner:
             with self._lock:
                 job.start_time = time.monotonic()
                 self._running.append(job)
+                self._late = [late for late in self._late if late.still_runs()]
+                hanging = sum(late.name == job.name for late in self._late)
             job.started.set()
-            outcome, final = self._call(job)
-            for retry in range(self.retries):
-                pause = FIRST_PAUSE * 2**retry
-                if final or time.monotonic() + pause > job.start_time + self.timeout:
-                    break
-                time.sleep(pause)
-                outcome, final = self._call(job)
+            outcome = self._refuse(job.name, hanging) if hanging >= self.max_hanging else self._try(job)
             outcome.seconds = time.monotonic() - job.start_time
+            job.left.set()
             with self._lock:
-                if job.abandoned:
+                if job.given_up:
                     return
                 job.outcome = outcome
                 self._running.remove(job)
                 self._unfinished -= 1
             job.done.set()
 
+    def _refuse(self, name: str, hanging: int) -> ToolOutcome:
+        if name not in self._reported:
+            self._reported.add(name)
+            logger.warning(
+                "%d calls of the tool %s still run after their time-out of %g s, and cannot be stopped: it is not "
+                "called until one of them ends. Give the tool a time-out of its own, below tool_timeout.",
+                *(hanging, name, self.timeout),
+            )
+        return ToolOutcome(f"error: {name} does not answer: {hanging} earlier calls still run", "timeout")
+
+    def _try(self, job: _Job) -> ToolOutcome:
+        """Calls the tool, and once more after each failure as long as retries and time last."""
+        outcome, final = self._call(job)
+        for retry in range(self.retries):
+            pause = FIRST_PAUSE * 2**retry
+            if final or time.monotonic() + pause > job.start_time + self.timeout:
+                break
+            time.sleep(pause)
+            if job.given_up:
+                break
+            outcome, final = self._call(job)
+        return outcome
+
     def _call(self, job: _Job) -> tuple[ToolOutcome, bool]:
         """The outcome, and whether it is the tool's own word, so that another try would give the same."""
         try:
             result = job.function(**job.arguments)
             if inspect.isawaitable(result):
-                result = asyncio.run_coroutine_threadsafe(_finish(result), self._event_loop()).result()
+                result = self._await(job, result)
             error = result.error if isinstance(result, ToolResult) else None
             return ToolOutcome(self._readable(str(result)), error), True
         except BaseException as raised:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
@@ -174,33 +218,32 @@ class ToolRunner:
             text = self._readable(f"error: {kind}: {_message(raised)}")
             return ToolOutcome(text, kind), not isinstance(raised, Exception)
 
+    def _await(self, job: _Job, awaitable: Awaitable[Any]) -> Any:
+        call = AsyncCall(awaitable)
+        job.coroutine = call
+        if job.given_up:  # since it was asked for
+            call.give_up()
+        self._loops.run(call)
+        if call.error is not None:
+            raise call.error
+        return call.value
+
     def _readable(self, text: str) -> str:
         """Text that can be encoded, cut in the middle where it is too long."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = str.encode(text, "utf-8", "replace").decode("utf-8")  # `__str__` may give a subclass of str
         if len(text) <= self.max_result_chars:
             return text
         return cut_in_the_middle(text, self.max_result_chars)
 
-    def _event_loop(self) -> asyncio.AbstractEventLoop:
-        """One loop for all coroutines: clients that belong to a loop stay usable from call to call."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, daemon=True, name="appo-async").start()
-            return self._loop
-
     def close(self) -> None:
-        """Ends idle threads."""
+        """Ends idle threads and the event loop."""
         for _ in range(self._workers):
             self._jobs.put(None)
+        self._loops.close()
 
 
 def _message(error: BaseException) -> str:
     try:
         return str(error) or "no message"
-    except Exception:  # a tool's own class of errors
+    except BaseException:  # a tool's own class of errors
         return "no message"
-
-
-async def _finish(awaitable: Any) -> Any:
-    return await awaitable
