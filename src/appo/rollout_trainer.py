@@ -169,7 +169,7 @@ class RolloutTrainer(GRPOTrainer):
 
     def release_environments(self, trees: list[RolloutTree]) -> None:
         """Gives the environments of `write_initial` back for reuse."""
-        self._pool.release(rollout.environment for tree in trees for rollout in tree.rollouts)
+        self._pool.release(self.runner, (rollout.environment for tree in trees for rollout in tree.rollouts))
 
     def _run_loop(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
         training = self.model.training

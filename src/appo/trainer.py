@@ -84,7 +84,7 @@ class APPOTrainer(ResumableTrainer):
 
     def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:
         """Steps 1 and 2a's behaviour policy: initial rollouts, rewards, and their log-probabilities (pi_old)."""
-        self._pool.release()
+        self._pool.release(self.runner)
         trees = self._write_trees(rows[:: self.num_generations])
         self._log_generation(trees)
         updates = self.args.steps_per_generation // self.args.gradient_accumulation_steps

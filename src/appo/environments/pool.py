@@ -4,6 +4,10 @@ A rollout's tools are the plain functions and the public methods of its environm
 `fork`. Where an environment can neither fork nor be copied, a branch resets a new one with the task's row and replays
 the calls of its prefix: such an environment has to be deterministic.
 
+A call that was given up (a time-out) may go on and change its environment. From then on that belongs to its rollout
+alone: it is neither copied nor handed out again, and while the call runs, no other is made of it. A branch from behind
+such a call replays the others: the policy read that this one failed.
+
 Left out on purpose: running the policy's calls (`tools/runner.py`).
 """
 
@@ -11,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from appo.rollout.agent_loop import CALL_LIMIT, snapshot
+from appo.rollout.agent_loop import snapshot
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 
@@ -111,13 +115,18 @@ class EnvironmentPool:
         prefix.environment, _ = self.open(row)
         tools = self.tools_of(prefix.environment)
         for call in prefix.tool_calls:
-            if call.error == CALL_LIMIT:
-                continue  # it never ran
-            runner.submit(tools, call.name, call.arguments).result()
+            if runner.busy(prefix.environment):
+                return  # a call of the replay was given up: its state cannot be had
+            if call.ran:
+                runner.submit(tools, call.name, call.arguments).result()
 
-    def release(self, environments: Iterable[Any] | None = None) -> None:
-        """Takes back environments whose rollouts are done with: those given, or all. Copies are simply forgotten."""
+    def release(self, runner: ToolRunner, environments: Iterable[Any] | None = None) -> None:
+        """Takes back environments whose rollouts are done with: those given, or all.
+
+        Copies are simply forgotten, and so are environments of which `runner` gave up a call.
+        """
         for key in list(self._used) if environments is None else map(id, environments):
             if key in self._used:
                 name, environment = self._used.pop(key)
-                self._free[name].append(environment)
+                if not runner.gave_up(environment):
+                    self._free[name].append(environment)

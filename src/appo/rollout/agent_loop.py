@@ -23,6 +23,7 @@ from appo.tools.runner import PendingCall, ToolOutcome, ToolRunner
 Tools = Mapping[str, Callable[..., Any]]
 UNKNOWN = "unknown"
 CALL_LIMIT = "call limit"
+BUSY = "busy"
 
 
 @dataclass
@@ -164,7 +165,7 @@ class AgentLoop:
     def _open(self, index: int, start: Start, seed: int) -> None:
         rollout = start.rollout
         if self.keep_snapshots and not rollout.snapshots and rollout.environment is not None:
-            rollout.snapshots = [snapshot(rollout.environment)]
+            rollout.snapshots = [self._snapshot(rollout)]
         answered = rollout.answered_turns()
         turn_start = answered[-1] if answered else 0
         prefix = rollout.completion_ids[turn_start:]
@@ -175,6 +176,10 @@ class AgentLoop:
             self._finish(index, "length")
         else:
             self._start_engine(index)
+
+    def _snapshot(self, rollout: Rollout) -> Any:
+        """A copy of the environment; None once a call of it was given up, as that may be changing it."""
+        return None if self.runner.gave_up(rollout.environment) else snapshot(rollout.environment)
 
     def _start_engine(self, index: int) -> None:
         writing = self._writing[index]
@@ -211,11 +216,15 @@ class AgentLoop:
 
     def _submit_next(self, writing: _Writing) -> None:
         """Starts the turn's next call. One after another, as in TRL: they may change the same environment."""
-        call = writing.calls[len(writing.outcomes)]
+        call, environment = writing.calls[len(writing.outcomes)], writing.start.rollout.environment
         calls = len(writing.start.rollout.tool_calls) + len(writing.outcomes)
+        owner = getattr(writing.start.tools.get(call.name), "__self__", None)
         if self.max_tool_calls is not None and calls >= self.max_tool_calls:
             text = f"error: the limit of {self.max_tool_calls} tool calls is reached; answer without another call"
-            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, CALL_LIMIT))
+            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, CALL_LIMIT, ran=False))
+        elif environment is not None and owner is environment and self.runner.busy(environment):
+            text = "error: not run, as an earlier call that timed out still runs"
+            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, BUSY, ran=False))
         else:
             writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments, call.error)
 
@@ -248,7 +257,7 @@ class AgentLoop:
             self.counters.count(parsed.name if parsed.name in writing.start.tools else UNKNOWN, outcome)
             start, end = writing.turn_start + parsed.start, writing.turn_start + parsed.end
             call = ToolCall(parsed.name, parsed.arguments, start, end, outcome.text, outcome.error)
-            call.seconds = outcome.seconds
+            call.seconds, call.ran = outcome.seconds, outcome.ran
             calls.append(call)
         ids = self.protocol.encode_results([(call.name, call.result) for call in calls])
         fits = len(ids) < self._remaining(rollout)
@@ -260,7 +269,7 @@ class AgentLoop:
             return self._finish(index, "length")
         rollout.append(ids, None)
         if self.keep_snapshots and rollout.environment is not None:
-            rollout.snapshots.append(snapshot(rollout.environment))
+            rollout.snapshots.append(self._snapshot(rollout))
         writing.calls, writing.turn_prefix, writing.turn_start = [], [], begin + len(ids)
         if writing.in_engine:
             self.engine.resume(index, ids, self._remaining(rollout))

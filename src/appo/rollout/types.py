@@ -26,6 +26,7 @@ class ToolCall:
         result_start: Position of the first token of the result.
         result_end: Position after the result's last token; equal to `result_start` where it did not fit.
         seconds: Wall time in the tool.
+        ran: Whether the tool ran to its end; False where it was given up (a time-out) or never called.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ToolCall:
     result_start: int = 0
     result_end: int = 0
     seconds: float = 0.0
+    ran: bool = True
 
 
 @dataclass

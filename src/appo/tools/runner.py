@@ -13,7 +13,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +25,19 @@ from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
+SETTLING = 1.0  # seconds that a coroutine may take to be cancelled
 LONGEST_PATIENCE = 5.0  # seconds until an event loop that begins no call counts as blocked
 
 
 @dataclass
 class ToolOutcome:
-    """What came of a call: the text for the policy, why it failed (None if it did not), and its wall time."""
+    """What came of a call: the text for the policy, why it failed (None if it did not), its wall time, and whether the
+    tool ran to its end (not where it was given up or never called)."""
 
     text: str
     error: str | None = None
     seconds: float = 0.0
+    ran: bool = True
 
 
 @dataclass
@@ -48,6 +52,11 @@ class _Job:
     outcome: ToolOutcome | None = None
     given_up: bool = False
     coroutine: AsyncCall | None = None  # what of it runs in an event loop
+
+    @property
+    def owner(self) -> Any:
+        """The object whose method the tool is; None for a function."""
+        return getattr(self.function, "__self__", None)
 
     def still_runs(self) -> bool:
         """Whether anything of it runs."""
@@ -91,6 +100,8 @@ class ToolRunner:
         self.retries, self.max_hanging = retries, max_hanging
         self._running: list[_Job] = []
         self._late: list[_Job] = []  # given up, and perhaps still running
+        self._marked: MutableMapping[int, Any] = weakref.WeakValueDictionary()  # what `gave_up` tells of, by id
+        self._held: list[Any] = []  # and what of it takes no weak reference
         self._reported: set[str] = set()  # tools that are known to hang
         self._loops = EventLoops(min(timeout / 4, LONGEST_PATIENCE))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -105,16 +116,16 @@ class ToolRunner:
         give an error outcome at once."""
         if error is not None:
             text = self._readable(f"error: malformed call: {error}")
-            return PendingCall(self, None, ToolOutcome(text, "malformed call"))
+            return PendingCall(self, None, ToolOutcome(text, "malformed call", ran=False))
         if name not in tools:
             known = ", ".join(sorted(tools)) or "none"
             text = self._readable(f"error: no tool named {name}; tools: {known}")
-            return PendingCall(self, None, ToolOutcome(text, "unknown tool"))
+            return PendingCall(self, None, ToolOutcome(text, "unknown tool", ran=False))
         try:
             job = _Job(name, tools[name], bind_arguments(tools[name], arguments))
         except Exception as raised:  # text of the policy, of any depth and kind
             text = self._readable(f"error: bad arguments for {name}: {_message(raised)}")
-            return PendingCall(self, None, ToolOutcome(text, "bad arguments"))
+            return PendingCall(self, None, ToolOutcome(text, "bad arguments", ran=False))
         with self._lock:
             self._unfinished += 1
             if not self._workers:
@@ -145,8 +156,11 @@ class ToolRunner:
         with self._lock:
             if job.outcome is not None:
                 return
-            job.outcome = ToolOutcome(f"error: timeout after {self.timeout:g} s", "timeout", self.timeout)
+            text = f"error: timeout after {self.timeout:g} s"
+            job.outcome = ToolOutcome(text, "timeout", self.timeout, ran=False)
             job.given_up = True
+            if job.owner is not None:
+                self._mark(job.owner)
             self._running.remove(job)
             self._late.append(job)
             self._unfinished -= 1
@@ -154,6 +168,27 @@ class ToolRunner:
             self._grow()
         if job.coroutine is not None:
             job.coroutine.give_up()
+
+    def _mark(self, owner: Any) -> None:
+        try:
+            self._marked[id(owner)] = owner
+        except TypeError:
+            self._held.append(owner)
+
+    def gave_up(self, owner: Any) -> bool:
+        """Whether a call of a method of `owner` was ever given up: what it left of the object is not known."""
+        with self._lock:
+            return self._marked.get(id(owner)) is owner or any(held is owner for held in self._held)
+
+    def busy(self, owner: Any) -> bool:
+        """Whether a call of a method of `owner` that was given up still runs."""
+        with self._lock:
+            late = [job for job in self._late if job.owner is owner]
+        for job in late:
+            if job.coroutine is not None:  # it was cancelled, which takes a moment
+                job.coroutine.ended.wait(SETTLING)
+                job.left.wait(SETTLING)
+        return any(job.still_runs() for job in late)
 
     def _grow(self) -> None:
         """Adds threads until every unfinished call has one; called with the lock held."""
@@ -188,7 +223,7 @@ class ToolRunner:
                 "called until one of them ends. Give the tool a time-out of its own, below tool_timeout.",
                 *(hanging, name, self.timeout),
             )
-        return ToolOutcome(f"error: {name} does not answer: {hanging} earlier calls still run", "timeout")
+        return ToolOutcome(f"error: {name} does not answer: {hanging} earlier calls still run", "timeout", ran=False)
 
     def _try(self, job: _Job) -> ToolOutcome:
         """Calls the tool, and once more after each failure as long as retries and time last."""
