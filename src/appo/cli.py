@@ -69,6 +69,7 @@ def _study(arguments: list[str]) -> int:
     def work() -> None:
         import yaml
 
+        from appo.field_values import parse, resolve
         from appo.recipe import RecipeError
         from appo.study.schedule import study
 
@@ -77,7 +78,7 @@ def _study(arguments: list[str]) -> int:
         if len(flags) % 2 or any(name == flag for name, flag in zip(names, flags[::2], strict=True)):
             raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
         try:
-            values = [yaml.safe_load(value) for value in flags[1::2]]
+            values = [resolve(parse(value)) for value in flags[1::2]]
         except yaml.YAMLError as error:
             raise RecipeError(f"a flag's value is not readable YAML: {' '.join(str(error).split())}.") from None
         study(arguments[0], dict(zip(names, values, strict=True)))

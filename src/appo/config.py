@@ -153,6 +153,8 @@ class APPOConfig(GRPOConfig):
             self.bf16 = False  # TRL's default is True, which transformers refuses on a CPU
         if self.scale_rewards is True:  # type: ignore[has-type]
             self.scale_rewards = "group"  # TRL takes both
+        if self.report_to is None:  # type: ignore[has-type]
+            self.report_to = "none"  # transformers would look for a logger called None
         self._check_choices()
         self._check_ranges()
         self._check_tree()

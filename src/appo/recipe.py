@@ -10,19 +10,19 @@ Left out on purpose: includes, interpolation, and any other way in which one fil
 import difflib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, get_type_hints
 
 import jinja2
 import yaml
-from transformers import HfArgumentParser
 from trl import SFTConfig
 
 from appo.config import PRESETS, APPOConfig
 from appo.errors import UserError
+from appo.field_values import parse, read_texts, read_value, resolve
 
 NESTED = "cold_start"
 FLAGS = "the flags"  # as the source of a mistake, where it is not the file
@@ -121,15 +121,8 @@ def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
     return value
 
 
-class FlagParser(HfArgumentParser):
-    """Raises RecipeError where argparse would end the process."""
-
-    def error(self, message: str) -> NoReturn:
-        # argparse says "argument --max_steps/--max-steps: ..."; the field's name is enough.
-        raise RecipeError(re.sub(r"^argument --(\w+)(/--[\w-]+)*", r"\1", message))
-
-
 Settings = tuple[RunConfig, APPOConfig, SFTConfig]
+Flags = dict[str, list[str]]  # field and texts
 
 
 def read_recipe(path: str, overrides: list[str]) -> Settings:
@@ -142,41 +135,42 @@ def read_recipe(path: str, overrides: list[str]) -> Settings:
     Raises:
         RecipeError: for a missing file, unknown fields, wrong types and contradictory values.
     """
-    return make_settings(read_yaml(path), path, overrides)
+    return make_settings(_read_tree(path), path, overrides)
 
 
 def make_settings(
     values: dict[str, Any], path: str, overrides: Sequence[str] = (), config: type[APPOConfig] = APPOConfig
 ) -> Settings:
     """Settings from the fields of a recipe; `path` names their source in errors, `config` is the trainer's class."""
+    return _make_settings(values, path, *split_flags(overrides), config)
+
+
+def _make_settings(
+    values: dict[str, Any], path: str, flags: Flags, nested_flags: Flags, config: type[APPOConfig] = APPOConfig
+) -> Settings:
     values = dict(values)
     nested = values.pop(NESTED, None) or {}
     if not isinstance(nested, dict):
-        raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
-    main_flags, nested_flags = _split_flags(list(overrides))
+        raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {resolve(nested)!r}.")
     # First of all: without its fields, the others may contradict the defaults.
-    preset = FlagParser((RunConfig,), allow_abbrev=False).parse_known_args(_to_flags(values) + main_flags)[0].preset
+    preset = _read_one("preset", str | None, values, flags, path)
     if preset and preset not in PRESETS:
         raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    run, args = _parse((RunConfig, config), _to_flags({**PRESETS.get(preset, {}), **values}), main_flags, path)
+    run, args = read_dataclasses((RunConfig, config), {**PRESETS.get(preset, {}), **values}, flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"
     shared.update(
         gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start_training"
     )
-    (sft,) = _parse((SFTConfig,), _to_flags({**shared, **nested}), nested_flags, path, f", {NESTED}")
+    (sft,) = read_dataclasses((SFTConfig,), {**shared, **nested}, nested_flags, path, f", {NESTED}")
     return run, args, sft
 
 
 def asks_for_dry_run(path: str, overrides: Sequence[str]) -> bool:
     """Whether a recipe or its flags say `dry_run`, whatever else is wrong with them."""
-    asked = bool(read_yaml(path).get("dry_run"))
-    for flag, following in zip(overrides, [*overrides[1:], ""], strict=False):
-        if flag.startswith("--") and _flag_name(flag) == "dry_run":
-            value = flag.partition("=")[2] or ("" if following.startswith("--") else following)
-            asked = value.lower() not in ("false", "no", "0", "f", "n")
-    return asked
+    flags, _ = split_flags(overrides)
+    return bool(_read_one("dry_run", bool | None, _read_tree(path), flags, path))
 
 
 def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings | None, list[str]]:
@@ -189,20 +183,19 @@ def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings
     Raises:
         RecipeError: for a file that is no recipe.
     """
-    values, flags = read_yaml(path), list(overrides)
+    values, (flags, nested_flags) = _read_tree(path), split_flags(overrides)
     gone: set[str] = set()
     mistakes: list[str] = []
     while True:
         try:
-            return make_settings(values, path, flags), mistakes
+            return _make_settings(values, path, flags, nested_flags), mistakes
         except RecipeError as error:
             message = str(error)
         of_nested = tuple(f"{source}, {NESTED}: " for source in (path, FLAGS))
         part = NESTED if message.startswith(of_nested) else None
         nested = values.get(NESTED)
         given = nested if part and isinstance(nested, dict) else values
-        of_main, of_part = _split_flags(flags)
-        flagged = {_flag_name(flag) for flag in (of_part if part else of_main) if flag.startswith("--")}
+        flagged = nested_flags if part else flags
         said = message
         for prefix in (*of_nested, f"{path}: ", f"{FLAGS}: "):
             said = said.removeprefix(prefix)
@@ -215,7 +208,7 @@ def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings
         gone |= {f"{part}.{name}" for name in named}
         for name in named:
             given.pop(name, None)
-            flags = _without(flags, f"{NESTED}.{name}" if part else name)
+            flagged.pop(name, None)
 
 
 def _named_fields(message: str, given: set[str]) -> set[str]:
@@ -229,26 +222,17 @@ def _named_fields(message: str, given: set[str]) -> set[str]:
     return found or given & words - {"task", "model", "project"}
 
 
-def _flag_name(flag: str) -> str:
-    return flag.removeprefix("--").split("=")[0].replace("-", "_")
-
-
-def _without(flags: list[str], name: str) -> list[str]:
-    """The flags without one of them and its values."""
-    kept, dropping = [], False
-    for flag in flags:
-        if flag.startswith("--"):
-            dropping = _flag_name(flag) == name
-        if not dropping:
-            kept.append(flag)
-    return kept
-
-
 def read_yaml(path: str) -> dict[str, Any]:
+    """The fields of a YAML file with the types of YAML 1.2."""
+    return resolve(_read_tree(path))
+
+
+def _read_tree(path: str) -> dict[str, Any]:
+    """The fields of a YAML file, whose unquoted scalars have no type yet."""
     if not Path(path).is_file():
         raise RecipeError(f"there is no recipe {path}; give the path of a YAML file, such as recipes/kinship.yaml.")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = parse(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, dict):
@@ -256,50 +240,69 @@ def read_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def _to_flags(values: dict[str, Any]) -> list[str]:
-    """YAML values as flags, so that the types of both are checked in one place."""
-    flags = []
-    for name, value in values.items():
-        if value is None:
-            continue
-        if isinstance(value, list):
-            flags += [f"--{name}", *map(str, value)]
+def split_flags(arguments: Sequence[str]) -> tuple[Flags, Flags]:
+    """The flags of the run and those of the cold start: field names with the texts that follow each.
+
+    Raises:
+        RecipeError: for a text that follows no flag.
+    """
+    parts: tuple[Flags, Flags] = ({}, {})
+    texts: list[str] | None = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, text = argument.removeprefix("--").partition("=")
+            name = name.replace("-", "_")
+            texts = [text] if equals else []
+            parts[name.startswith(f"{NESTED}.")][name.removeprefix(f"{NESTED}.")] = texts
+        elif texts is None:
+            raise RecipeError(f"{FLAGS}: {argument!r} is one value too many; a flag comes before its value.")
         else:
-            # YAML reads 2024-01-31 as a date.
-            text = json.dumps(value, default=str) if isinstance(value, (dict, bool)) else str(value)
-            flags.append(f"--{name}={text}")
-    return flags
-
-
-def _split_flags(flags: list[str]) -> tuple[list[str], list[str]]:
-    """Flags of the run and flags of the cold start; a value follows its flag."""
-    parts: tuple[list[str], list[str]] = ([], [])
-    part = 0
-    for flag in flags:
-        if flag.startswith("--"):
-            part = int(flag.startswith(f"--{NESTED}."))
-            flag = flag.replace(f"--{NESTED}.", "--", 1)
-        parts[part].append(flag)
+            texts.append(argument)
     return parts
 
 
-def _parse(kinds: tuple[type, ...], of_file: list[str], flags: list[str], path: str, part: str = "") -> Any:
-    parser = FlagParser(kinds, allow_abbrev=False)
+def read_dataclasses(
+    kinds: tuple[type, ...], values: Mapping[str, Any], flags: Flags, path: str, part: str = ""
+) -> tuple[Any, ...]:
+    """Dataclasses from the fields of a file, as `field_values` reads them, and from flags, which take precedence.
+
+    Raises:
+        RecipeError: for unknown and missing fields, wrong types, and what the dataclasses refuse.
+    """
+    known = {f.name: (f, hint) for kind in kinds for f, hint in _fields_of(kind)}
+    for source, given in ((path, values), (FLAGS, flags)):
+        if unknown := [name for name in given if name not in known]:
+            raise RecipeError(f"{source}{part}: {_unknown(unknown[0], list(known))}")
+    required = [name for name, (f, _) in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in {**values, **flags}]:
+        raise RecipeError(f"{path}{part}: {missing[0]} is missing; give it.")
+    read = {
+        name: _read_one(name, hint, values, flags, path, part)
+        for name, (_, hint) in known.items()
+        if name in values or name in flags
+    }
     try:
-        _, unknown = parser.parse_known_args(of_file + flags)
-        if not unknown:
-            return parser.parse_args_into_dataclasses(of_file + flags, look_for_args_file=False)
+        return tuple(kind(**{f.name: read[f.name] for f, _ in _fields_of(kind) if f.name in read}) for kind in kinds)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"{path}{part}: {' '.join(str(error).split())}") from None
-    source = path if unknown[0] in of_file else FLAGS
-    raise RecipeError(f"{source}{part}: {_unknown(unknown[0], kinds)}")
 
 
-def _unknown(flag: str, kinds: tuple[type, ...]) -> str:
-    if not flag.startswith("--"):
-        return f"{flag!r} is one value too many; most fields take one, and a flag comes before its value."
-    name = flag.split("=")[0].lstrip("-")
-    close = difflib.get_close_matches(name, [f.name for kind in kinds for f in fields(kind)], 1)
+def _fields_of(kind: Any) -> list[tuple[Field[Any], Any]]:
+    """Fields and annotations; a field whose default is None takes it, whatever its annotation."""
+    hints = get_type_hints(kind)
+    return [(f, hints[f.name] | None if f.default is None else hints[f.name]) for f in fields(kind) if f.init]
+
+
+def _read_one(name: str, hint: Any, values: Mapping[str, Any], flags: Flags, path: str, part: str = "") -> Any:
+    source = FLAGS if name in flags else path
+    try:
+        return read_texts(name, flags[name], hint) if name in flags else read_value(name, values.get(name), hint)
+    except ValueError as error:
+        raise RecipeError(f"{source}{part}: {error}") from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
     return f"unknown field {name}; " + (f"did you mean {close[0]}?" if close else "see `appo train --help`.")
 
 

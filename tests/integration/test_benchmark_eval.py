@@ -326,7 +326,7 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--tools", "search", "--search", "retrieval:http://127.0.0.1:1"], "search failed: the connection failed"),
         (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made or used"),
         (["--output_dir", "/proc"], "output_dir = '/proc' cannot be made or used"),
-        (["stray"], "unknown option stray"),
+        (["stray"], "'stray' is one value too many"),
     ],
 )
 def test_mistakes_are_one_sentence_before_the_model_is_loaded(tmp_path, data, capsys, monkeypatch, flags, sentence):

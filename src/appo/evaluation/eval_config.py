@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from appo.evaluation.benchmarks import BENCHMARKS
-from appo.recipe import FlagParser, RecipeError, read_mapping
+from appo.recipe import FLAGS, RecipeError, read_dataclasses, read_mapping, split_flags
 
 PROTOCOLS = ("tags", "chat_template")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
@@ -134,18 +134,14 @@ def read_eval_config(flags: list[str]) -> EvalConfig:
     Raises:
         RecipeError: for unknown flags, wrong types and contradictory values, in one sentence.
     """
-    parser = FlagParser((EvalConfig,), allow_abbrev=False)
-    try:
-        config, unknown = parser.parse_args_into_dataclasses(
-            flags, look_for_args_file=False, return_remaining_strings=True
-        )
-    except (ValueError, TypeError) as error:
-        raise RecipeError(" ".join(str(error).split())) from None
-    if unknown:
-        name = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        close = difflib.get_close_matches(name, [f.name for f in fields(EvalConfig)], 1)
-        hint = f"did you mean --{close[0]}?" if close else "see `appo eval --help`."
-        raise RecipeError(f"unknown option {unknown[0]}; {hint}")
+    names = [f.name for f in fields(EvalConfig)]
+    for flag in [flag for number, flag in enumerate(flags) if flag.startswith("--") or number == 0]:
+        name = flag.split("=")[0].removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in names:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean --{close[0]}?" if close else "see `appo eval --help`."
+            raise RecipeError(f"unknown option {flag}; {hint}")
+    (config,) = read_dataclasses((EvalConfig,), {}, split_flags(flags)[0], FLAGS)
     return config
 
 
