@@ -149,9 +149,11 @@ def _make_settings(
     values: dict[str, Any], path: str, flags: Flags, nested_flags: Flags, config: type[APPOConfig] = APPOConfig
 ) -> Settings:
     values = dict(values)
-    nested = values.pop(NESTED, None) or {}
+    nested = values.pop(NESTED, None)
     if not isinstance(nested, dict):
-        raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {resolve(nested)!r}.")
+        nested = resolve(nested) or {}  # nothing but comments below it
+    if not isinstance(nested, dict):
+        raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
     # First of all: without its fields, the others may contradict the defaults.
     preset = _read_one("preset", str | None, values, flags, path)
     if preset and preset not in PRESETS:

@@ -100,6 +100,11 @@ def test_numbers_below_a_mapping_are_numbers(read):
     assert read("", "--lora", "{lora_dropout: 5e-2}")[0].lora == {"lora_dropout": 0.05}
 
 
+@pytest.mark.parametrize("text", ["cold_start:", "cold_start: null", "cold_start: {}"])
+def test_a_cold_start_may_be_empty(read, text):
+    assert read(text)[2].max_length == SFTConfig("out", bf16=False).max_length
+
+
 def test_words_stay_words_where_the_field_is_text(read):
     config, args, _ = read(
         "save_strategy: no\noutput_dir: 2024-01-31\nhub_revision: 1e5\nrun_name: 1_000\nmodel: on\nproject: 0o17"
