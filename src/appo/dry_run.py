@@ -27,6 +27,7 @@ from appo.generation.transformers_engine import check_full_attention
 from appo.loading import check_dtype, load_task, lora_config, precision_note, read_outline, runs_programs, tools_of
 from appo.memory import GB, Memory, Sizes, estimate
 from appo.recipe import RecipeError, RunConfig, collect_settings
+from appo.row_prompts import check_prompts
 from appo.rows import SUFFIXES, HubError
 from appo.run_plan import RunPlan, cold_start_line
 from appo.sft import tokenize_demonstrations
@@ -171,11 +172,12 @@ class DryRun:
                 note = overlap_note(rows, asked) if rows is not None else None
                 shown = f"{len(asked):,} questions, before and after"
                 self.plan.append(("evaluation", f"{shown}; {note}" if note else shown))
+                self._try("evaluation", lambda: check_prompts("its data", asked, task.environment_factory is not None))
         if rows is None:
             return None
-        if "prompt" not in rows.column_names:
-            self.mistakes.append(f"data: the task's rows have no column prompt, but {', '.join(rows.column_names)}.")
-        elif self.tokenizer is not None:
+        mistakes = len(self.mistakes)
+        self._try("data", lambda: check_prompts("the task's data", rows, task.environment_factory is not None))
+        if len(self.mistakes) == mistakes and self.tokenizer is not None and "prompt" in rows.column_names:
             self._prompts(task, rows)
         return len(rows)
 

@@ -24,7 +24,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapte
 from appo import metrics
 from appo.config import APPOConfig
 from appo.counters import RunCounters
-from appo.environments.pool import EnvironmentPool, with_observation
+from appo.environments.pool import EnvironmentPool
 from appo.generation.transformers_engine import TransformersEngine
 from appo.rollout.agent_loop import AgentLoop, Start
 from appo.rollout.chat_protocol import ChatProtocol, set_up_tools
@@ -33,6 +33,7 @@ from appo.rollout.scoring import RolloutBatch, TokenScores, collate
 from appo.rollout.tag_protocol import TagProtocol
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
+from appo.row_prompts import check_prompts, starting_prompt
 from appo.tools.runner import ToolRunner
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
@@ -86,6 +87,8 @@ class RolloutTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         if self._is_vlm:
             raise ValueError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
+        for name in ("train_dataset", "eval_dataset"):
+            check_prompts(name, getattr(self, name), environment_factory is not None)
         self._hide_fork()
         if args.token_weight == "fork":
             self._measure_collisions()
@@ -150,7 +153,7 @@ class RolloutTrainer(GRPOTrainer):
             trees.append(RolloutTree(row, f"{self.state.global_step}.{self.accelerator.process_index}.{len(trees)}"))
             for _ in range(size):
                 environment, observation = self._pool.open(row)
-                prompts.append(with_observation(row.get("prompt", [{"role": "user", "content": ""}]), observation))
+                prompts.append(starting_prompt(row, observation))
                 environments.append(environment)
                 names.append(self._pool.name_of(row))
         self._batch_environments = names  # TRL's `_tokenize_prompts` renders each prompt with its own tools

@@ -34,6 +34,7 @@ from appo.files import new_directory, write_json
 from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
 from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig, in_one_sentence
+from appo.row_prompts import check_prompts
 from appo.run_directory import (
     checkpoint_of,
     forget_run,
@@ -193,7 +194,10 @@ def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
     """The training tasks, and the questions of the evaluations if there are any."""
     with in_one_sentence():
         rows = task.dataset(config.train_size, config.train_seed)
-        return rows, task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
+        questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
+        for name, data in (("the task's data", rows), ("the task's questions", questions)):
+            check_prompts(name, data, task.environment_factory is not None)
+        return rows, questions
 
 
 def _make_trainer(
