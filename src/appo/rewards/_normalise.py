@@ -9,6 +9,8 @@ import itertools
 import re
 import unicodedata
 
+from appo.rewards._latex_text import WRAPPERS
+
 _SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
 _SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
 _SYMBOLS = {
@@ -39,14 +41,15 @@ _REWRITES = [
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
-        (r"\\(?:text|math|mbox|textnormal)(?:rm|bf|it|sf|tt|normal)?\s*\{([^{}]*)\}", r" \1 "),
+        (rf"\\(?:{WRAPPERS})\s*(?=\{{)", ""),  # around mathematics, where braces group
+        (r"^\s*\\operatorname\*?\s*(?=\{[^{}]*\}\s*$)", ""),
         (r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
         (r"\\div(?![A-Za-z])", "/"),
         (r"\\(le|ge|ne)(?:q|qslant)(?![A-Za-z])", r"\\\1"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
         (r"!=", r"\\ne "),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])", "°"),
+        (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
         (r"\\%|\bpercent\b|\bpct\b", "%"),
         (r"\*\*", "^"),
         (r"(?<![A-Za-z\\])(sqrt|sin|cos|tan|cot|ln|log|exp|pi|infty|infinity|theta)(?![A-Za-z])", r"\\\1 "),
@@ -58,6 +61,8 @@ _REWRITES = [
         (r"\\lbrace|\\rbrace", lambda match: "\\{" if match[0] == "\\lbrace" else "\\}"),
     )
 ]
+_WRAPPED = re.compile(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}")
+_STOPS = ".,;: "
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
 
 
@@ -73,9 +78,12 @@ def normalise(text: str) -> str:
     text = _without_dollars(text).strip()
     if match := _BOLD.fullmatch(text):
         text = match[1]
+    found = 1
+    while found:  # the innermost first
+        text, found = _WRAPPED.subn(r" \1 ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return _unbrace(" ".join(text.split()).rstrip(".,;: ").strip())
+    return _unbrace(" ".join(text.split()))
 
 
 def closing_brackets(text: str) -> dict[int, int]:
@@ -98,9 +106,10 @@ def bracket_depth(text: str) -> int:
 
 
 def _unbrace(text: str) -> str:
-    """Without braces around the whole, which only group."""
+    """Without a full stop at the end, and braces around the whole, which only group."""
+    text = text.rstrip(_STOPS)
     while text.startswith("{") and closing_brackets(text).get(0) == len(text) - 1:
-        text = text[1:-1].strip()
+        text = text[1:-1].strip().rstrip(_STOPS)
     return text
 
 

@@ -1,8 +1,9 @@
-"""Answers in words: exact match and token F1, as SQuAD and HotpotQA define them.
+r"""Answers in words: exact match and token F1, as SQuAD and HotpotQA define them.
 
-Normalisation: Unicode compatibility form, lower case, no punctuation (SQuAD's ASCII and all of Unicode's), no English
-articles, single spaces. One departure: articles and punctuation stay where nothing else would be left, so that the
-choice "A" is not the empty answer. Left out on purpose: numbers in words, and segmenting languages without spaces.
+Normalisation: LaTeX for words (`\text{..}`, `~`) as words, as prompts ask for a box; Unicode compatibility form, lower
+case, no punctuation (SQuAD's ASCII and all of Unicode's), no English articles, single spaces. One departure: articles
+and punctuation stay where nothing else would be left, so that the choice "A" is not the empty answer. Left out on
+purpose: numbers in words, and segmenting languages without spaces.
 
 Try it: `python -c "from appo.rewards import f1; print(f1('the Eiffel Tower', ['Eiffel tower in Paris']))"`.
 """
@@ -12,6 +13,8 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+
+from appo.rewards._latex_text import plain_words
 
 _VERDICTS = frozenset({"yes", "no", "noanswer"})
 
@@ -45,7 +48,7 @@ def _f1(prediction: str, truth: str) -> float:
 
 
 def _normalised(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).lower()
+    text = unicodedata.normalize("NFKC", plain_words(text)).lower()
     bare = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
     words = re.sub(r"\b(a|an|the)\b", " ", bare).split()
     return " ".join(words or bare.split() or text.split())

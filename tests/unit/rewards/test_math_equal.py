@@ -372,3 +372,15 @@ def test_any_text_gets_a_verdict(prediction, truth):
 def test_a_space_between_digits_parts_numbers(prediction, truth):
     assert not math_equal(prediction, truth)
     assert not math_equal(truth, prediction)
+
+
+@pytest.mark.parametrize("wrapper", [r"\text{%s}", r"\textbf{\text{%s}}", r"\emph{%s}", r"\underline{%s}"])
+@pytest.mark.parametrize(
+    "answer", ["5", "Paris", r"\frac{140}{3}^\circ", r"x = \frac{\pi}{6} + \pi k.", r"5\text{ cm}"]
+)
+def test_an_answer_in_a_text_command_is_the_answer(wrapper, answer):
+    assert math_equal(wrapper % answer, answer)
+
+
+def test_a_number_is_no_operator():
+    assert math_equal(r"\operatorname{18}", "18")

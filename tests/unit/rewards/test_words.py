@@ -65,3 +65,67 @@ def test_any_text_has_a_score(prediction, truth):
     assert f1(prediction, [truth]) == f1(truth, [prediction])
     if exact_match(prediction, [truth]):
         assert f1(prediction, [truth]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"\text{Paris}", "Paris"),
+        (r"\textbf{Paris}", "Paris"),
+        (r"\mathrm{Paris}", "Paris"),
+        (r"\textit{Paris}", "Paris"),
+        (r"\mathbf{Paris}", "Paris"),
+        (r"\textrm{Paris}", "Paris"),
+        (r"\mathsf{Paris}", "Paris"),
+        (r"\texttt{Paris}", "Paris"),
+        (r"\emph{Paris}", "Paris"),
+        (r"\underline{Paris}", "Paris"),
+        (r"\mbox{Paris}", "Paris"),
+        (r"\boxed{\text{Paris}}", "Paris"),
+        (r"\operatorname{Paris}", "Paris"),
+        (r"{\bf Paris}", "Paris"),
+        (r"\left(\text{Paris}\right)", "Paris"),
+        (r"\text{Barack Obama}", "Barack Obama"),
+        (r"\textbf{\text{Barack}}\ \textit{Obama}", "Barack Obama"),
+        ("Barack~Obama", "Barack Obama"),
+        (r"Barack\,Obama", "Barack Obama"),
+        (r"Barack\;Obama", "Barack Obama"),
+        (r"Barack\quad Obama", "Barack Obama"),
+        (r"Barack\\Obama", "Barack Obama"),
+        (r"\\text{Barack} \\text{Obama}", "Barack Obama"),  # escaped once more
+        (r"New\!York", "NewYork"),
+        (r"\text{Paris, France}", "Paris, France"),
+        (r"\text{yes}", "yes"),
+        (r"\text{A}", "A"),
+        (r"18^{\text{th}}", "18th"),
+        (r"1\,000\,000", "1,000,000"),
+        (r"5\,\text{km}", "5 km"),
+        (r"50\%", "50%"),
+        (r"\$5", "$5"),
+        (r"AT\&T", "AT&T"),
+        ("2000--2010", "2000–2010"),
+        (r"30^\circ\text{C}", "30°C"),
+        (r"\textquoteleft Yes\textquoteright", "yes"),
+        (r"Jos\'e G\"odel, Fran\c{c}ois Erd\H{o}s", "José Gödel, François Erdős"),
+        (r"It\'s O\'Neill, \"odd\"", "It's O'Neill, odd"),  # apostrophes and quotation marks, escaped
+    ],
+)
+def test_words_written_in_latex_are_the_words(written, read):
+    assert exact_match(written, [read]) and exact_match(read, [written])
+    assert f1(written, [read]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r"\text{Paris}", "London"),
+        (r"\text{no}", "yes"),
+        (r"\text{textile}", "ile"),
+        (r"\textile", "ile"),
+        (r"\left(1\right)", "left1"),
+        (r"\frac{1}{2}", "12"),
+        (r"New\,York", "NewYork"),
+    ],
+)
+def test_other_words_written_in_latex_are_other_words(written, read):
+    assert not exact_match(written, [read])
