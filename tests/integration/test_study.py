@@ -8,8 +8,9 @@ import torch
 from appo.cli import main
 from appo.environments import kinship
 from appo.records import read_records
-from appo.rivals import RivalConfig, RivalTrainer
+from appo.rivals import RivalConfig
 from appo.study import schedule
+from appo.study.charges import ChargedTrainer
 from appo.study.one_run import Curve
 from appo.study.plan import Job, Study
 
@@ -88,7 +89,7 @@ def test_a_study_writes_a_line_per_run_and_its_report(done):
         # The last point is that of the update that reaches the budget.
         assert last["generated_tokens"] >= 1500 > line["points"][-2]["generated_tokens"]
         assert [point["success"] * 8 % 1 for point in line["points"]] == [0] * len(line["points"])
-        for name in ("updates", "generated_tokens", "rollouts", "seconds"):
+        for name in ("updates", "generated_tokens", "rollouts", "seconds", "cpu_seconds"):
             values = [point[name] for point in line["points"]]
             assert values == sorted(set(values))
     # Arms start from one model and are asked the same.
@@ -114,7 +115,7 @@ def test_the_second_start_does_nothing_and_a_lost_line_comes_out_the_same(done, 
     again = sorted(runs(done), key=lambda line: line["arm"])
     for line, old in zip(again, [json.loads(line) for line in before.splitlines()], strict=True):
         for point in (*line["points"], *old["points"]):
-            point.pop("seconds")
+            del point["seconds"], point["cpu_seconds"]
         assert line == old
     assert (out / "models" / "small-0" / "cold_start" / "model.safetensors").stat().st_mtime_ns == weights
     path.write_text(before)
@@ -212,7 +213,7 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
             report_to="none",
             disable_tqdm=True,
         )
-        trainer = RivalTrainer(
+        trainer = ChargedTrainer(
             model,
             kinship.exact_answer,
             args,

@@ -3,7 +3,6 @@
 Left out on purpose: checkpoints. A run takes minutes; one that was interrupted is done again.
 """
 
-import time
 from typing import Any
 
 import transformers
@@ -11,14 +10,14 @@ from transformers import PrinterCallback, TrainerCallback
 
 from appo import run
 from appo.evaluation import evaluate
-from appo.rivals import RivalTrainer
+from appo.study.charges import SECONDS, ChargedTrainer, Spent
 from appo.study.plan import TEST_QUESTIONS, VALIDATION_QUESTIONS, Job, Study, run_settings
 
 QUESTIONS = {"validation": VALIDATION_QUESTIONS, "test": TEST_QUESTIONS}
 
 
 class Curve(TrainerCallback):
-    """Measures success at even distances of generated tokens, and ends the run at its budget.
+    """Measures success at even distances of used tokens (`charges.py`), and ends the run at its budget.
 
     Args:
         budget: Generated tokens.
@@ -26,39 +25,36 @@ class Curve(TrainerCallback):
         questions: What is asked.
     """
 
+    trainer: ChargedTrainer
+
     def __init__(self, budget: int, evaluations: int, questions: Any) -> None:
         self.budget, self.evaluations, self.questions = budget, evaluations, questions
         self.points: list[dict[str, float]] = []
-        self.trainer: Any = None
-        self._away = 0.0  # seconds in measurements
-        self._start = 0.0
+        self._away: Spent = {}  # what does not belong to the run: measurements, and what precedes it
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._start = time.perf_counter()
-        self._measure()
+        self._away = self.trainer.spent()
+        self._measure(self._used())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        tokens = self.trainer.counters.totals()["tokens/generated"]
-        if tokens >= self.budget * len(self.points) / self.evaluations:
-            self._measure()
-        control.should_training_stop = tokens >= self.budget
+        used = self._used()
+        if used["generated_tokens"] >= self.budget * len(self.points) / self.evaluations:
+            self._measure(used)
+        if used["generated_tokens"] >= self.budget:
+            control.should_training_stop = True
 
-    def _measure(self) -> None:
-        start, totals = time.perf_counter(), self.trainer.counters.totals()
+    def _used(self) -> Spent:
+        spent = {name: value - self._away[name] for name, value in self.trainer.spent().items()}
+        used = self.trainer.ledger.used(spent)
+        return {name: round(value, 2) if name in SECONDS else round(value) for name, value in used.items()}
+
+    def _measure(self, used: Spent) -> None:
+        before = self.trainer.spent()
         found = evaluate(self.trainer, self.questions, self.trainer.args.rollout_batch_size)
-        self.points.append(
-            {
-                "updates": self.trainer.state.global_step,
-                "generated_tokens": totals["tokens/generated"],
-                "rollouts": totals["rollouts/generated"],
-                "seconds": round(start - self._start - self._away, 2),
-                "tool_calls_made": totals["tools/calls"],
-                "success": found.success,
-                "tool_calls": found.tool_calls,
-                "tokens": found.tokens,
-            }
-        )
-        self._away += time.perf_counter() - start
+        measured = {"success": found.success, "tool_calls": found.tool_calls, "tokens": found.tokens}
+        self.points.append({"updates": self.trainer.state.global_step, **used, **measured})
+        for name, value in self.trainer.spent().items():
+            self._away[name] += value - before[name]
 
 
 def do(study: Study, job: Job) -> dict[str, Any] | None:
@@ -76,7 +72,7 @@ def do(study: Study, job: Job) -> dict[str, Any] | None:
     questions = task.questions(study.option("questions", job.testbed), QUESTIONS[job.phase])
     budget = study.option("generated_tokens", job.testbed)
     curve = Curve(budget, study.option("evaluations", job.testbed), questions)
-    trainer = RivalTrainer(
+    trainer = ChargedTrainer(
         model,
         list(task.reward_funcs),
         args,

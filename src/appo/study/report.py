@@ -3,8 +3,9 @@
     python -m appo.study.report runs/study
 
 The directory holds `runs.jsonl`, one line per finished run (`KEY` and points), and `study.json` with the arms
-`{"rivals": [...], "candidates": [...]}`. A point has generated_tokens, rollouts, seconds of training, success, and
-tool_calls and tokens per evaluated question. A study that is still going can be reported, too.
+`{"rivals": [...], "candidates": [...]}`. A point has generated_tokens, rollouts, seconds and cpu_seconds (the process'
+own) of training, success, and tool_calls and tokens per evaluated question. A study that is still going can be
+reported, too.
 
 Arms are compared where every test run of a testbed has arrived: at the smallest last value of an axis. The best rival
 is chosen on the test runs themselves, which favours the rivals.
@@ -37,7 +38,12 @@ Budgets = dict[str, dict[str, float]]  # testbed, then axis
 
 KEY = ("testbed", "arm", "phase", "cold_start", "seed", "learning_rate")
 TOKENS = "generated_tokens"
-NAMES = {TOKENS: "generated tokens", "rollouts": "rollouts", "seconds": "seconds of training"}
+NAMES = {
+    TOKENS: "generated tokens",
+    "rollouts": "rollouts",
+    "seconds": "seconds of training",
+    "cpu_seconds": "CPU seconds of training",
+}
 ALPHA = 0.05  # of all comparisons together
 GRID = 60  # places of a mean curve
 COMPARED = """## Candidates against the best rival
@@ -59,6 +65,7 @@ class ArmSummary:
     tool_calls: float | None  # per evaluated question, at equal tokens
     tokens: float | None  # likewise
     seconds: float | None  # of training, whole run
+    cpu_seconds: float | None  # likewise
 
 
 @dataclass
@@ -175,8 +182,8 @@ def _summarise_arm(own: list[Run], chosen: float | None, summary: Summary) -> Ar
     budget = budgets.get(TOKENS, math.nan)
     calls = _mean(value_at(run["points"], TOKENS, budget, "tool_calls") for run in own)
     tokens = _mean(value_at(run["points"], TOKENS, budget, "tokens") for run in own)
-    seconds = _mean(max(_known(run, "seconds"), default=None) for run in own)
-    return ArmSummary(testbed, arm, count, chosen or rates[0], success, calls, tokens, seconds)
+    seconds, cpu = (_mean(max(_known(run, axis), default=None) for run in own) for axis in ("seconds", "cpu_seconds"))
+    return ArmSummary(testbed, arm, count, chosen or rates[0], success, calls, tokens, seconds, cpu)
 
 
 def _compare(summary: Summary, tests: list[Run], rivals: Sequence[str], candidates: Sequence[str]) -> None:
@@ -227,16 +234,18 @@ def _table(head: str, rows: Iterable[Sequence[Any]]) -> list[str]:
 def markdown(summary: Summary) -> str:
     """The table, one section per testbed, then the comparisons and the notes."""
     lines = ["# Study", ""]
-    head = "arm | equal tokens | equal rollouts | equal seconds | tool calls per question | tokens per question"
+    equal = "equal tokens | equal rollouts | equal seconds | equal CPU seconds"
+    head = f"arm | {equal} | tool calls per question | tokens per question"
     for testbed, budgets in summary.budgets.items():
         places = [f"{budgets[axis]:,.0f} {NAMES[axis]}" for axis in budgets]
         lines += [f"## {testbed}", "", f"Success on the test seeds at {', '.join(places)}; intervals are 95 %.", ""]
         rows = []
         for arm in (arm for arm in summary.arms if arm.testbed == testbed):
             shares = [_percent(arm.success.get(axis)) for axis in AXES]
-            means = [_number(arm.tool_calls), _number(arm.tokens), _number(arm.seconds, ",.0f")]
+            means = [_number(arm.tool_calls), _number(arm.tokens)]
+            means += [_number(arm.seconds, ",.0f"), _number(arm.cpu_seconds, ",.0f")]
             rows.append([arm.arm, *shares, *means, f"{arm.learning_rate:g}", arm.runs])
-        lines += _table(f"{head} | seconds per run | learning rate | runs", rows)
+        lines += _table(f"{head} | seconds per run | CPU seconds per run | learning rate | runs", rows)
     if summary.comparisons:
         lines += [COMPARED.format(len(summary.comparisons))]
         rows = []

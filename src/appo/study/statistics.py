@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-AXES = ("generated_tokens", "rollouts", "seconds")
+AXES = ("generated_tokens", "rollouts", "seconds", "cpu_seconds")
 EXACT_UP_TO = 12  # pairs; 2 ** 12 sign flips
 RANDOM_FLIPS = 20_000
 

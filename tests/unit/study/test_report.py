@@ -9,12 +9,13 @@ from appo.study.report import choose_learning_rates, main, markdown, read_runs, 
 
 
 def make_run(arm, final, *, seed=0, phase="test", rate=1e-4, cold_start=0, testbed="loud", tokens=1000, **more):
-    """Success rises from 0.2 in a straight line; 8 rollouts and 2 seconds per 100 tokens."""
+    """Success rises from 0.2 in a straight line; 8 rollouts, 2 seconds and 1 of the CPU per 100 tokens."""
     points = [
         {
             "generated_tokens": done,
             "rollouts": done * 8 // 100,
             "seconds": done / 50,
+            "cpu_seconds": done / 100,
             "tool_calls": 3.0,
             "tokens": 50.0,
         }
@@ -49,12 +50,13 @@ def test_the_best_validation_rate_is_chosen_and_of_equals_the_smaller():
 
 def test_arms_are_read_at_the_budget_that_all_test_runs_reach():
     summary = summarise(make_study(), ["old", "weak"], ["new"])
-    assert summary.budgets == {"loud": {"generated_tokens": 1000, "rollouts": 80, "seconds": 20.0}}
+    budgets = {"generated_tokens": 1000, "rollouts": 80, "seconds": 20.0, "cpu_seconds": 10.0}
+    assert summary.budgets == {"loud": budgets}
     new, old, weak = summary.arms
     # `old` is halfway to its final 0.8 + 0.02 x seed, thus at 0.5 + 0.01 x seed; the seeds' mean is 3.5.
     assert [arm.success["generated_tokens"].mean for arm in (new, old, weak)] == pytest.approx([0.635, 0.535, 0.3])
     assert (new.runs, new.learning_rate, new.tool_calls, new.tokens, new.seconds) == (8, 4e-4, 3.0, 50.0, 20.0)
-    assert old.seconds == 40.0
+    assert (old.seconds, old.cpu_seconds) == (40.0, 20.0)
     assert summary.notes == []
 
 
@@ -90,10 +92,8 @@ def test_test_runs_at_another_rate_than_the_chosen_one_are_noted():
 def test_the_table_shows_percentages_with_intervals():
     text = markdown(summarise(make_study(), ["old", "weak"], ["new"]))
     assert "Success on the test seeds at 1,000 generated tokens, 80 rollouts, 20 seconds of training" in text
-    assert (
-        "| weak | 30.0 % [30.0, 30.0] | 30.0 % [30.0, 30.0] | 30.0 % [30.0, 30.0] | 3.0 | 50.0 | 20 | 0.0001 | 8 |"
-        in text
-    )
+    weak = "30.0 % [30.0, 30.0]"
+    assert f"| weak | {weak} | {weak} | {weak} | {weak} | 3.0 | 50.0 | 20 | 10 | 0.0001 | 8 |" in text
     assert "| loud | new | old | +10.0 % [+10.0, +10.0] | 0.008 | 0.0 % | 8 | 0 |" in text
 
 
@@ -101,7 +101,9 @@ def test_one_run_has_no_interval_and_an_axis_without_values_a_dash():
     run = make_run("new", 0.6)
     for point in run["points"]:
         del point["rollouts"]
-    assert "| new | 60.0 % (one value) | – | 60.0 % (one value) |" in markdown(summarise([run], [], ["new"]))
+    assert "| new | 60.0 % (one value) | – | 60.0 % (one value) | 60.0 % (one value) |" in markdown(
+        summarise([run], [], ["new"])
+    )
 
 
 def test_a_report_of_a_directory_is_written(tmp_path, capsys):
