@@ -1,4 +1,4 @@
-"""From rewards to an advantage per token of the rollouts that are trained on (Eq. 6 and 7), or that of a rival.
+"""From rewards to an advantage per token of the rollouts that are trained on (Eq. 6 and 7), and which tokens have one.
 
 Left out on purpose: the loss. TRL's takes the (B, T) tensor as it is.
 """
@@ -79,6 +79,29 @@ def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APP
     estimate = base_advantage if args.train_on == "initial" else whole_tree_advantage
     base_BT = torch.cat([estimate(tree, args, omega_BT.shape[1]) for tree in trees]).to(omega_BT.device)
     return future_aware_advantage(base_BT, omega_BT, b=args.future_weight, clip=clip_of(args))
+
+
+def loss_mask(
+    rollouts: list[Rollout], policy_mask_BT: torch.Tensor, *, on_prefixes: bool = False, on_truncated: bool = True
+) -> torch.Tensor:
+    """Which tokens carry loss: those that the policy wrote, and that a rollout does not share with its parent.
+
+    Args:
+        rollouts: One per row.
+        policy_mask_BT: 1 at tokens that the policy wrote.
+        on_prefixes: Whether a token that several rollouts share carries loss in each of them.
+        on_truncated: Whether a rollout that reached the token limit carries any.
+
+    Returns:
+        (B, T) in the dtype of `policy_mask_BT`, a tensor of its own.
+    """
+    mask_BT = policy_mask_BT.clone()
+    for row, rollout in enumerate(rollouts):
+        if not on_prefixes:
+            mask_BT[row, : rollout.branch_position or 0] = 0
+        if not on_truncated and rollout.finish_reason == "length":
+            mask_BT[row] = 0
+    return mask_BT
 
 
 def busy_rows(inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from datasets import Dataset
 from appo import metrics
 from appo.algorithm import fork_weight, future_value
 from appo.branching import BranchPoint, choose_branch_points
-from appo.credit import busy_rows, group_credit, token_advantages, without_idle_rows
+from appo.credit import busy_rows, group_credit, loss_mask, token_advantages, without_idle_rows
 from appo.records import append_records, rollout_records, start_records
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout.agent_loop import Start
@@ -292,18 +292,13 @@ class APPOTrainer(ResumableTrainer):
         return False
 
     def _loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
-        """Policy tokens that a rollout does not share with its parent, which carries their loss.
-
-        None of a truncated rollout where `mask_truncated_completions` asks for that.
-        """
-        rollouts = [rollout for tree in trees for rollout in tree.trained(self.args.train_on)]
-        mask_BT = policy_mask_BT.clone()
-        for row, rollout in enumerate(rollouts):
-            if not self._loss_on_prefixes:
-                mask_BT[row, : rollout.branch_position or 0] = 0
-            if self.mask_truncated_completions and rollout.finish_reason == "length":
-                mask_BT[row] = 0
-        return mask_BT
+        """Which tokens of the trained rollouts carry loss."""
+        return loss_mask(
+            [rollout for tree in trees for rollout in tree.trained(self.args.train_on)],
+            policy_mask_BT,
+            on_prefixes=self._loss_on_prefixes,
+            on_truncated=not self.mask_truncated_completions,
+        )
 
     # ---- what is logged ----
 

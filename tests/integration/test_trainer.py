@@ -16,7 +16,6 @@ from appo.config import PRESETS
 from appo.environments import kinship
 from appo.evaluation import evaluate
 from appo.records import read_records
-from appo.trainer import without_idle_rows
 
 RESULT = " <result> {} </result> "
 # Plain rollouts, of which those that succeed are trained on.
@@ -354,15 +353,6 @@ def test_fork_weights_are_those_of_the_policy_that_wrote_the_rollout(tmp_path, m
     width = min(batch.behaviour.entropies_BT.shape[1], behaviour.entropies_BT.shape[1])
     for name in ("entropies_BT", "log_sum_sq_probs_BT"):
         assert torch.equal(getattr(behaviour, name)[rows, :width], getattr(batch.behaviour, name)[:, :width])
-
-
-def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
-    advantages = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [0.5, 0.5]])
-    mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])  # row 2 has its only credit outside the mask
-    found = without_idle_rows({"advantages": advantages, "tool_mask": mask, "row": torch.arange(5)}, size=4)
-    # Three rows carry loss, and the first idle one fills up. A mean over 4 of 4/5 is the sum over 5.
-    assert found["row"].tolist() == [0, 1, 3, 4]
-    torch.testing.assert_close(found["advantages"], advantages[[0, 1, 3, 4]] * 0.8)
 
 
 def test_where_no_rollout_succeeds_each_micro_batch_keeps_one(tmp_path, monkeypatch):

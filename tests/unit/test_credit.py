@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from appo import APPOConfig
-from appo.credit import token_advantages
+from appo.credit import busy_rows, group_credit, loss_mask, token_advantages, without_idle_rows
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 
@@ -134,3 +134,54 @@ def test_success_credits_what_succeeds_and_nothing_else():
     mixed, easy = make_tree([1.0, 0.7, None, 0.75], []), make_tree([1.0, 0.9], [])
     advantages = token_advantages([mixed, easy], torch.ones(6, 2), args)
     assert advantages.tolist() == [[1.0] * 2, [0.0] * 2, [0.0] * 2, [1.0] * 2, [1.0] * 2, [1.0] * 2]
+
+
+def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
+    advantages = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 5.0], [1.0, 1.0], [0.5, 0.5]])
+    mask = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1], [1, 1]])  # row 2 has its only credit outside the mask
+    found = without_idle_rows({"advantages": advantages, "tool_mask": mask, "row": torch.arange(5)}, size=4)
+    # Three rows carry loss, and the first idle one fills up. A mean over 4 of 4/5 is the sum over 5.
+    assert found["row"].tolist() == [0, 1, 3, 4]
+    torch.testing.assert_close(found["advantages"], advantages[[0, 1, 3, 4]] * 0.8)
+
+
+def test_a_row_is_busy_where_a_token_of_the_loss_has_an_advantage():
+    advantages, mask = torch.tensor([[0.0, -1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1, 1], [0, 1], [1, 1]])
+    assert busy_rows({"advantages": advantages, "tool_mask": mask}).tolist() == [True, False, False]
+
+
+def test_a_group_leaves_out_what_is_not_scored():
+    # 1, 0, 0, 1 of five: mean 1/2, standard deviation 1/2.
+    rollouts = [Rollout([1], reward=reward) for reward in (1.0, 0.0, None, 0.0, 1.0)]
+    assert group_credit(rollouts).tolist() == [1.0, -1.0, 0.0, -1.0, 1.0]
+    assert group_credit([Rollout([1])]).tolist() == [0.0]
+
+
+POLICY_MASK = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 1]])
+
+
+def branch_of_its_sibling(**options):
+    tree = RolloutTree({})
+    parent = Rollout([1], finish_reason="stop")
+    parent.append([5, 6, 7, 8], [-1.0] * 4)
+    tree.add_initial(parent)
+    branch = parent.prefix(1)
+    branch.append([6, 7, 8], [-1.0] * 3)
+    branch.finish_reason = "length"
+    tree.add_branch(branch, 0, 1)
+    return loss_mask(tree.rollouts, POLICY_MASK, **options).tolist()
+
+
+def test_loss_is_on_the_policys_tokens_and_on_shared_ones_once():
+    assert branch_of_its_sibling() == [[1, 1, 0, 1], [0, 1, 0, 1]]
+    assert branch_of_its_sibling(on_prefixes=True) == POLICY_MASK.tolist()
+
+
+def test_a_truncated_rollout_may_be_left_out_of_the_loss():
+    assert branch_of_its_sibling(on_truncated=False) == [[1, 1, 0, 1], [0, 0, 0, 0]]
+
+
+def test_the_policys_mask_is_not_written_to():
+    before = POLICY_MASK.clone()
+    branch_of_its_sibling(on_truncated=False)
+    assert torch.equal(POLICY_MASK, before)
