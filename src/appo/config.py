@@ -8,13 +8,14 @@ Batch sizes count all rollouts of a task, branches included, as `num_generations
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from trl import GRPOConfig
 
 from appo.algorithm import FUTURE_CLIP, half_life_to_gamma
+from appo.errors import UserError
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
 
@@ -41,10 +42,18 @@ LEAST: dict[str, float] = {
     "max_tool_calling_iterations": 0,
     "max_completion_length": 1,
     "seed": 0,
+    "learning_rate": 0,
     "rollout_batch_size": 1,
     "future_weight": 0,
     "local_weight": 0,
 }
+
+# Where infinity means that there is no bound.
+UNBOUNDED = (
+    "delta", "epsilon_high", "future_clip", "max_grad_norm", "off_policy_mask_threshold",
+    "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
+)  # fmt: skip
+SEEDS = 2**32  # numpy takes no larger ones
 
 PRESETS: dict[str, dict[str, Any]] = {
     # What did best in docs/study.md; equations in docs/algorithm.md.
@@ -57,6 +66,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_iterations": 2,
     },
 }
+
+
+def check_numbers(settings: Any) -> None:
+    """Looks at every number among the fields of a dataclass.
+
+    Raises:
+        UserError: for nan, for infinity where it is no bound, and for a seed that numpy does not take.
+    """
+    for name in [f.name for f in fields(settings)]:
+        value = getattr(settings, name, None)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            unbounded = number == math.inf and name in UNBOUNDED
+            if isinstance(number, float) and not math.isfinite(number) and not unbounded:
+                raise UserError(f"{name} must be a finite number, got {number}.")
+    if not 0 <= getattr(settings, "seed", 0) < SEEDS:
+        raise UserError(f"seed must be at least 0 and below 2**32, got {settings.seed}.")
 
 
 @dataclass
@@ -157,6 +182,7 @@ class APPOConfig(GRPOConfig):
             self.report_to = "none"  # transformers would look for a logger called None
         self._check_choices()
         self._check_ranges()
+        check_numbers(self)
         self._check_tree()
         self._check_unsupported()
         super().__post_init__()
@@ -170,22 +196,22 @@ class APPOConfig(GRPOConfig):
             ValueError: for a name that is no preset's.
         """
         if name not in PRESETS:
-            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
+            raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
         return cls(**{**PRESETS[name], **fields})
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         self.future_clip = [float(bound) for bound in self.future_clip]
         if len(self.future_clip) != 2 or not 0 < self.future_clip[0] <= self.future_clip[1]:
-            raise ValueError(f"future_clip must be two bounds, 0 < low <= high, got {self.future_clip}.")
+            raise UserError(f"future_clip must be two bounds, 0 < low <= high, got {self.future_clip}.")
         if not 0 < self.half_life < math.inf:
-            raise ValueError(f"half_life must be a positive number of tokens, got {self.half_life}.")
-        if self.tool_timeout <= 0:
-            raise ValueError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
+            raise UserError(f"half_life must be a positive number of tokens, got {self.half_life}.")
+        if not 0 < self.tool_timeout < math.inf:
+            raise UserError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
         if "{}" not in self.result_format:
-            raise ValueError(f"result_format must hold one {{}} for the result's text, got {self.result_format!r}.")
+            raise UserError(f"result_format must hold one {{}} for the result's text, got {self.result_format!r}.")
 
     def _check_ranges(self) -> None:
         for name, bound in LEAST.items():
@@ -193,36 +219,36 @@ class APPOConfig(GRPOConfig):
             if value is None and name in ("max_tool_calling_iterations", "max_tool_calls"):
                 continue  # no limit
             if value is None or value < bound:
-                raise ValueError(f"{name} must be at least {bound}, got {value}.")
+                raise UserError(f"{name} must be at least {bound}, got {value}.")
         if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
+            raise UserError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
         if not 0 <= self.weight_floor <= 1:
-            raise ValueError(f"weight_floor must lie in [0, 1], got {self.weight_floor}.")
+            raise UserError(f"weight_floor must lie in [0, 1], got {self.weight_floor}.")
         if not 0 < self.top_p <= 1 or not 0 <= (self.min_p or 0) <= 1:
-            raise ValueError(f"top_p must lie in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}.")
+            raise UserError(f"top_p must lie in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}.")
 
     def _check_tree(self) -> None:
         rollouts, initial, points = self.num_generations, self.num_initial_rollouts, self.num_branch_points
         if rollouts is None:
-            raise ValueError("num_generations must be given: it is the number of rollouts per task.")
+            raise UserError("num_generations must be given: it is the number of rollouts per task.")
         if self.num_branch_rounds == 1 and initial * (points + 1) != rollouts:
-            raise ValueError(
+            raise UserError(
                 f"num_initial_rollouts * (num_branch_points + 1) must equal num_generations, got {initial} * "
                 f"({points} + 1) = {initial * (points + 1)} and num_generations = {rollouts}; change one of the three."
             )
         if self.num_branch_rounds > 1 and (initial >= rollouts or points < 1):
-            raise ValueError(
+            raise UserError(
                 f"num_branch_rounds = {self.num_branch_rounds} needs num_initial_rollouts < num_generations and "
                 f"num_branch_points >= 1, got {initial}, {rollouts} and {points}."
             )
 
         if self.advantage == "success" and points:
-            raise ValueError(
+            raise UserError(
                 f"advantage = 'success' takes nothing from branches, got num_branch_points = {points}; set it to 0 "
                 f"and num_initial_rollouts to num_generations = {rollouts}."
             )
         if (self.train_on == "all") != (self.advantage == "tree") and self.advantage != "group":
-            raise ValueError(
+            raise UserError(
                 f"advantage = {self.advantage!r} and train_on = {self.train_on!r} do not go together; with "
                 "train_on = 'all' use 'tree' or 'group', with 'initial' any but 'tree'."
             )
@@ -239,7 +265,7 @@ class APPOConfig(GRPOConfig):
         }
         for name, (value, reason) in unsupported.items():
             if getattr(self, name) != value:
-                raise ValueError(
+                raise UserError(
                     f"{name} = {getattr(self, name)!r} is not supported ({reason}); leave it at {value!r}."
                 )
 
@@ -247,17 +273,17 @@ class APPOConfig(GRPOConfig):
         rollouts, micro = self.num_generations or 1, self.per_device_train_batch_size
         per_update = micro * self.gradient_accumulation_steps
         if per_update % rollouts:
-            raise ValueError(
+            raise UserError(
                 f"per_device_train_batch_size * gradient_accumulation_steps = {per_update} must hold whole tasks of "
                 f"num_generations = {rollouts} rollouts; use a multiple of {rollouts}."
             )
         if micro * self.num_initial_rollouts % rollouts:
-            raise ValueError(
+            raise UserError(
                 f"per_device_train_batch_size = {micro} must be a multiple of num_generations / num_initial_rollouts "
                 f"= {rollouts / self.num_initial_rollouts:g}, so that micro-batches hold whole initial rollouts."
             )
         if (self.steps_per_generation or 1) % self.gradient_accumulation_steps:
-            raise ValueError(
+            raise UserError(
                 f"steps_per_generation = {self.steps_per_generation} must be a multiple of "
                 f"gradient_accumulation_steps = {self.gradient_accumulation_steps}: a generation holds whole updates."
             )

@@ -10,6 +10,7 @@ Left out on purpose: asking servers, the overlap with benchmarks (`python -m app
 
 import logging
 import tempfile
+import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
+from appo.errors import UserError, is_complaint
 from appo.generation.transformers_engine import check_full_attention
 from appo.loading import check_dtype, load_task, lora_config, precision_note, read_outline, runs_programs, tools_of
 from appo.memory import GB, Memory, Sizes, estimate
@@ -89,10 +91,18 @@ class DryRun:
             self.unchecked.append(f"{name}: {error}")
         except jinja2.TemplateError as error:
             self.mistakes.append(f"{name}: the chat template refuses messages: {' '.join(str(error).split())}.")
-        except (ValueError, TypeError, AttributeError, OSError, ImportError, RuntimeError) as error:
-            message = " ".join(str(error).split()) or type(error).__name__
-            self.mistakes.append(message if isinstance(error, RecipeError) else f"{name}: {message}")
+        except Exception as error:
+            self._fault(name, error)
         return None
+
+    def _fault(self, name: str, error: Exception) -> None:
+        """A mistake in the settings, or a fault in the code of the task, with its place and traceback."""
+        message = " ".join(str(error).split()) or type(error).__name__
+        if not (isinstance(error, UserError) or is_complaint(error)):
+            traceback.print_exception(error)
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            message = f"{message} ({type(error).__name__} in {last.filename}, line {last.lineno})"
+        self.mistakes.append(message if isinstance(error, RecipeError) else f"{name}: {message}")
 
     # ---- what is there ----
 
@@ -135,6 +145,8 @@ class DryRun:
                 # Nothing is run here, so the rest can be looked into.
                 self.isolation_missing = True
                 return self._try("task", lambda: load_task(replace(self.config, allow_unisolated=True)))
+        except Exception as error:
+            self._fault("task", error)
         return None
 
     def _tools(self, task: Task) -> None:

@@ -19,6 +19,7 @@ from appo.config import APPOConfig
 from appo.environments import smollm2
 from appo.environments.base import Task
 from appo.environments.pool import EnvironmentPool
+from appo.errors import UserError
 from appo.recipe import RecipeError, RunConfig
 from appo.rows import HubError
 from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
@@ -44,11 +45,13 @@ def load_task(config: RunConfig) -> Task:
     try:
         module = import_module(name)
     except ModuleNotFoundError as error:
-        if error.name and name.startswith(error.name):
+        if error.name and f"{name}.".startswith(f"{error.name}."):
             raise RecipeError(
                 f"task = {config.task!r} is none of {', '.join(TASKS)}, nor an importable module; name a module on "
                 "PYTHONPATH that holds a `TASK`."
             ) from None
+        if name not in TASKS.values():
+            raise  # a package that the user's own module imports
         raise RecipeError(str(error)) from None
     found = getattr(module, attribute, None)
     if callable(found):
@@ -78,10 +81,15 @@ def _make_task(config: RunConfig, make: Callable[..., Any]) -> Any:
         raise RecipeError(f"task_args: {error}; task = {config.task!r} takes {takes or 'none'}.") from None
     try:
         return make(**given)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (UserError, RuntimeError) as error:
+        if not (isinstance(error, UserError) or _is_ours(make)):
+            raise
         raise RecipeError(f"task_args: {' '.join(str(error).split())}") from error
-    except (TypeError, AttributeError) as error:
-        raise RecipeError(f"task_args: a value has the wrong type ({' '.join(str(error).split())}).") from error
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    """Whether a function is this package's, whose complaints about values are worded for users."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "appo"
 
 
 def runs_programs(tools: Iterable[Callable[..., Any]]) -> bool:
@@ -127,7 +135,7 @@ def read_model(source: str, **options: Any) -> ModelAndTokenizer:
     config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:
-        raise ValueError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
+        raise UserError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
     tokenizer = AutoTokenizer.from_pretrained(source if own else base)
     return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
 
@@ -160,6 +168,8 @@ def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | No
         try:
             return task.make_model()
         except (FileNotFoundError, ImportError) as error:
+            if not _is_ours(task.make_model):
+                raise
             raise RecipeError(str(error)) from None
     check_dtype(args)
     try:

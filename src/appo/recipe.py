@@ -18,10 +18,11 @@ from typing import Any, get_type_hints
 
 import jinja2
 import yaml
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import SFTConfig
 
-from appo.config import PRESETS, APPOConfig
-from appo.errors import UserError
+from appo.config import PRESETS, APPOConfig, check_numbers
+from appo.errors import UserError, is_complaint
 from appo.field_values import parse, read_texts, read_value, resolve
 
 NESTED = "cold_start"
@@ -39,13 +40,30 @@ class RecipeError(UserError):
 
 @contextmanager
 def in_one_sentence() -> Iterator[None]:
-    """Mistakes that show only once a library reads the values: one sentence, as for all others."""
+    """What a library says of the user's values, in one sentence. A fault in a user's code, or in ours, stays one."""
     try:
         yield
-    except jinja2.TemplateError as error:
-        raise RecipeError(f"the chat template refuses messages: {' '.join(str(error).split())}.") from None
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise RecipeError(" ".join(str(error).split()) or type(error).__name__) from None
+    except (jinja2.TemplateError, ValueError, OSError, ImportError) as error:
+        if isinstance(error, UserError) or not is_complaint(error):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        template = isinstance(error, jinja2.TemplateError)
+        raise RecipeError(f"the chat template refuses messages: {said}." if template else said) from error
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: for a logger of `report_to` that transformers does not know, or whose package is missing.
+    """
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            there = ", ".join(INTEGRATION_TO_CALLBACK)
+            raise UserError(f"report_to: there is no logger {name!r}; use some of {there}, or none.")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:  # each says what to install
+            raise UserError(f"report_to = {name}: {error} Or set report_to: none.") from None
 
 
 @dataclass
@@ -102,11 +120,11 @@ class RunConfig:
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
-                raise ValueError(f"{name} must not be below {bound}, got {value}.")
+                raise UserError(f"{name} must not be below {bound}, got {value}.")
         for name in ("task_args", "lora"):
             setattr(self, name, read_mapping(name, getattr(self, name)))
         if self.traces_min_reward is not None and not self.traces:
-            raise ValueError(f"traces_min_reward = {self.traces_min_reward:g} is given without traces; name files.")
+            raise UserError(f"traces_min_reward = {self.traces_min_reward:g} is given without traces; name files.")
 
 
 def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
@@ -115,9 +133,9 @@ def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
+            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping, got {value!r}.")
+        raise UserError(f"{name} must be a mapping, got {value!r}.")
     return value
 
 
@@ -166,6 +184,11 @@ def _make_settings(
         gradient_checkpointing=args.gradient_checkpointing, output_dir=f"{args.output_dir}/cold_start_training"
     )
     (sft,) = read_dataclasses((SFTConfig,), {**shared, **nested}, nested_flags, path, f", {NESTED}")
+    for settings, part in ((args, ""), (sft, f", {NESTED}")):
+        try:
+            check_loggers(settings.report_to)
+        except UserError as error:
+            raise RecipeError(f"{path}{part}: {error}") from None
     return run, args, sft
 
 
@@ -284,8 +307,11 @@ def read_dataclasses(
         if name in values or name in flags
     }
     try:
-        return tuple(kind(**{f.name: read[f.name] for f, _ in _fields_of(kind) if f.name in read}) for kind in kinds)
-    except (ValueError, TypeError) as error:
+        made = [kind(**{f.name: read[f.name] for f, _ in _fields_of(kind) if f.name in read}) for kind in kinds]
+        for settings in made:
+            check_numbers(settings)
+        return tuple(made)
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise RecipeError(f"{path}{part}: {' '.join(str(error).split())}") from None
 
 

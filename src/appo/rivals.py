@@ -32,6 +32,7 @@ from appo.algorithm.rivals import (
 from appo.branching import BranchPoint
 from appo.config import APPOConfig
 from appo.credit import group_credit
+from appo.errors import UserError
 from appo.rival_credit import step_credit, tree_credit, turn_end, vine_credit
 from appo.rollout.rewards import among_scored, rewards_of
 from appo.rollout.scoring import RolloutBatch, TokenScores
@@ -74,19 +75,19 @@ class RivalConfig(APPOConfig):
         known = {"rival": RIVALS, "control": CONTROLS, "shared_prefix": ("soft", "hard"), "loss_on": LOSS_ON}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.rival not in ("none", "gppo") and self.advantage == "success":
-            raise ValueError(f"rival = {self.rival!r} has an advantage of its own; leave out advantage = 'success'.")
+            raise UserError(f"rival = {self.rival!r} has an advantage of its own; leave out advantage = 'success'.")
         if self.loss_on == "decisions" and self.token_weight != "uniform":
-            raise ValueError("loss_on = 'decisions' weighs tokens by itself; leave token_weight at 'uniform'.")
+            raise UserError("loss_on = 'decisions' weighs tokens by itself; leave token_weight at 'uniform'.")
         if self.rival in ("arpo", "tree_grpo"):
             self.train_on, self.advantage = "all", "group"
         if self.rival in ("gigpo", "vineppo", "reinforce++") and self.train_on != "initial":
-            raise ValueError(f"rival = {self.rival!r} credits initial rollouts only; leave train_on at 'initial'.")
+            raise UserError(f"rival = {self.rival!r} credits initial rollouts only; leave train_on at 'initial'.")
         if self.rival == "arpo" and self.token_weight != "uniform":
-            raise ValueError("rival = 'arpo' weighs all tokens alike; leave token_weight at 'uniform'.")
+            raise UserError("rival = 'arpo' weighs all tokens alike; leave token_weight at 'uniform'.")
         if self.control != "none" and (self.branching != "entropy" or self.rival != "none"):
-            raise ValueError(
+            raise UserError(
                 f"control = {self.control!r} takes the place of entropy at APPO's branch points: set branching to "
                 f"'entropy' and rival to 'none', got {self.branching!r} and {self.rival!r}."
             )
@@ -105,10 +106,10 @@ class RivalTrainer(APPOTrainer):
         self._decision_positions = decision_positions
         self._scored: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         if self.accelerator.num_processes > 1 and (self.args.rival == "arpo" or self.args.dynamic_sampling):
-            raise ValueError("rival = 'arpo' and dynamic_sampling run on one process: their rounds differ in number.")
+            raise UserError("rival = 'arpo' and dynamic_sampling run on one process: their rounds differ in number.")
         if decision_positions is None and (self.args.control == "oracle" or self.args.loss_on == "decisions"):
             name = "control = 'oracle'" if self.args.control == "oracle" else "loss_on = 'decisions'"
-            raise ValueError(f"{name} needs a task with decision_positions; use a testbed such as kinship.")
+            raise UserError(f"{name} needs a task with decision_positions; use a testbed such as kinship.")
 
     # ---- rollouts of the behaviour policy ----
 

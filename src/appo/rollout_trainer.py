@@ -25,6 +25,7 @@ from appo import metrics
 from appo.config import APPOConfig
 from appo.counters import RunCounters
 from appo.environments.pool import EnvironmentPool
+from appo.errors import UserError
 from appo.generation.transformers_engine import TransformersEngine
 from appo.rollout.agent_loop import AgentLoop, Start
 from appo.rollout.chat_protocol import ChatProtocol, set_up_tools
@@ -73,7 +74,7 @@ class RolloutTrainer(GRPOTrainer):
             name = model if isinstance(model, str) else get_config_model_id(model.config)
             args = APPOConfig(f"{name.split('/')[-1]}-APPO")
         if kwargs.pop("rollout_func", None) is not None:
-            raise ValueError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
+            raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
         self._pool = EnvironmentPool(list(tools or []), environment_factory)
         if args.tool_protocol == "chat_template":
             kwargs.update(tools=tools, environment_factory=environment_factory)
@@ -86,7 +87,7 @@ class RolloutTrainer(GRPOTrainer):
             reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
         if self._is_vlm:
-            raise ValueError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
+            raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         for name in ("train_dataset", "eval_dataset"):
             check_prompts(name, getattr(self, name), environment_factory is not None)
         self._hide_fork()
@@ -247,7 +248,7 @@ class RolloutTrainer(GRPOTrainer):
         unscored_B = rewards_BF.isnan().all(dim=1)
         if rewards_BF.isinf().any():
             name = self.reward_func_names[int(rewards_BF.isinf().any(dim=0).nonzero()[0])]
-            raise ValueError(f"reward function {name} returned an infinite reward; return a finite number or None.")
+            raise UserError(f"reward function {name} returned an infinite reward; return a finite number or None.")
         for rollout, total, unscored, parts in zip(
             rollouts, totals_B.tolist(), unscored_B.tolist(), rewards_BF.tolist(), strict=False
         ):

@@ -25,6 +25,8 @@ from typing import Any
 import pyarrow.parquet
 from datasets import load_dataset
 
+from appo.errors import UserError
+
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
 SHOWN = 3  # rows named per reason
@@ -36,7 +38,7 @@ ALIAS_FIELDS = ("answer_aliases", "aliases")
 ID_FIELDS = ("id", "_id", "task_id", "unique_id", "idx", "index")
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Data that is missing or cannot be read, in one sentence."""
 
 

@@ -29,6 +29,7 @@ from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import prompt_template
 from appo.environments.base import Task
+from appo.errors import UserError
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
 from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
@@ -192,12 +193,11 @@ def check_processes(config: RunConfig, args: APPOConfig) -> None:
 
 def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
     """The training tasks, and the questions of the evaluations if there are any."""
-    with in_one_sentence():
-        rows = task.dataset(config.train_size, config.train_seed)
-        questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
-        for name, data in (("the task's data", rows), ("the task's questions", questions)):
-            check_prompts(name, data, task.environment_factory is not None)
-        return rows, questions
+    rows = task.dataset(config.train_size, config.train_seed)
+    questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
+    for name, data in (("the task's data", rows), ("the task's questions", questions)):
+        check_prompts(name, data, task.environment_factory is not None)
+    return rows, questions
 
 
 def _make_trainer(
@@ -231,7 +231,7 @@ def _check_prompt(rows: Dataset, args: APPOConfig, task: Task, tokenizer: Any) -
     if not len(rows) or isinstance(rows[0].get("prompt"), str | None):
         return
     if tokenizer.chat_template is None:
-        raise ValueError(
+        raise UserError(
             "the task's prompts are messages, but the model's tokenizer has no chat template; use an instruct model."
         )
     template = prompt_template(tokenizer, tools_of(task), args)

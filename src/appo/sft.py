@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from trl import SFTConfig, SFTTrainer
 
 from appo.environments.base import Demonstration
+from appo.errors import UserError
 
 IGNORED = -100  # the label that torch's and TRL's losses skip
 CHUNK = 1000  # demonstrations per tokenizer call: a call per piece would take longer than the training
@@ -57,13 +58,13 @@ def make_sft_trainer(
     """
     if args.packing or args.padding_free:
         name = "packing" if args.packing else "padding_free"
-        raise ValueError(f"{name}=True is not supported in the cold start: set it to False.")
+        raise UserError(f"{name}=True is not supported in the cold start: set it to False.")
     rows = tokenize_demonstrations(tokenizer, demonstrations, template)
     kept = [row for row in rows if args.max_length is None or len(row["input_ids"]) <= args.max_length]
     too_long = len(rows) - len(kept)
     if not kept:
         reason = f"all {too_long} are longer than max_length={args.max_length}: raise it" if rows else "there are none"
-        raise ValueError(f"demonstrations: {reason}.")
+        raise UserError(f"demonstrations: {reason}.")
     if too_long:
         warnings.warn(
             f"{too_long} of {len(rows)} demonstrations are longer than max_length={args.max_length} tokens and were "
@@ -91,7 +92,7 @@ def tokenize_demonstrations(
 ) -> list[dict[str, list[int]]]:
     """One row with `input_ids` and `labels` per demonstration; labels are -100 where no loss falls."""
     if tokenizer.eos_token_id is None:
-        raise ValueError("tokenizer.eos_token is None, but a demonstration has to end with it: set it.")
+        raise UserError("tokenizer.eos_token is None, but a demonstration has to end with it: set it.")
     rows: list[dict[str, list[int]]] = []
     remaining = iter(demonstrations)
     while chunk := list(islice(remaining, CHUNK)):

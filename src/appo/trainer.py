@@ -22,6 +22,7 @@ from appo import metrics
 from appo.algorithm import fork_weight, future_value
 from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import busy_rows, group_credit, loss_mask, token_advantages, without_idle_rows
+from appo.errors import UserError
 from appo.records import append_records, rollout_records, start_records
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout.agent_loop import Start
@@ -59,7 +60,7 @@ class APPOTrainer(ResumableTrainer):
         """TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence."""
         tasks = self.args.generation_batch_size // self.num_generations
         if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:
-            raise ValueError(
+            raise UserError(
                 f"train_dataset has {len(self.train_dataset)} rows, but one generation takes {tasks} tasks; give more "
                 "rows, or lower per_device_train_batch_size or steps_per_generation."
             )

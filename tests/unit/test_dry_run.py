@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -209,12 +210,13 @@ def test_a_template_that_refuses_prompts_is_a_mistake(tmp_path, capsys, model_di
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (5, "task_args: a value has the wrong type ('int' object has no attribute 'upper')."),
-        ("a", "data: 'str' object has no attribute 'rows'"),
+        (5, "task: 'int' object has no attribute 'upper' (AttributeError in {file}, line 4)"),
+        ("a", "data: 'str' object has no attribute 'rows' (AttributeError in {file}, line 5)"),
     ],
 )
-def test_a_task_that_stumbles_over_its_arguments_is_a_mistake(tmp_path, capsys, monkeypatch, name, sentence):
-    (tmp_path / "stumbling_task.py").write_text(
+def test_a_fault_in_a_tasks_code_is_a_mistake_with_its_place(tmp_path, capsys, monkeypatch, name, sentence):
+    file = tmp_path / "stumbling_task.py"
+    file.write_text(
         "from dataclasses import replace\n"
         "from appo.environments import kinship\n"
         "def TASK(name):\n"
@@ -222,9 +224,12 @@ def test_a_task_that_stumbles_over_its_arguments_is_a_mistake(tmp_path, capsys, 
         "    return replace(kinship.TASK, dataset=lambda size, seed: name.rows)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stumbling_task", raising=False)
     path = recipe(tmp_path, task="stumbling_task", task_args={"name": name}, eval_size=0)
     assert main(["train", path, "--dry-run"]) == 2
-    assert f"mistake: {sentence}" in capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    assert f"mistake: {sentence.format(file=file)}" in shown.out.splitlines()
+    assert f'File "{file}", line' in shown.err
 
 
 def test_other_processes_than_planned_are_a_mistake(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from appo.errors import UserError
 from appo.rollout.agent_loop import snapshot
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
@@ -66,7 +67,7 @@ class EnvironmentPool:
         """The environment that a row asks for; None where there is only one."""
         name = row.get("environment") if self.by_name else None
         if self.factories and name not in self.factories:
-            raise ValueError(
+            raise UserError(
                 f"a row has environment = {name!r}, which is none of those given to environment_factory: "
                 f"{', '.join(map(str, self.factories))}."
             )
@@ -92,7 +93,7 @@ class EnvironmentPool:
         found: dict[str, Callable[..., Any]] = {}
         for tool in [*self.tools, *methods]:
             if tool.__name__ in found:
-                raise ValueError(
+                raise UserError(
                     f"two tools are called {tool.__name__}; rename one (MCPServer: give a prefix), as the policy "
                     "calls them by name."
                 )

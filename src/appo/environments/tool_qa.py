@@ -26,6 +26,7 @@ from datasets import Dataset
 from appo.data import load_rl_data
 from appo.environments.base import Task
 from appo.environments.prompts import system_prompt
+from appo.errors import UserError
 from appo.rewards import paper_reward_func
 from appo.rows import DataError
 from appo.tools import PythonSandbox
@@ -64,24 +65,27 @@ def TASK(
         ValueError: for values that contradict each other, and what opening the search raises. Data is read later.
         RuntimeError: where programs cannot be isolated and need to be.
     """
-    if not tools or set(tools) - set(TOOLS):
-        raise ValueError(f"tools must be some of {', '.join(TOOLS)}, got {tools!r}.")
-    for name, value in {"data": data, "valid": valid, "prompt": prompt}.items():
+    if not isinstance(tools, list | tuple) or not tools or any(tool not in TOOLS for tool in tools):
+        raise UserError(f"tools must be some of {', '.join(TOOLS)}, got {tools!r}.")
+    for name, value in {"data": data, "valid": valid, "prompt": prompt, "search": search}.items():
         if not isinstance(value, str | None):
-            raise ValueError(f"{name} must be a text, got {value!r}.")
-    if not 0 <= held_out < 1:
-        raise ValueError(f"held_out must lie in [0, 1), got {held_out}.")
+            raise UserError(f"{name} must be a text, got {value!r}.")
+    for name, options in {"search_options": search_options, "sandbox": sandbox}.items():
+        if not isinstance(options, dict | None):
+            raise UserError(f"{name} must be a mapping, got {options!r}.")
+    if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        raise UserError(f"held_out must lie in [0, 1), got {held_out}.")
     if "search" in tools and search is None:
-        raise ValueError("search is missing: name one, for example pages:search_cache.json, or leave it out of tools.")
+        raise UserError("search is missing: name one, for example pages:search_cache.json, or leave it out of tools.")
     if ("search" not in tools and (search or search_options)) or ("python" not in tools and sandbox):
-        raise ValueError(f"search and sandbox belong to tools that are not among tools = {list(tools)}.")
+        raise UserError(f"search and sandbox belong to tools that are not among tools = {list(tools)}.")
     functions: list[Callable[..., Any]] = []
     session = None
     if "search" in tools:
         functions.append(open_search(str(search), **(search_options or {})).search)
     if "python" in tools:
         if "stateful" in (sandbox or {}):
-            raise ValueError("sandbox: stateful is what python_session says; remove it and set python_session.")
+            raise UserError("sandbox: stateful is what python_session says; remove it and set python_session.")
         python = _sandbox({**(sandbox or {}), "stateful": python_session})
         session = python.session if python_session else None
         functions += [] if python_session else [python.python]
@@ -101,7 +105,7 @@ def _sandbox(options: dict[str, Any]) -> PythonSandbox:
     try:
         return PythonSandbox(**options)
     except TypeError as error:
-        raise ValueError(f"sandbox: {str(error).split(')', 1)[-1].strip()}.") from None
+        raise UserError(f"sandbox: {str(error).split(')', 1)[-1].strip()}.") from None
 
 
 def _split(data: str, valid: str | None, held_out: float, prompt: str) -> tuple[Dataset, Dataset]:
@@ -129,7 +133,7 @@ def _rows(name: str, source: str, prompt: str) -> Dataset:
 def _choose(rows: Dataset, size: int, seed: int, source: str) -> Dataset:
     """`size` rows in an order of that seed, or all where there are fewer, which is logged."""
     if not len(rows):
-        raise ValueError(f"{source} has no rows; give valid, or raise held_out, or set eval_size to 0.")
+        raise UserError(f"{source} has no rows; give valid, or raise held_out, or set eval_size to 0.")
     if size > len(rows):
         logger.warning("%s has %d rows, so all of them are used instead of %d.", source, len(rows), size)
     order = list(range(len(rows)))

@@ -28,7 +28,6 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.evaluation.table import print_results
-from appo.recipe import RecipeError
 from appo.records import append_records
 
 Rows = dict[str, list[BenchmarkRow]]
@@ -74,12 +73,7 @@ def _console() -> Console:
 
 
 def _load_rows(config: EvalConfig) -> Rows:
-    try:
-        return {
-            name: load_benchmark(name, config.data, config.limit, config.math_by_judge) for name in config.benchmarks
-        }
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    return {name: load_benchmark(name, config.data, config.limit, config.math_by_judge) for name in config.benchmarks}
 
 
 def _settings(config: EvalConfig) -> dict[str, Any]:
@@ -100,16 +94,13 @@ def _open_judge(config: EvalConfig, rows: Rows, console: Console) -> Judge | Non
     if all(found[0].metric != "judge" for found in rows.values()):
         console.print("The judge is not asked: none of these benchmarks needs one (see --math_by_judge).")
         return None
-    try:
-        judge = Judge(
-            config.judge_url,
-            config.judge_model,
-            config.directory / "judge.sqlite",
-            concurrency=config.judge_concurrency,
-        )
-        judge.check()
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    judge = Judge(
+        config.judge_url,
+        config.judge_model,
+        config.directory / "judge.sqlite",
+        concurrency=config.judge_concurrency,
+    )
+    judge.check()
     return judge
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from appo.errors import UserError
 from appo.evaluation.benchmarks import BENCHMARKS
 from appo.recipe import FLAGS, RecipeError, read_dataclasses, read_mapping, split_flags
 
@@ -84,33 +85,33 @@ class EvalConfig:
     def __post_init__(self) -> None:
         self.search_options = read_mapping("search_options", self.search_options)
         if self.search_options is not None and self.search is None:
-            raise ValueError("search_options belong to a search; give --search SOURCE.")
+            raise UserError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
         for name, bound in {**least, "limit": 1, "max_tool_turns": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
-                raise ValueError(f"{name} must not be below {bound}, got {value}.")
+                raise UserError(f"{name} must not be below {bound}, got {value}.")
         if self.engine != "transformers":
-            raise ValueError(f"engine = {self.engine!r} does not exist; use transformers.")
+            raise UserError(f"engine = {self.engine!r} does not exist; use transformers.")
         if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
+            raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if not 0 < self.tool_timeout < math.inf:
-            raise ValueError(f"tool_timeout must be above 0 and finite, got {self.tool_timeout}.")
+            raise UserError(f"tool_timeout must be above 0 and finite, got {self.tool_timeout}.")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must not be below 0 and must be finite, got {self.temperature}.")
+            raise UserError(f"temperature must not be below 0 and must be finite, got {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}.")
+            raise UserError(f"top_p must lie in (0, 1], got {self.top_p}.")
         if self.temperature == 0 and self.samples > 1:
-            raise ValueError("temperature = 0 makes all samples of a question the same; set samples = 1.")
+            raise UserError("temperature = 0 makes all samples of a question the same; set samples = 1.")
         if (self.judge_url is None) != (self.judge_model is None):
-            raise ValueError("judge_url and judge_model belong together; give both or neither.")
+            raise UserError("judge_url and judge_model belong together; give both or neither.")
         if self.math_by_judge and self.judge_url is None:
-            raise ValueError("math_by_judge needs a judge; give judge_url and judge_model.")
+            raise UserError("math_by_judge needs a judge; give judge_url and judge_model.")
         unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
         if unknown or not self.benchmarks:
             close = difflib.get_close_matches(unknown[0], BENCHMARKS, 1) if unknown else []
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(BENCHMARKS)}."
-            raise ValueError(f"unknown benchmark {unknown[0] if unknown else ''!r}; {hint}")
+            raise UserError(f"unknown benchmark {unknown[0] if unknown else ''!r}; {hint}")
 
     @property
     def benchmarks(self) -> list[str]:

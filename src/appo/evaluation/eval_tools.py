@@ -72,8 +72,6 @@ def _search(config: EvalConfig) -> Callable[..., Any]:
         search.find("capital of France")
     except ToolError as error:
         raise RecipeError(f"search = {spec!r} does not work: {error}.") from None
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
     return search.search
 
 
@@ -83,7 +81,9 @@ def _function(spec: str) -> Callable[..., Any]:
         raise RecipeError(f"tools: {spec!r} is neither python nor search nor my.module:function, nor none alone.")
     try:
         tool = getattr(import_module(module), name, None)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if not (error.name and f"{module}.".startswith(f"{error.name}.")):
+            raise  # a package that the module itself imports
         raise RecipeError(f"tools: {spec!r} cannot be imported: {error}.") from None
     if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
         raise RecipeError(f"tools: {spec!r} is no function.")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from appo.errors import UserError
 from appo.tools import ToolError
 from appo.tools._disk_cache import DiskCache
 from appo.tools._http import Call, Client
@@ -105,7 +106,7 @@ class Judge:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
             # Not shown, as it may hold a password.
-            raise ValueError("judge_url must read http://host:port/v1, without user, password or query.")
+            raise UserError("judge_url must read http://host:port/v1, without user, password or query.")
         self.url, self.model, self.concurrency = url.rstrip("/"), model, concurrency
         _headers()
         self._cache = DiskCache(cache)
@@ -129,7 +130,7 @@ class Judge:
                 reason = str(error)
             if "answered 404" not in reason:
                 break
-        raise ValueError(f"judge_url = {given!r} does not work with judge_model = {self.model!r}: {reason}.")
+        raise UserError(f"judge_url = {given!r} does not work with judge_model = {self.model!r}: {reason}.")
 
     def verdicts(self, prompts: Iterable[str], on_verdict: Callable[[], None] = lambda: None) -> dict[str, Verdict]:
         """A verdict for each different prompt.
@@ -182,5 +183,5 @@ class Judge:
 def _headers() -> dict[str, str]:
     key = os.environ.get(KEY, "").strip()
     if not re.fullmatch(r"[!-~]*", key):  # others would be shown in the error of whoever sends them
-        raise ValueError(f"the environment variable {KEY} holds characters that no key has.")
+        raise UserError(f"the environment variable {KEY} holds characters that no key has.")
     return {"Authorization": f"Bearer {key}"} if key else {}

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from appo.environments.prompts import system_prompt
+from appo.errors import UserError
 from appo.evaluation.eval_tools import Tools
 from appo.generation.transformers_engine import check_full_attention
 from appo.loading import read_model
@@ -89,7 +90,7 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         if protocol == "tags":
             written = TagProtocol(tokenizer, tools)
         elif tokenizer.chat_template is None:
-            raise ValueError("its tokenizer has no chat template; use protocol = tags.")
+            raise UserError("its tokenizer has no chat template; use protocol = tags.")
         else:
             written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids)
         policy = Policy(model, tokenizer, written, eos_token_ids, tools, system)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import MinPLogitsWarper, PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
 
+from appo.errors import UserError
 from appo.generation.base import Request, Turn
 from appo.generation.kv_cache import RaggedCache
 
@@ -52,7 +53,7 @@ def check_full_attention(model: PreTrainedModel) -> None:
         windowed = getattr(config, "sliding_window", None) is not None or config.model_type in ("gpt_neo", "mpt")
         kinds = {"sliding window or local attention"} if windowed else {"full_attention"}
     if kinds != {"full_attention"}:
-        raise ValueError(
+        raise UserError(
             f"the embedded engine needs full attention in every layer, but {type(model).__name__} has "
             f"{', '.join(sorted(kinds))}; use a model without sliding-window, local or recurrent layers."
         )

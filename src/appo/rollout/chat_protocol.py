@@ -22,6 +22,7 @@ from trl.chat_template_utils import (
     supports_tool_calling,
 )
 
+from appo.errors import UserError
 from appo.rollout.call_faults import called_name, fault_of, find_mark
 from appo.rollout.calls import (
     MAX_CALL_CHARS,
@@ -45,7 +46,7 @@ def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
         ValueError: if the template has no tools, or calls in its style cannot be read.
     """
     if not supports_tool_calling(tokenizer):
-        raise ValueError(
+        raise UserError(
             "The tokenizer's chat template does not write tool calls and results. Use the tags of the paper "
             "(tool_protocol: tags), or appo.rollout.tool_template.add_tools(tokenizer) (docs/protocols.md)."
         )
@@ -54,7 +55,7 @@ def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
             add_response_schema(tokenizer)
         return None if is_chat_template_prefix_preserving(tokenizer) else get_training_chat_template(tokenizer)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             "TRL does not know how calls are written in the tokenizer's chat template. Use the tags of the paper "
             "(tool_protocol: tags), or set tokenizer.response_template (docs/protocols.md)."
         ) from error
@@ -137,7 +138,7 @@ class ChatProtocol:
         self._encode_plain = PlainText(tokenizer)
         template = getattr(tokenizer, "response_template", None)
         if tools and template is None:
-            raise ValueError("tokenizer.response_template is not set, so that calls cannot be read; set it.")
+            raise UserError("tokenizer.response_template is not set, so that calls cannot be read; set it.")
         self._reader = None if template is None else load_response_template(template)
         calls = self._reader.fields.get("tool_calls") if self._reader else None
         self._opening = calls.open_re if calls else None  # how a call begins; None: every turn is an answer
@@ -233,7 +234,7 @@ class ChatProtocol:
             return ids
         pieces = decode(self.tokenizer, ids).split(cut)
         if len(pieces) <= sum(text.count(cut) for text in safe):
-            raise ValueError("The tokenizer or its chat template changes the text of tool results.")
+            raise UserError("The tokenizer or its chat template changes the text of tool results.")
         return [token for ids in self.tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids]
 
     def region(self, rollout: Rollout, position: int) -> str:

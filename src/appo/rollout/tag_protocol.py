@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.errors import UserError
 from appo.rollout.calls import (
     MAX_CALL_CHARS,
     THOUGHT,
@@ -53,7 +54,7 @@ class TagProtocol:
         self.tokenizer = tokenizer
         before, placeholder, after = result_format.partition("{}")
         if not placeholder:
-            raise ValueError(f"result_format must hold one {{}} for the result's text, got {result_format!r}.")
+            raise UserError(f"result_format must hold one {{}} for the result's text, got {result_format!r}.")
         self._before, self._after = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
         )

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.errors import UserError
+
 # Jinja: lists the tools in the system message, writes calls behind an assistant's text, results as a user's message.
 _BEFORE = """\
 {%- set new = namespace(messages=[], tools='') -%}
@@ -66,7 +68,7 @@ def add_tools(tokenizer: PreTrainedTokenizerBase, style: Literal["object", "list
         ValueError: if the tokenizer has no chat template.
     """
     if not isinstance(tokenizer.chat_template, str):
-        raise ValueError("tokenizer.chat_template is not a text: a template to add tools to is needed; set it.")
+        raise UserError("tokenizer.chat_template is not a text: a template to add tools to is needed; set it.")
     question = [{"role": "user", "content": "?"}]
     without, with_prompt = (
         tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=prompt)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+from appo.errors import UserError
 from appo.tools import ToolError
 
 MAX_BYTES = 10_000_000  # of an answer
@@ -100,9 +101,9 @@ class Client:
         positive = {"timeout": timeout, "patience": patience, "requests_per_second": requests_per_second}
         for name, value in positive.items():
             if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+                raise UserError(f"{name} must be positive, got {value}.")
         if retries < 0 or backoff < 0:
-            raise ValueError(f"retries and backoff must not be negative, got {retries} and {backoff}.")
+            raise UserError(f"retries and backoff must not be negative, got {retries} and {backoff}.")
         self.timeout, self.patience, self.retries, self.backoff = timeout, patience, retries, backoff
         self.what = what
         self._turns = _Turns(1 / requests_per_second if requests_per_second else 0.0)

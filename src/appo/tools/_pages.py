@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from appo.errors import UserError
 from appo.rows import Row, find_field
 from appo.tools import ToolError
 
@@ -49,7 +50,7 @@ class Limits:
         for field in fields(self):
             value, least = getattr(self, field.name), 1 if field.name == "top_k" else 50
             if value < least:
-                raise ValueError(f"{field.name} must be at least {least}, got {value}.")
+                raise UserError(f"{field.name} must be at least {least}, got {value}.")
 
 
 class Search:
@@ -136,9 +137,9 @@ def page_of(row: Row) -> Page:
     key, title_key = find_field(row, TEXT_FIELDS), find_field(row, ("title",))
     text, title = row[key] if key else None, row[title_key] if title_key else ""
     if not isinstance(text, str) or not text.strip():
-        raise ValueError("no text, which `text`, `contents` or `body` should hold")
+        raise UserError("no text, which `text`, `contents` or `body` should hold")
     if not isinstance(title, str):
-        raise ValueError("its title is no text")
+        raise UserError("its title is no text")
     return _page(text, title)
 
 

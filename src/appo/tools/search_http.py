@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from appo.errors import UserError
 from appo.tools import ToolError
 from appo.tools._disk_cache import DiskCache
 from appo.tools._http import Call, Client
@@ -83,7 +84,7 @@ class HTTPSearch(Search):
         cache: str | Path | None = None,
     ) -> None:
         if kind not in _KINDS:
-            raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
+            raise UserError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}.")
         self.kind, self.limits = kind, limits
         self._kind = _KINDS[kind]
         self.url = _address(url or self._kind.url, self._kind.path)
@@ -135,7 +136,7 @@ def _address(url: str | None, path: str) -> str:
     except ValueError:
         sound = False
     if not sound or "@" in parts.netloc or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url or ""):
-        raise ValueError("url must read http://host:port or https://host/path, without user, password or query.")
+        raise UserError("url must read http://host:port or https://host/path, without user, password or query.")
     own = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{own or path}"
 
@@ -157,7 +158,7 @@ def _serper_key() -> str:
     # Others would be shown in the error of whoever sends them.
     if not re.fullmatch(r"[!-~]+", key):
         state = "holds characters that no key has" if key else "is not set"
-        raise ValueError(f"the environment variable {SERPER_KEY} {state}; Serper needs a key.")
+        raise UserError(f"the environment variable {SERPER_KEY} {state}; Serper needs a key.")
     return key
 
 

@@ -13,6 +13,7 @@ Left out on purpose: combinations of searches, such as a cache with a fallback; 
 
 from typing import Any
 
+from appo.errors import UserError
 from appo.tools._pages import Limits, Search
 from appo.tools.search import CachedSearch, LocalSearch, corpus_from_cache
 from appo.tools.search_http import HTTPSearch
@@ -30,10 +31,10 @@ def split_spec(spec: str) -> tuple[str, str]:
     kind, _, place = spec.partition(":")
     if kind not in (*FILE_KINDS, *SERVER_KINDS):
         forms = [f"{name}:FILE" for name in FILE_KINDS] + [f"{name}:URL" for name in SERVER_KINDS[:2]]
-        raise ValueError(f"search = {spec!r} must read {', '.join(forms)} or serper.")
+        raise UserError(f"search = {spec!r} must read {', '.join(forms)} or serper.")
     if not place and kind != "serper":
         what = "FILE" if kind in FILE_KINDS else "URL"
-        raise ValueError(f"search = {spec!r} names no {what.lower()}; write {kind}:{what}.")
+        raise UserError(f"search = {spec!r} names no {what.lower()}; write {kind}:{what}.")
     return kind, place
 
 
@@ -60,5 +61,5 @@ def open_search(spec: str, **options: Any) -> Search:
         return HTTPSearch(kind, place or None, **options)
     except TypeError as error:
         if "keyword argument" in str(error):
-            raise ValueError(f"search = {spec!r}: {str(error).split(')', 1)[-1].strip()}.") from None
-        raise ValueError(f"search = {spec!r}: an option has the wrong type ({error}).") from None
+            raise UserError(f"search = {spec!r}: {str(error).split(')', 1)[-1].strip()}.") from None
+        raise UserError(f"search = {spec!r}: an option has the wrong type ({error}).") from None
