@@ -24,7 +24,7 @@ from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapte
 from appo import metrics
 from appo.config import APPOConfig
 from appo.counters import RunCounters
-from appo.environments.pool import EnvironmentPool
+from appo.environments.pool import EnvironmentPool, as_texts
 from appo.errors import UserError
 from appo.generation.transformers_engine import TransformersEngine
 from appo.rollout.agent_loop import AgentLoop, Start
@@ -158,7 +158,7 @@ class RolloutTrainer(GRPOTrainer):
                 environments.append(environment)
                 names.append(self._pool.name_of(row))
         self._batch_environments = names  # TRL's `_tokenize_prompts` renders each prompt with its own tools
-        prompt_ids, _, _ = self._tokenize_prompts(prompts)
+        prompt_ids, _, _ = self._tokenize_prompts([as_texts(prompt) for prompt in prompts])
         starts = []
         own_seeds: list[int | None] = [None] * len(prompts) if seeds is None else list(seeds)
         for ids, prompt, environment, seed in zip(prompt_ids, prompts, environments, own_seeds, strict=True):

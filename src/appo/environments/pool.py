@@ -30,12 +30,49 @@ def tool_methods(environment: Any) -> list[Callable[..., Any]]:
 
 
 def with_observation(prompt: Any, observation: Any) -> Any:
-    """The prompt with what `reset` returned appended to its last message, as TRL does it; the input is not changed."""
+    """The prompt with what `reset` returned appended to its last message, as TRL does it; the input is not changed.
+
+    Args:
+        prompt: A text or messages, whose contents are texts or lists of parts (`{"type": "text", "text": ..}`).
+        observation: None, a text or a list of parts. A text and parts together become parts.
+
+    Raises:
+        UserError: for anything else.
+    """
     if observation is None:
         return prompt
+    if not isinstance(observation, (str, list)):
+        kind = type(observation).__name__
+        raise UserError(f"reset of the environment returned a {kind}; return None, a text or a list of parts.")
     if isinstance(prompt, str):
-        return prompt + observation
-    return [*prompt[:-1], {**prompt[-1], "content": prompt[-1]["content"] + observation}]
+        return prompt + text_of(observation)
+    content = prompt[-1]["content"]
+    if isinstance(observation, list) and isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if isinstance(observation, str) and isinstance(content, list):
+        observation = [{"type": "text", "text": observation}]
+    return [*prompt[:-1], {**prompt[-1], "content": content + observation}]
+
+
+def as_texts(prompt: Any) -> Any:
+    """A prompt to be rendered: parts become one text, as many templates of text models drop them or show their braces.
+
+    Raises:
+        UserError: for a part that is no text.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return [{**m, "content": text_of(m["content"])} if isinstance(m.get("content"), list) else m for m in prompt]
+
+
+def text_of(content: str | list[Any]) -> str:
+    """The text of a message's content; its parts follow each other without a space, as templates write them."""
+    if isinstance(content, str):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise UserError(f'a prompt holds the part {part!r}; text models take {{"type": "text", "text": ..}} only.')
+    return "".join(part["text"] for part in content)
 
 
 class EnvironmentPool:

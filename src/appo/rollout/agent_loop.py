@@ -261,12 +261,12 @@ class AgentLoop:
             calls.append(call)
         ids = self.protocol.encode_results([(call.name, call.result) for call in calls])
         fits = len(ids) < self._remaining(rollout)
-        begin = len(rollout.completion_ids)
-        for call in calls:
-            call.result_start, call.result_end = begin, begin + len(ids) if fits else begin
         rollout.tool_calls += calls
         if not fits:
             return self._finish(index, "length")
+        begin = len(rollout.completion_ids)
+        for call in calls:
+            call.result_start, call.result_end = begin, begin + len(ids)
         rollout.append(ids, None)
         if self.keep_snapshots and rollout.environment is not None:
             rollout.snapshots.append(self._snapshot(rollout))

@@ -23,6 +23,8 @@ from appo.rollout.calls import (
 )
 from appo.rollout.types import Rollout
 
+NO_TOOLS = ("think", "result")  # tags with a meaning of their own, beside the answer's
+
 
 def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
     """Tokens that may complete one of the tags: what they hold up to a `>` is the tag's end, or ends with the tag."""
@@ -42,6 +44,9 @@ class TagProtocol:
         tool_names: Tools that may be called; the closing tag of any of them ends the turn.
         result_format: How a result is written, with one `{}`.
         answer_tag: The tag that ends the rollout.
+
+    Raises:
+        UserError: where a tool has the name of a tag that is no call.
     """
 
     def __init__(
@@ -55,6 +60,12 @@ class TagProtocol:
         before, placeholder, after = result_format.partition("{}")
         if not placeholder:
             raise UserError(f"result_format must hold one {{}} for the result's text, got {result_format!r}.")
+        taken = {answer_tag, *NO_TOOLS, *re.findall(r"<(\w+)>", result_format)}.intersection(tool_names)
+        if taken:
+            raise UserError(
+                f"a tool is called {min(taken)}, but <{min(taken)}> is no call in tags: it would never run; "
+                "rename it, or use tool_protocol: chat_template."
+            )
         self._before, self._after = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)
         )
@@ -64,7 +75,7 @@ class TagProtocol:
         self.answer_tag = answer_tag
         self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in tags])
         self._result_format = result_format
-        self._tags = re.compile(rf"</?(?:{names}|think|result)>")
+        self._tags = re.compile(rf"</?(?:{'|'.join([names, *NO_TOOLS])})>")
         self._encode_plain = PlainText(tokenizer)
         self._window = max(len(f"</{name}>".encode()) for name in tags)  # no token holds less than a byte
 
@@ -140,7 +151,7 @@ class TagProtocol:
         """What reward functions get, without tags in results: a page that holds an `<answer>` has not answered."""
         pieces, start = [], 0
         for call in rollout.tool_calls:
-            if call.result_end > call.result_start and self._tags.search(call.result):
+            if call.answered and self._tags.search(call.result):
                 pieces.append(self._text(rollout.completion_ids[start : call.result_start]))
                 pieces.append(self._result_format.replace("{}", self._tags.sub("", call.result), 1))
                 start = call.result_end

@@ -23,8 +23,9 @@ class ToolCall:
         end: Position after the call's last token.
         result: The text shown to the policy; for a failed call the error's text.
         error: None, or why the call failed ("timeout", "unknown tool", "bad arguments", an exception's name).
-        result_start: Position of the first token of the result.
-        result_end: Position after the result's last token; equal to `result_start` where it did not fit.
+        result_start: Position of the first token of the result; -1 where it did not fit.
+        result_end: Position after the result's last token, equal to `result_start` for one of no tokens; -1 where it
+            did not fit.
         seconds: Wall time in the tool.
         ran: Whether the tool ran to its end; False where it was given up (a time-out) or never called.
     """
@@ -35,10 +36,15 @@ class ToolCall:
     end: int
     result: str = ""
     error: str | None = None
-    result_start: int = 0
-    result_end: int = 0
+    result_start: int = -1
+    result_end: int = -1
     seconds: float = 0.0
     ran: bool = True
+
+    @property
+    def answered(self) -> bool:
+        """Whether the result stands in the completion."""
+        return self.result_end >= 0
 
 
 @dataclass
@@ -84,7 +90,7 @@ class Rollout:
 
     def answered_turns(self) -> list[int]:
         """Positions after the result of each turn that called tools (one turn may hold several calls)."""
-        return sorted({call.result_end for call in self.tool_calls if call.result_end > call.result_start})
+        return sorted({call.result_end for call in self.tool_calls if call.answered})
 
     def prefix(self, position: int) -> "Rollout":
         """A new rollout that holds the first `position` tokens, with the calls answered there and no end.
@@ -96,9 +102,7 @@ class Rollout:
             raise ValueError(f"position must lie in [0, {len(self.completion_ids)}], got {position}.")
         if any(call.result_start < position < call.result_end for call in self.tool_calls):
             raise ValueError(f"position {position} lies inside a tool result; branch at a token of the policy.")
-        calls = [
-            call for call in self.tool_calls if call.result_end <= position and call.result_end > call.result_start
-        ]
+        calls = [call for call in self.tool_calls if call.answered and call.result_end <= position]
         answered = len({call.result_end for call in calls})
         return Rollout(
             prompt_ids=self.prompt_ids,

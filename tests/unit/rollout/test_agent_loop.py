@@ -168,7 +168,8 @@ def test_the_token_limit_counts_results_and_drops_what_does_not_fit(tiny):
     (rollout,) = loop.run([start(tokenizer, pool)], seed=0)
     assert rollout.finish_reason == "length"
     assert len(rollout.completion_ids) == size
-    assert rollout.tool_calls[0].result_start == rollout.tool_calls[0].result_end
+    assert (rollout.tool_calls[0].result_start, rollout.tool_calls[0].result_end) == (-1, -1)
+    assert rollout.answered_turns() == []
 
 
 @pytest.mark.parametrize("limit", ["max_completion_length", "context_length"])
@@ -330,6 +331,55 @@ def test_logprobs_of_the_loop_equal_a_plain_forward(tiny):
         written = [i for i, m in enumerate(rollout.policy_mask) if m and i >= len(prefix)]
         sampled = torch.tensor([rollout.logprobs[i] for i in written])
         torch.testing.assert_close(sampled, logps[written], atol=1e-4, rtol=0)
+
+
+class Silent:
+    """Its tool answers nothing and counts; it cannot be copied but by `fork`."""
+
+    def __init__(self, count=0):
+        self.count, self.replayed = count, False
+
+    def reset(self, **row):
+        self.replayed = True
+
+    def fork(self):
+        return Silent(self.count)
+
+    def search(self, query: str) -> str:
+        self.count += 1
+        return ""
+
+
+def silent_loop(tokenizer, texts, **options):
+    protocol = TagProtocol(tokenizer, ["search"], "{}")
+    engine = ScriptedEngine(tokenizer, {0: texts})
+    return AgentLoop(engine, protocol, ToolRunner(timeout=60), max_completion_length=200, **options)
+
+
+def test_turns_whose_result_has_no_tokens_count_towards_the_limit(tiny):
+    _, tokenizer = tiny
+    pool = EnvironmentPool([], Silent)
+    loop = silent_loop(tokenizer, [CALL] * 9, max_tool_turns=2)
+    (rollout,) = loop.run([start(tokenizer, pool)], seed=0)
+    size = len(tokenizer(CALL)["input_ids"])
+    assert (len(rollout.tool_calls), rollout.finish_reason) == (2, "tool_limit")
+    assert rollout.answered_turns() == [size, 2 * size]
+
+
+def test_a_branch_behind_results_without_tokens_goes_on_from_their_state(tiny):
+    _, tokenizer = tiny
+    pool = EnvironmentPool([], Silent)
+    loop = silent_loop(tokenizer, [CALL, CALL, ANSWER], max_tool_turns=3)
+    (parent,) = loop.run([start(tokenizer, pool)], seed=0)
+    size = len(tokenizer(CALL)["input_ids"])
+    for position, answered in ((size - 1, 0), (size, 1), (size + 1, 1), (2 * size, 2), (2 * size + 1, 2)):
+        prefix = parent.prefix(position)
+        pool.enter_prefix(prefix, {"seed": 1}, loop.runner)
+        assert (len(prefix.tool_calls), prefix.environment.count) == (answered, answered)
+        assert not prefix.environment.replayed
+    loop.engine.scripts = {0: [CALL, CALL]}
+    (branch,) = loop.run([Start(prefix, pool.tools_of(prefix.environment))], seed=0)
+    assert (len(branch.tool_calls), branch.environment.count, branch.finish_reason) == (3, 3, "tool_limit")
 
 
 def test_two_tools_of_one_name_are_refused():

@@ -7,6 +7,7 @@ from test_chat_templates import QUESTION, make_protocol, make_tokenizer, render
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from appo import APPOConfig, APPOTrainer
+from appo.errors import UserError
 from appo.rewards import extract_answer
 from appo.rollout.agent_loop import AgentLoop, Start
 from appo.rollout.calls import MAX_CALL_CHARS
@@ -413,3 +414,18 @@ def test_tools_without_a_response_template_are_refused(qwen):
     tokenizer = make_tokenizer("qwen3")
     with pytest.raises(ValueError, match="response_template"):
         ChatProtocol(tokenizer, [weather], lambda messages: [], [tokenizer.eos_token_id])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("answer", {}),
+        ("think", {}),
+        ("result", {}),
+        ("final", {"answer_tag": "final"}),
+        ("output", {"result_format": "<output>{}</output>"}),
+    ],
+)
+def test_a_tool_with_the_name_of_a_tag_that_is_no_call_is_refused(qwen, name, options):
+    with pytest.raises(UserError, match=f"a tool is called {name}, but <{name}> is no call in tags"):
+        TagProtocol(qwen, ["search", name], **options)
