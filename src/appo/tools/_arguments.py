@@ -62,8 +62,8 @@ def _signature(function: Callable[..., Any], is_method: bool) -> tuple[inspect.S
 
 
 def _reader(annotation: Any, names: dict[str, Any]) -> TypeAdapter[Any] | None:
-    """What reads text as a value of a hint; None for text, for one that pydantic does not know, and for
-    one that cannot be looked up, as its names are imported for type checkers only."""
+    """What reads text as a value of a hint; None for text, for a hint that pydantic does not know, and for one that
+    cannot be looked up, as its names are imported for type checkers only."""
     try:
         # A hint at a time, so that one that cannot be looked up spoils no other.
         hint = get_type_hints(SimpleNamespace(__annotations__={"value": annotation}), names)["value"]

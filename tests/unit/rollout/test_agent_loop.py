@@ -334,7 +334,7 @@ def test_logprobs_of_the_loop_equal_a_plain_forward(tiny):
 
 
 class Silent:
-    """Its tool answers nothing and counts; it cannot be copied but by `fork`."""
+    """Its tool answers nothing and counts; `replayed` tells one that was reset from a copy."""
 
     def __init__(self, count=0):
         self.count, self.replayed = count, False

@@ -51,14 +51,15 @@ def test_a_tool_that_keeps_hanging_is_not_called_until_a_call_ends(gate, caplog)
     runner = ToolRunner(timeout=0.1, max_workers=1, max_hanging=3)
     before = tool_threads()
     with caplog.at_level(logging.WARNING):
-        outcomes = [call(runner, gate.wait, "slow") for _ in range(10)]
+        outcomes = [call(runner, gate.wait, "slow") for _ in range(3)]
+        runner.timeout = 60
+        outcomes += [call(runner, gate.wait, "slow") for _ in range(7)]
     timeout, refusal = "error: timeout after 0.1 s", "error: slow does not answer: 3 earlier calls still run"
     assert [outcome.text for outcome in outcomes] == [timeout] * 3 + [refusal] * 7
     assert {outcome.error for outcome in outcomes} == {"timeout"}
     assert len(tool_threads() - before) == 3 + 1
     (warning,) = caplog.messages
     assert "3 calls of the tool slow still run" in warning and "below tool_timeout" in warning
-    runner.timeout = 60
     assert call(runner, lambda: "well", "other").text == "well"
     gate.set()
     assert eventually(lambda: call(runner, gate.wait, "slow").error is None)
@@ -93,6 +94,7 @@ def test_a_coroutine_that_will_not_be_cancelled_counts_as_hanging(gate):
 
     runner = ToolRunner(timeout=0.2, max_hanging=1)
     assert call(runner, stay).text == "error: timeout after 0.2 s"
+    runner.timeout = 60
     assert call(runner, stay).text == "error: tool does not answer: 1 earlier calls still run"
 
 
@@ -109,7 +111,7 @@ def blocking(gate):
 
 
 def test_a_coroutine_that_blocks_does_not_stop_the_others(gate, monkeypatch):
-    monkeypatch.setattr("appo.tools.runner.LONGEST_PATIENCE", 0.2)
+    monkeypatch.setattr("appo.tools.runner.LONGEST_PATIENCE", 2.0)
     runner = ToolRunner(timeout=60)
     first = call(runner, loop_id).text
     block, begun = blocking(gate)
