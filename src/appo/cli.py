@@ -5,6 +5,7 @@ Only the standard library is imported here, so that help and mistakes answer at 
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 USAGE = """\
 appo: reinforcement learning for tool-using language-model agents
@@ -67,23 +68,31 @@ def _study(arguments: list[str]) -> int:
         return 0 if arguments else 2
 
     def work() -> None:
-        import yaml
-
-        from appo.field_values import parse, resolve
-        from appo.recipe import RecipeError
         from appo.study.schedule import study
 
-        flags = arguments[1:]
-        names = [flag.removeprefix("--") for flag in flags[::2]]
-        if len(flags) % 2 or any(name == flag for name, flag in zip(names, flags[::2], strict=True)):
-            raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
-        try:
-            values = [resolve(parse(value)) for value in flags[1::2]]
-        except yaml.YAMLError as error:
-            raise RecipeError(f"a flag's value is not readable YAML: {' '.join(str(error).split())}.") from None
-        study(arguments[0], dict(zip(names, values, strict=True)))
+        study(arguments[0], _study_flags(arguments[1:]))
 
     return _answer(work, "next time the study goes on with the runs that are missing.")
+
+
+def _study_flags(flags: list[str]) -> dict[str, Any]:
+    """Fields of a study by name; values are YAML, and `--overwrite` may stand alone."""
+    import yaml
+
+    from appo.field_values import parse, resolve
+    from appo.recipe import RecipeError
+
+    values, left = {}, list(flags)
+    while left:
+        flag = left.pop(0)
+        alone = flag == "--overwrite" and (not left or left[0].startswith("--"))
+        if not flag.startswith("--") or not (left or alone):
+            raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
+        try:
+            values[flag.removeprefix("--")] = True if alone else resolve(parse(left.pop(0)))
+        except yaml.YAMLError as error:
+            raise RecipeError(f"a flag's value is not readable YAML: {' '.join(str(error).split())}.") from None
+    return values
 
 
 def _evaluate_benchmarks(flags: list[str]) -> int:

@@ -1,5 +1,6 @@
 """A whole study in miniature through the command line: what it writes, and how it goes on."""
 
+import io
 import json
 
 import pytest
@@ -121,7 +122,7 @@ def test_the_second_start_does_nothing_and_a_lost_line_comes_out_the_same(done, 
     path.write_text(before)
     capsys.readouterr()
     done_now = []
-    monkeypatch.setattr(schedule, "ProcessPoolExecutor", lambda *a, **k: FakePool(done_now))
+    monkeypatch.setattr(schedule.Workers, "do", lambda self, plan, jobs: done_now.extend(jobs) or iter(()))
     assert main(["study", str(done / "study.yaml")]) == 0
     assert path.read_text() == before
     assert (out / "table.md").read_text() == text
@@ -133,60 +134,33 @@ def test_runs_with_other_questions_are_refused(done, capsys):
     before = (done / "out" / "runs.jsonl").read_text()
     assert main(["study", str(done / "study.yaml"), "--questions", "9"]) == 2
     error = capsys.readouterr().err
-    assert (
-        error == f"appo: {done / 'out'} holds runs with another questions; give another --output_dir, or remove it.\n"
+    assert error == (
+        f"appo: {done / 'out'} holds runs with another questions; give another --output_dir, or --overwrite true.\n"
     )
     assert (done / "out" / "runs.jsonl").read_text() == before
 
 
-class FakePool:
-    """Does nothing but remember the jobs."""
+def test_shares_of_running_jobs_are_told_where_there_is_no_terminal(tmp_path, monkeypatch):
+    one, two = Job(0, "small"), Job(1, "small")
+    plan = Study(recipe="r.yaml", output_dir=str(tmp_path), testbeds={"small": {}}, arms={"appo": {}})
+    answers = [(one, 0.4, None), (two, 0.25, None), (one, None, None), (two, 0.5, None), (two, None, None)]
 
-    def __init__(self, jobs, error=None):
-        self.jobs, self.error, self.cancelled = jobs, error, False
+    class Scripted:
+        def do(self, plan, jobs):
+            assert jobs == [one, two]
+            return iter(answers)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args):
-        return False
-
-    def submit(self, function, plan, job):
-        future = schedule.Future()
-        self.jobs.append(job)
-        if self.error:
-            future.set_exception(self.error)
-        else:
-            future.set_result(None)
-        return future
-
-    def shutdown(self, wait=True, cancel_futures=False):
-        self.cancelled = cancel_futures and not wait
-
-
-def miniature(directory):
-    return Study(recipe="r.yaml", output_dir=str(directory), testbeds={"small": {}}, arms={"appo": {}})
-
-
-def test_a_failed_job_is_one_sentence_that_names_it_and_cancels_the_rest(tmp_path):
-    pool = FakePool([], ValueError("too\nbad"))
-    with schedule.progress_bar(schedule.Console(quiet=True)) as bar, pytest.raises(schedule.RecipeError) as error:
-        schedule._do_all("test", miniature(tmp_path), [Job(1, "small")], pool, bar, tmp_path)
-    assert (
-        str(error.value) == f"small, cold start, cold start 1 failed (ValueError: too bad); see {tmp_path / 'logs'}."
-    )
-    assert pool.cancelled
-
-
-def test_an_interrupt_cancels_what_has_not_begun(tmp_path, monkeypatch):
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(schedule, "wait", interrupted)
-    pool = FakePool([])
-    with schedule.progress_bar(schedule.Console(quiet=True)) as bar, pytest.raises(KeyboardInterrupt):
-        schedule._do_all("test", miniature(tmp_path), [Job(0, "small")], pool, bar, tmp_path)
-    assert pool.cancelled
+    monkeypatch.setattr(schedule, "SECONDS_BETWEEN_LINES", -1.0)
+    out = io.StringIO()
+    with schedule.progress_bar(schedule.Console(file=out, width=200)) as bar:
+        schedule._do_all("test", plan, [one, two], Scripted(), bar)
+    assert out.getvalue().splitlines()[:5] == [
+        "test 0/2: small, cold start, cold start 0 40%",
+        "test 0/2: small, cold start, cold start 0 40%, small, cold start, cold start 1 25%",
+        "test 1/2: small, cold start, cold start 0",
+        "test 1/2: small, cold start, cold start 1 50%",
+        "test 2/2: small, cold start, cold start 1",
+    ]
 
 
 def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
@@ -194,7 +168,8 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
     for name, evaluations in (("often", 50), ("once", 1)):
         torch.manual_seed(0)
         model, tokenizer = kinship.make_model()
-        curve = Curve(budget=400, evaluations=evaluations, questions=kinship.make_dataset(4, seed=9))
+        shares = []
+        curve = Curve(400, evaluations, kinship.make_dataset(4, seed=9), shares.append)
         args = RivalConfig(
             str(tmp_path / name),
             num_generations=4,
@@ -227,6 +202,7 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
         records.append((tmp_path / name / "records.jsonl").read_text())
         totals.append(trainer.counters.totals())
         assert 400 <= curve.points[-1]["generated_tokens"] == totals[-1]["tokens/generated"] < 500
+        assert shares == sorted(shares) and len(shares) == trainer.state.global_step and shares[-1] == 1.0
         assert len(curve.points) == (2 if name == "once" else trainer.state.global_step + 1)
     assert totals[0] == totals[1]
     assert records[0] == records[1]

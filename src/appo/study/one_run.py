@@ -3,6 +3,7 @@
 Left out on purpose: checkpoints. A run takes minutes; one that was interrupted is done again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers
@@ -11,6 +12,7 @@ from transformers import PrinterCallback, TrainerCallback
 from appo import run
 from appo.evaluation import evaluate
 from appo.study.charges import SECONDS, ChargedTrainer, Spent
+from appo.study.earlier import code_of
 from appo.study.plan import TEST_QUESTIONS, VALIDATION_QUESTIONS, Job, Study, run_settings
 
 QUESTIONS = {"validation": VALIDATION_QUESTIONS, "test": TEST_QUESTIONS}
@@ -23,12 +25,15 @@ class Curve(TrainerCallback):
         budget: Generated tokens.
         evaluations: How many measurements after that at the start.
         questions: What is asked.
+        on_update: Called with the share of the budget that is used, 0 to 1.
     """
 
     trainer: ChargedTrainer
 
-    def __init__(self, budget: int, evaluations: int, questions: Any) -> None:
-        self.budget, self.evaluations, self.questions = budget, evaluations, questions
+    def __init__(
+        self, budget: int, evaluations: int, questions: Any, on_update: Callable[[float], None] = lambda share: None
+    ) -> None:
+        self.budget, self.evaluations, self.questions, self.on_update = budget, evaluations, questions, on_update
         self.points: list[dict[str, float]] = []
         self._away: Spent = {}  # what does not belong to the run: measurements, and what precedes it
 
@@ -42,6 +47,7 @@ class Curve(TrainerCallback):
             self._measure(used)
         if used["generated_tokens"] >= self.budget:
             control.should_training_stop = True
+        self.on_update(min(1.0, used["generated_tokens"] / self.budget))
 
     def _used(self) -> Spent:
         spent = {name: value - self._away[name] for name, value in self.trainer.spent().items()}
@@ -57,7 +63,7 @@ class Curve(TrainerCallback):
             self._away[name] += value - before[name]
 
 
-def do(study: Study, job: Job) -> dict[str, Any] | None:
+def do(study: Study, job: Job, on_update: Callable[[float], None]) -> dict[str, Any] | None:
     """Does a job: a cold start is saved and None returned, a run returns its line of runs.jsonl."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -67,11 +73,12 @@ def do(study: Study, job: Job) -> dict[str, Any] | None:
         return None
     assert job.testbed and job.phase
     args.disable_tqdm = True
+    code = code_of(config.task)
     task = run.load_task(config)
     model, tokenizer = run.load_model(config, args, task, config.model)
     questions = task.questions(study.option("questions", job.testbed), QUESTIONS[job.phase])
     budget = study.option("generated_tokens", job.testbed)
-    curve = Curve(budget, study.option("evaluations", job.testbed), questions)
+    curve = Curve(budget, study.option("evaluations", job.testbed), questions, on_update)
     trainer = ChargedTrainer(
         model,
         list(task.reward_funcs),
@@ -87,4 +94,4 @@ def do(study: Study, job: Job) -> dict[str, Any] | None:
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     line = {name: getattr(job, name) for name in ("testbed", "arm", "phase", "cold_start", "seed", "learning_rate")}
-    return {**line, "questions": len(questions), "points": curve.points}
+    return {**line, "code": code, "budget": budget, "questions": len(questions), "points": curve.points}

@@ -1,11 +1,11 @@
 """A study: which arms, learning rates, seeds and cold starts on which testbeds, from one YAML file.
 
-    recipe: recipes/kinship.yaml    # what all runs share
-    output_dir: runs/study
+    recipe: ../recipes/kinship.yaml  # what all runs share
+    output_dir: ../runs/study       # paths are relative to this file, those of flags to where the command runs
     base: {task: kinship:CLEAN}     # one cold start per checkpoint, on which those of the testbeds build; optional
     testbeds: {loud: {task: kinship:LOUD}}
     arms: {appo: {}, grpo: {num_initial_rollouts: 16, num_branch_points: 0, advantage: group, future_weight: 0}}
-    rivals: [grpo]                  # the best of them is what candidates are compared with
+    rivals: [grpo]                  # every candidate is compared with each of them
     candidates: [appo]
 
 A testbed or an arm is an override of the recipe, `cold_start` included. Every arm first runs with each learning rate
@@ -15,6 +15,8 @@ number `s` of a phase starts from cold start `s % cold_starts` on every arm, so 
 Left out on purpose: running (`schedule.py`), and sweeps of anything but the learning rate.
 """
 
+import copy
+import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,9 @@ class Study:
         questions: Fresh questions of each measurement.
         learning_rates: Tried by every arm.
         validation_seeds, test_seeds, cold_starts: How many.
+            As many validation seeds as cold starts by default, so that a rate is not chosen on one of them alone.
         jobs: Processes; by default one per core.
+        overwrite: Whether to begin anew where there are runs already, for example of other code.
     """
 
     recipe: str
@@ -60,16 +64,19 @@ class Study:
     evaluations: int = 4
     questions: int = 512
     learning_rates: list[float] = field(default_factory=lambda: [2e-4, 4e-4, 8e-4])
-    validation_seeds: int = 1
+    validation_seeds: int | None = None
     test_seeds: int = 8
     cold_starts: int = 2
     jobs: int | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         for name in ("recipe", "output_dir"):
             if not isinstance(getattr(self, name), str):
                 raise RecipeError(f"{name} must be a path, got {getattr(self, name)!r}.")
         _check_own(vars(self))
+        if not isinstance(self.overwrite, bool):
+            raise RecipeError(f"overwrite must be true or false, got {self.overwrite!r}.")
         for name in ("testbeds", "arms"):
             value = getattr(self, name)
             if not isinstance(value, dict) or not value:
@@ -108,7 +115,7 @@ def _check_own(values: Values, place: str = "") -> None:
     """Checks the study's own fields among `values`, and makes numbers of the learning rates."""
     for name in COUNTS:
         value = values.get(name)
-        if value is None and (name == "jobs" or name not in values):
+        if value is None and (name in ("jobs", "validation_seeds") or name not in values):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise RecipeError(f"{place}{name} must be a whole number of at least 1, got {value!r}.")
@@ -152,7 +159,7 @@ def read_study(path: str, overrides: Values | None = None) -> Study:
     Raises:
         RecipeError: for a missing file, unknown fields, wrong types and settings that contradict each other.
     """
-    values = {**read_yaml(path), **(overrides or {})}
+    values = {**_from_here(read_yaml(path), path), **(overrides or {})}
     known = {f.name for f in fields(Study)}
     unknown = sorted(set(values) - known)
     if unknown:
@@ -161,6 +168,11 @@ def read_study(path: str, overrides: Values | None = None) -> Study:
     if missing:
         raise RecipeError(f"{path}: {missing[0]} is missing; a study needs it.")
     study = Study(**values)
+    if not Path(study.recipe).is_file():
+        raise RecipeError(
+            f"{path}: there is no recipe {study.recipe}; paths in a study are relative to its file, those of flags to "
+            "the present directory."
+        )
     for job in cold_starts(study):
         if job.cold_start == 0:
             run_settings(study, job)
@@ -169,6 +181,29 @@ def read_study(path: str, overrides: Values | None = None) -> Study:
             job = Job(0, testbed, arm, "test", 0, study.option("learning_rates", testbed, arm)[0])
             run_settings(study, job)
     return study
+
+
+def _from_here(values: Values, path: str) -> Values:
+    """The fields of a study's file, with its paths as seen from the present directory.
+
+    `model` and `traces` of a testbed or an arm may be hub names: they are paths where something is there.
+    """
+
+    def seen(given: Any) -> Any:
+        return os.path.normpath(Path(path).parent / given) if isinstance(given, str) else given
+
+    def seen_if_there(given: Any) -> Any:
+        return seen(given) if isinstance(given, str) and os.path.exists(seen(given)) else given
+
+    values = copy.deepcopy(values)
+    values.update({name: seen(values[name]) for name in ("recipe", "output_dir") if name in values})
+    groups = [group for name in ("testbeds", "arms") if isinstance(group := values.get(name), dict)]
+    for settings in (values.get("base"), *(own for group in groups for own in group.values())):
+        if isinstance(settings, dict) and "model" in settings:
+            settings["model"] = seen_if_there(settings["model"])
+        if isinstance(settings, dict) and isinstance(settings.get("traces"), list):
+            settings["traces"] = [seen_if_there(source) for source in settings["traces"]]
+    return values
 
 
 def run_settings(study: Study, job: Job) -> Any:
@@ -215,7 +250,7 @@ def cold_starts(study: Study) -> list[Job]:
 def validation_runs(study: Study) -> list[Job]:
     return [
         Job(number % study.cold_starts, testbed, arm, "validation", VALIDATION_SEED + number, float(rate))
-        for number in range(study.validation_seeds)
+        for number in range(study.validation_seeds or study.cold_starts)
         for testbed in study.testbeds
         for arm in study.arms
         for rate in study.option("learning_rates", testbed, arm)

@@ -7,10 +7,10 @@ The directory holds `runs.jsonl`, one line per finished run (`KEY` and points), 
 own) of training, success, and tool_calls and tokens per evaluated question. A study that is still going can be
 reported, too.
 
-Arms are compared where every test run of a testbed has arrived: at the smallest last value of an axis. The best rival
-is chosen on the test runs themselves, which favours the rivals.
+Arms are compared where every test run of a testbed has arrived: at the smallest last value of an axis. Every candidate
+is compared with every rival: a best rival chosen on the test runs would be compared with on the runs it was chosen by.
 
-Left out on purpose: running the study, and comparisons that are not between a candidate and a testbed's best rival.
+Left out on purpose: running the study, and comparisons among candidates or among rivals.
 """
 
 import json
@@ -31,6 +31,7 @@ import numpy as np
 from matplotlib.ticker import EngFormatter
 
 from appo.records import read_records
+from appo.study.design import ALPHA, coarse, unreachable
 from appo.study.statistics import AXES, Interval, bootstrap_interval, holm, holm_intervals, paired_test, value_at
 
 Run = dict[str, Any]
@@ -44,9 +45,8 @@ NAMES = {
     "seconds": "seconds of training",
     "cpu_seconds": "CPU seconds of training",
 }
-ALPHA = 0.05  # of all comparisons together
 GRID = 60  # places of a mean curve
-COMPARED = """## Candidates against the best rival
+COMPARED = """## Candidates against rivals
 
 At equal tokens, Holm-corrected over {} comparisons; where p-value and interval disagree, the p-value decides. The
 effect is the least that a comparison detects with 80 % power at Holm's first step.
@@ -70,7 +70,7 @@ class ArmSummary:
 
 @dataclass
 class Comparison:
-    """A candidate against the best rival of a testbed, at equal generated tokens."""
+    """A candidate against a rival on a testbed, at equal generated tokens."""
 
     testbed: str
     candidate: str
@@ -180,6 +180,9 @@ def _summarise_arm(own: list[Run], chosen: float | None, summary: Summary) -> Ar
     if rates != [chosen or rates[0]]:
         summary.notes.append(f"{testbed}, {arm}: test runs used the rates {rates}, validation runs chose {chosen}.")
     budget = budgets.get(TOKENS, math.nan)
+    # Of runs that end with their first update the budget is where they end.
+    noted = [note for run in own if (note := coarse(run, min(budget, run.get("budget", math.inf))))]
+    summary.notes += noted[:1]
     calls = _mean(value_at(run["points"], TOKENS, budget, "tool_calls") for run in own)
     tokens = _mean(value_at(run["points"], TOKENS, budget, "tokens") for run in own)
     seconds, cpu = (_mean(max(_known(run, axis), default=None) for run in own) for axis in ("seconds", "cpu_seconds"))
@@ -194,15 +197,16 @@ def _compare(summary: Summary, tests: list[Run], rivals: Sequence[str], candidat
         if value is not None:
             values[run["testbed"], run["arm"]][run["cold_start"], run["seed"]] = value
     pairs: dict[tuple[str, str, str], tuple[list[float], list[float], list[Any]]] = {}
-    for testbed, candidate in product(summary.budgets, candidates):
-        others = [arm for arm in rivals if values[testbed, arm] and arm != candidate]
-        rival = max(others, key=lambda arm: np.mean(list(values[testbed, arm].values())), default="")
+    for testbed, candidate, rival in product(summary.budgets, candidates, rivals):
         a, b = values[testbed, candidate], values[testbed, rival]
+        if candidate == rival:
+            continue
         if common := [key for key in a if key in b]:
             sides = [a[key] for key in common], [b[key] for key in common]
             pairs[testbed, candidate, rival] = (*sides, [cold_start for cold_start, _ in common])
         else:
-            summary.notes.append(f"{testbed}, {candidate}: not compared; no seed is shared with a rival yet.")
+            summary.notes.append(f"{testbed}: {candidate} and {rival} are not compared; they share no seed yet.")
+    summary.notes += unreachable({names: len(clusters) for names, (_, _, clusters) in pairs.items()})
     results = {names: paired_test(*pair, alpha=ALPHA / len(pairs)) for names, pair in pairs.items()}
     p_values = {"/".join(names): result.p_value for names, result in results.items()}
     differences = {"/".join(names): (np.subtract(a, b), clusters) for names, (a, b, clusters) in pairs.items()}

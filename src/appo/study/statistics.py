@@ -144,6 +144,11 @@ def sign_flip_p_value(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     return hits / len(signs_FN) if count <= EXACT_UP_TO else (hits + 1) / (len(signs_FN) + 1)
 
 
+def least_p_value(pairs: int) -> float:
+    """What `sign_flip_p_value` cannot fall below with so many pairs, whatever they are."""
+    return 2 / 2**pairs if pairs <= EXACT_UP_TO else 1 / (RANDOM_FLIPS + 1)
+
+
 def minimum_detectable_effect(differences: npt.ArrayLike, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Smallest true mean difference that a two-sided paired test at `alpha` detects with probability `power`.
 

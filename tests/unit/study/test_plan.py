@@ -6,13 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from appo.cli import main
-from appo.recipe import RecipeError
+from appo.cli import _study_flags, main
 from appo.study import schedule
-from appo.study.plan import Job, Study, cold_starts, directory_of, read_study, run_settings, validation_runs
+from appo.study.plan import Job, cold_starts, directory_of, read_study, run_settings, validation_runs
 from appo.study.plan import test_runs as runs_of_test
 from appo.study.report import choose_learning_rates
-from appo.study.schedule import _check_same, _drop_torn_line
 
 ROOT = Path(__file__).parents[3]
 
@@ -149,7 +147,7 @@ def test_chosen_rates_name_every_testbed_and_arm_of_the_plan(make):
 def test_a_run_starts_from_the_cold_start_of_its_testbed_and_number(make):
     study = read_study(make())
     config, args, _ = run_settings(study, Job(1, "small", "arpo", "test", 2001, 3e-4))
-    assert config.model == "out/models/small-1/cold_start"
+    assert config.model == f"{study.output_dir}/models/small-1/cold_start"
     assert config.demonstrations == 0
     assert (args.seed, config.train_seed, args.learning_rate) == (2001, 2001, pytest.approx(3e-4))
     assert (args.rival, args.max_completion_length) == ("arpo", 32)
@@ -160,7 +158,7 @@ def test_a_cold_start_is_that_of_the_recipe_with_its_own_seed(make):
     study = read_study(make())
     config, args, sft = run_settings(study, Job(1, "small"))
     assert (config.model, config.demonstrations, config.train_seed, args.seed, sft.seed) == (None, 64, 1, 1, 1)
-    assert Path(sft.output_dir) == Path("out/models/small-1/cold_start")
+    assert sft.output_dir == f"{study.output_dir}/models/small-1/cold_start"
 
 
 def test_a_testbed_continues_the_base(make):
@@ -168,7 +166,8 @@ def test_a_testbed_continues_the_base(make):
     config, _, _ = run_settings(study, Job(1))
     assert (config.task, config.demonstrations, config.model) == ("kinship:LOUD", 32, None)
     config, _, _ = run_settings(study, Job(1, "small"))
-    assert (config.task, config.demonstrations, config.model) == ("kinship", 64, "out/models/base-1/cold_start")
+    base = f"{study.output_dir}/models/base-1/cold_start"
+    assert (config.task, config.demonstrations, config.model) == ("kinship", 64, base)
     assert directory_of(study, Job(1)) != directory_of(study, Job(0))
 
 
@@ -202,6 +201,47 @@ def test_rates_that_yaml_reads_as_text_are_numbers(make):
     study = read_study(make(learning_rates=["1e-4"], arms=arms, rivals=None))
     assert study.learning_rates == [1e-4]
     assert [job.learning_rate for job in validation_runs(study)[:2]] == [2e-4, 3e-4]
+
+
+def test_paths_of_the_file_are_relative_to_it_and_those_of_flags_are_not(make, tmp_path, monkeypatch):
+    path = make(recipe="recipe.yaml", output_dir="../out")
+    for place in (tmp_path, tmp_path.parent, ROOT):
+        monkeypatch.chdir(place)
+        seen = os.path.relpath(path)
+        assert Path(read_study(seen).output_dir).resolve() == tmp_path.parent / "out"
+        assert Path(read_study(seen).recipe).resolve() == tmp_path / "recipe.yaml"
+        assert read_study(seen, {"output_dir": "here"}).output_dir == "here"
+    monkeypatch.chdir(tmp_path.parent)
+    assert read_study(f"{tmp_path.name}/study.yaml").output_dir == "out"
+
+
+def test_models_and_traces_are_paths_where_something_is_there_and_hub_names_elsewhere(make, tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "told.jsonl").write_text("{}\n")
+    own = {"model": "policy", "traces": ["told.jsonl", "somebody/traces"]}
+    study = read_study(make(base=own, testbeds={"small": own}, arms={"appo": {}, "arpo": {"model": "some/body"}}))
+    for settings in (study.base, study.testbeds["small"]):
+        assert settings["model"] == str(tmp_path / "policy")
+        assert settings["traces"] == [str(tmp_path / "told.jsonl"), "somebody/traces"]
+    assert study.arms["arpo"]["model"] == "some/body"
+
+
+def test_the_studies_of_the_repository_write_to_its_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    places = {read_study(f"studies/{path}").output_dir for path in os.listdir("studies")}
+    assert places == {"runs/study", "runs/study-rivals", "runs/study-smoke"}
+
+
+@pytest.mark.parametrize("flags", [["--overwrite"], ["--overwrite", "true"], ["--overwrite", "--jobs", "1"]])
+def test_overwrite_is_a_flag_that_may_stand_alone(flags):
+    assert _study_flags(flags)["overwrite"] is True
+    assert _study_flags(["--jobs", "2", *flags])["jobs"] == (1 if "--jobs" in flags else 2)
+
+
+def test_there_is_a_validation_seed_per_cold_start_unless_said_otherwise(make):
+    for given, expected in ((None, {(0, 1000), (1, 1001), (2, 1002)}), (1, {(0, 1000)})):
+        jobs = validation_runs(read_study(make(validation_seeds=given, cold_starts=3)))
+        assert {(job.cold_start, job.seed) for job in jobs} == expected
 
 
 def test_flags_replace_fields_of_the_file(make):
@@ -255,11 +295,15 @@ def test_flags_replace_fields_of_the_file(make):
         ({"testbeds": {"small": {"cold_start": 3}}}, "cold_start must be a mapping of SFTConfig fields, got 3."),
         ({"base": {"tsak": "kinship"}}, "base, cold start, cold start 0: unknown field tsak; did you mean task?"),
         ({"base": {"cold_start": {"max_stesp": 3}}}, "unknown field max_stesp; did you mean max_steps?"),
-        ({"recipe": "none.yaml"}, "there is no recipe none.yaml"),
+        (
+            {"recipe": "none.yaml"},
+            "none.yaml; paths in a study are relative to its file, those of flags",
+        ),
+        ({"overwrite": "yes please"}, "overwrite must be true or false, got 'yes please'."),
     ],
 )
 def test_mistakes_are_one_sentence(make, capsys, tmp_path, monkeypatch, changes, sentence):
-    monkeypatch.setattr(schedule, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a study was started"))
+    monkeypatch.setattr(schedule, "Workers", lambda *a, **k: pytest.fail("a study was started"))
     directory = tmp_path / "study"
     assert main(["study", make(**{"output_dir": str(directory), **changes})]) == 2
     error = capsys.readouterr().err
@@ -279,7 +323,7 @@ def test_mistakes_are_one_sentence(make, capsys, tmp_path, monkeypatch, changes,
     ],
 )
 def test_mistaken_flags_are_one_sentence(make, capsys, monkeypatch, flags, sentence):
-    monkeypatch.setattr(schedule, "ProcessPoolExecutor", lambda *a, **k: pytest.fail("a study was started"))
+    monkeypatch.setattr(schedule, "Workers", lambda *a, **k: pytest.fail("a study was started"))
     assert main(["study", make(), *flags]) == 2
     error = capsys.readouterr().err
     assert sentence in error
@@ -292,54 +336,3 @@ def test_help_and_missing_files(capsys):
     assert main(["study"]) == 2
     assert main(["study", "none.yaml"]) == 2
     assert "there is no recipe none.yaml" in capsys.readouterr().err
-
-
-# ---- going on with a study ----
-
-
-def begun(tmp_path, **changes):
-    """A directory that holds runs, and the plan with changes."""
-    study = Study(recipe="r.yaml", **STUDY)
-    _check_same(study, tmp_path)
-    (tmp_path / "runs.jsonl").write_text("{}\n")
-    return Study(**{"recipe": "r.yaml", **STUDY, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"questions": 7}, "questions"),
-        ({"cold_starts": 3}, "cold_starts"),
-        ({"base": {}}, "base"),
-        ({"arms": {"appo": {"half_life": 8}, "arpo": STUDY["arms"]["arpo"]}}, "arms.appo"),
-        ({"testbeds": {"small": {}}}, "testbeds.small"),
-    ],
-)
-def test_runs_of_another_plan_are_not_mixed_in(tmp_path, changes, name):
-    with pytest.raises(RecipeError, match=f"holds runs with another {name}; give another --output_dir"):
-        _check_same(begun(tmp_path, **changes), tmp_path)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"test_seeds": 9, "jobs": 1},
-        {"testbeds": {**STUDY["testbeds"], "small": {"test_seeds": 9, "max_completion_length": 32}}},
-        {"arms": {**STUDY["arms"], "grpo": {}}, "candidates": ["grpo"]},
-        {"testbeds": {**STUDY["testbeds"], "huge": {}}},
-        {"arms": {"arpo": STUDY["arms"]["arpo"]}, "candidates": []},
-    ],
-)
-def test_seeds_arms_and_testbeds_may_be_added(tmp_path, changes):
-    _check_same(begun(tmp_path, **changes), tmp_path)
-    _check_same(begun(tmp_path), tmp_path)
-
-
-def test_half_a_line_that_a_kill_left_is_removed(tmp_path):
-    path = tmp_path / "runs.jsonl"
-    _drop_torn_line(path)
-    assert not path.exists()
-    for text, left in (('{"a": 1}\n{"b"', '{"a": 1}\n'), ('{"a": 1}\n', '{"a": 1}\n'), ('{"b', "")):
-        path.write_text(text)
-        _drop_torn_line(path)
-        assert path.read_text() == left

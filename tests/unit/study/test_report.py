@@ -60,21 +60,45 @@ def test_arms_are_read_at_the_budget_that_all_test_runs_reach():
     assert summary.notes == []
 
 
-def test_a_candidate_is_compared_with_the_best_rival_on_common_seeds():
-    (comparison,) = summarise(make_study(), ["old", "weak"], ["new"]).comparisons
-    assert (comparison.rival, comparison.pairs, comparison.unpaired) == ("old", 8, 0)
-    assert comparison.difference.mean == pytest.approx(0.1)
-    assert (comparison.difference.low, comparison.difference.high) == pytest.approx((0.1, 0.1))
-    assert comparison.p_value == comparison.holm_p_value == 2 / 256
-    assert comparison.minimum_detectable_effect == pytest.approx(0.0, abs=1e-9)
+def test_a_candidate_is_compared_with_every_rival_on_common_seeds():
+    old, weak = summarise(make_study(), ["old", "weak"], ["new"]).comparisons
+    assert [(c.rival, c.pairs, c.unpaired) for c in (old, weak)] == [("old", 8, 0), ("weak", 8, 0)]
+    assert old.difference.mean == pytest.approx(0.1)
+    assert (old.difference.low, old.difference.high) == pytest.approx((0.1, 0.1))
+    assert weak.difference.mean == pytest.approx(0.335)
+    # Both are as significant as eight pairs can be; Holm over two doubles the first, and the second follows.
+    assert [(c.p_value, c.holm_p_value) for c in (old, weak)] == [(2 / 256, 4 / 256)] * 2
+    assert old.minimum_detectable_effect == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_arm_that_is_rival_and_candidate_is_not_compared_with_itself():
+    comparisons = summarise(make_study(), ["old", "new"], ["new", "weak"]).comparisons
+    assert [(c.candidate, c.rival) for c in comparisons] == [("new", "old"), ("weak", "old"), ("weak", "new")]
 
 
 def test_p_values_are_corrected_over_testbeds_and_unpaired_runs_counted():
     runs = make_study() + [make_run("new", 0.5, seed=seed, testbed="quiet") for seed in (0, 1, 2)]
     runs += [make_run("old", 0.4, seed=seed, testbed="quiet") for seed in (1, 2, 3, 4)]
-    loud, quiet = summarise(runs, ["old", "weak"], ["new"]).comparisons
+    summary = summarise(runs, ["old", "weak"], ["new"])
+    loud, weak, quiet = summary.comparisons
     assert (quiet.testbed, quiet.pairs, quiet.unpaired, quiet.p_value) == ("quiet", 2, 3, 0.5)
-    assert (loud.holm_p_value, quiet.holm_p_value) == (4 / 256, 0.5)
+    assert (loud.holm_p_value, weak.holm_p_value, quiet.holm_p_value) == (6 / 256, 6 / 256, 0.5)
+    assert "quiet: new and weak are not compared; they share no seed yet." in summary.notes
+
+
+def test_the_report_says_which_comparisons_cannot_come_out():
+    runs = [make_run(arm, 0.6, seed=seed) for arm in ("new", "old") for seed in range(4)]
+    (note,) = summarise(runs, ["old"], ["new"]).notes
+    assert note.startswith("loud: 4 pair(s) in a study of 1 comparison(s) cannot give a Holm p below 0.12, whatever")
+
+
+def test_a_curve_of_too_few_updates_is_named():
+    runs = [make_run("new", 0.6, tokens=4000, budget=1000), make_run("old", 0.6, tokens=4000, budget=1000)]
+    for run, updates in zip(runs, (1, 16), strict=True):
+        for point, done in zip(run["points"], (0, 0.5, 1), strict=True):
+            point["updates"] = round(done * updates)
+    (note,) = summarise(runs, [], ["new"]).notes
+    assert note.startswith("loud, new: an update uses 4,000 tokens where runs are compared at 1,000")
 
 
 def test_a_given_budget_counts_and_a_run_that_did_not_get_there_is_named():
@@ -94,7 +118,7 @@ def test_the_table_shows_percentages_with_intervals():
     assert "Success on the test seeds at 1,000 generated tokens, 80 rollouts, 20 seconds of training" in text
     weak = "30.0 % [30.0, 30.0]"
     assert f"| weak | {weak} | {weak} | {weak} | {weak} | 3.0 | 50.0 | 20 | 10 | 0.0001 | 8 |" in text
-    assert "| loud | new | old | +10.0 % [+10.0, +10.0] | 0.008 | 0.0 % | 8 | 0 |" in text
+    assert "| loud | new | old | +10.0 % [+10.0, +10.0] | 0.016 | 0.0 % | 8 | 0 |" in text
 
 
 def test_one_run_has_no_interval_and_an_axis_without_values_a_dash():
@@ -112,7 +136,7 @@ def test_a_report_of_a_directory_is_written(tmp_path, capsys):
     assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
     assert plt.imread(tmp_path / "study.png").shape[1] == 1200
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["comparisons"][0]["difference"]["count"] == 8
+    assert [comparison["difference"]["count"] for comparison in summary["comparisons"]] == [8, 8]
 
 
 def test_without_test_runs_the_report_says_so(tmp_path):
