@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from appo.analysis import pilot
+from appo.environments import kinship
+from appo.environments.base import Task
 
 
 def test_decision_variance_is_that_of_the_means_less_the_noise_in_them():
@@ -54,11 +56,19 @@ def test_distance_to_the_nearest_decision():
     assert distance_RT[1].min() > 10**6
 
 
-def test_kinds_of_tokens():
+def test_kinds_of_tokens_are_the_tasks_but_for_decisions():
     words = ["well", "plan", "mother", "e3", "</think>", "<eos>"]
-    kinds = [pilot.kind_of(word, is_decision=False) for word in words]
-    assert kinds == ["filler", "format", "name", "name", "format", "format"]
-    assert pilot.kind_of("mother", is_decision=True) == "decision"
+    assert pilot.kinds_of(words, [], kinship.TASK) == ["filler", "format", "name", "name", "format", "format"]
+    assert pilot.kinds_of(words, [2], kinship.TASK)[1:4] == ["format", "decision", "name"]
+    letters = Task(kinship.TASK.dataset, token_kinds=lambda words: [word[0] for word in words])
+    assert pilot.kinds_of(words, [0], letters) == ["decision", "p", "m", "e", "<", "<"]
+    assert pilot.kinds_of(words[:2], [1], Task(kinship.TASK.dataset)) == ["other", "decision"]
+
+
+def test_a_task_that_leaves_tokens_without_a_kind_is_one_sentence():
+    short = Task(kinship.TASK.dataset, token_kinds=lambda words: words[1:])
+    with pytest.raises(ValueError, match="token_kinds of the task returned 2 kinds for 3 tokens; give one each"):
+        pilot.kinds_of(["a", "b", "c"], [], short)
 
 
 def test_tables_show_intervals():
@@ -85,7 +95,14 @@ def test_all_of_it_on_a_model_that_knows_nothing(tiny, tmp_path):
     studied = pilot.move(options, updates=2, rate=1e-2, warm_up=0)
     assert [len(rollout.completion_ids) <= 12 for rollout in studied.rollouts] == [True, True]
     assert (studied.omega_RT == 1).all()  # without any reward the policy stays where it is
-    tables = {**pilot.study_tokens(studied, draws=2, repeats=2), "Omega": [pilot.describe_omega(studied)]}
+    told = []
+    found = pilot.study_tokens(studied, 2, 2, lambda *stage: told.append(stage))
+    assert [row["kind"] for row in found["Policy tokens by kind"]] == ["decision", "filler", "format", "name"]
+    # Each stage tells where it stands, from nothing to all of it.
+    for name in ("tokens swapped", "tokens drawn anew"):
+        parts = [(done, total) for stage, done, total in told if stage == name]
+        assert parts[0][0] == 0 and parts[-1][0] == parts[-1][1] > 0 and parts == sorted(parts)
+    tables = {**found, "Omega": [pilot.describe_omega(studied)]}
     picks = {row["criterion"]: row["tokens"] for row in tables["What the picks decide"]}
     # It plans nothing, so that there are no decisions; the other criteria always find tokens.
     assert picks["true decision"] == picks["just before"] == 0

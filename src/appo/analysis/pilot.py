@@ -11,6 +11,7 @@ Left out on purpose: drawing every token anew (those picked are), and tasks with
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import pairwise
 from math import comb, inf, nan
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from matplotlib.figure import Figure
+from rich.console import Console
 from torch import Tensor
 
 from appo import run
@@ -33,10 +34,12 @@ from appo.algorithm import (
     random_score,
 )
 from appo.algorithm.branching_score import z_scores
+from appo.analysis.pilot_report import Rows, draw, markdown
 from appo.branching import clip_of
 from appo.config import APPOConfig
-from appo.environments.kinship import ENTITIES, FILLERS, RELATIONS
+from appo.environments.base import Task
 from appo.metrics import rollout_metrics
+from appo.progress import Stages
 from appo.recipe import RunConfig
 from appo.rollout.agent_loop import Start
 from appo.rollout.rewards import rewards_of
@@ -48,7 +51,7 @@ from appo.trainer import APPOTrainer
 
 Place = tuple[int, int]  # rollout, position
 Picks = list[list[int]]  # positions of each rollout
-Rows = list[dict[str, Any]]  # of a table
+Report = Callable[[str, int, int], None]  # called along the way: what is done, how much, of how much
 BINS = (-0.001, 0.5, 1, 2, 3, 99)  # nats
 TOP, RANDOM, HORIZON = 3, 6, 32  # picks per rollout of a criterion, and of chance; positions of a counterfactual fall
 WITNESS_STREAM, DRAW_STREAM = 50_000, 60_000
@@ -100,11 +103,14 @@ def distance_to(decisions: Picks, length: int) -> Tensor:
     return torch.stack([row.abs().amin(dim=1) for row in rows])
 
 
-def kind_of(word: str, is_decision: bool) -> str:
-    """What a policy token is: filler, decision, name (an entity or a relation) or format (tags and the rest)."""
-    if is_decision or word in FILLERS:
-        return "decision" if is_decision else "filler"
-    return "name" if word in ENTITIES or word in RELATIONS else "format"
+def kinds_of(words: list[str], decisions: list[int], task: Task) -> list[str]:
+    """A name for each token: decision, and what else the task tells apart."""
+    kinds = task.token_kinds(words) if task.token_kinds else ["other"] * len(words)
+    if len(kinds) != len(words):
+        raise ValueError(
+            f"token_kinds of the task returned {len(kinds)} kinds for {len(words)} tokens; give one each."
+        )
+    return ["decision" if i in decisions else kind for i, kind in enumerate(kinds)]
 
 
 class Studied(transformers.TrainerCallback):
@@ -122,7 +128,7 @@ class Studied(transformers.TrainerCallback):
             self.rollouts = [tree.initial[0] for tree in self.trees]
             self.batch, self.behaviour = self.trainer._score_rollouts(self.rollouts)
 
-    def look_back(self, decision_positions: Any) -> None:
+    def look_back(self, task: Task) -> None:
         trainer, mask_RT = self.trainer, self.batch.policy_mask_BT
         scores, args = trainer._score(self.batch), trainer.args
         self.logps_RT, self.entropies_RT, self.mask_RT = scores.logps_BT, scores.entropies_BT, mask_RT.bool()
@@ -131,8 +137,10 @@ class Studied(transformers.TrainerCallback):
         self.success = rollout_metrics(self.rollouts, args.success_reward)["success"]
         self.failed = (rewards_of(self.rollouts) < args.success_reward).tolist()  # no unscored one
         self.words = [trainer._tokenizer.convert_ids_to_tokens(rollout.completion_ids) for rollout in self.rollouts]
-        decisions = map(decision_positions, self.words)
+        assert task.decision_positions is not None
+        decisions = map(task.decision_positions, self.words)
         self.decisions = [[i for i in p if mask_RT[row, i]] for row, p in enumerate(decisions)]
+        self.kinds = [kinds_of(words, found, task) for words, found in zip(self.words, self.decisions, strict=True)]
 
     @torch.no_grad()
     def next_logps(self) -> Tensor:
@@ -172,17 +180,18 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
     )  # fmt: skip
     studied.trainer.remove_callback(transformers.PrinterCallback)
     studied.trainer.train()
-    studied.look_back(task.decision_positions)
+    studied.look_back(task)
     return studied
 
 
-def counterfactual_fall(moved: Studied, logps_RTV: Tensor) -> Tensor:
+def counterfactual_fall(moved: Studied, logps_RTV: Tensor, report: Report) -> Tensor:
     """How many nats the next policy tokens lose (R, T) when the likeliest other token stands at a position."""
     trainer, rollouts, size = moved.trainer, moved.rollouts, moved.trainer.args.rollout_batch_size
     other_RT = logps_RTV.scatter(2, moved.batch.completion_ids_BT[:, :, None], -inf).argmax(dim=2)
     fall_RT = torch.zeros_like(moved.logps_RT)
     places = sorted(moved.mask_RT.nonzero().tolist(), key=lambda place: place[1])
     for first in range(0, len(places), size):
+        report("tokens swapped", first, len(places))
         part, changed = places[first : first + size], []
         for row, i in part:
             ids, end = rollouts[row].completion_ids, i + 1 + HORIZON
@@ -193,10 +202,13 @@ def counterfactual_fall(moved: Studied, logps_RTV: Tensor) -> Tensor:
             after = slice(i + 1, len(changed[n].completion_ids))
             mask = batch.policy_mask_BT[n, after]
             fall_RT[row, i] = ((moved.logps_RT[row, after] - scores.logps_BT[n, after]) * mask).sum()
+    report("tokens swapped", len(places), len(places))
     return fall_RT
 
 
-def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int, repeats: int) -> dict[Place, Tensor]:
+def draw_anew(
+    moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int, repeats: int, report: Report
+) -> dict[Place, Tensor]:
     """Rewards (M, K) at each (rollout, position): M draws of the token, each followed by K continuations.
 
     A position with a continuation that no reward function scored is left out.
@@ -207,6 +219,7 @@ def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int,
     size = max(1, 8 * trainer.args.rollout_batch_size // (draws * repeats))
     rewards: dict[Place, Tensor] = {}
     for first in range(0, len(ordered), size):
+        report("tokens drawn anew", first, len(ordered))
         part, pairs, starts = ordered[first : first + size], [], []
         for row, i in part:
             tokens = torch.multinomial(logps_RTV[row, i].exp().cpu(), draws, replacement=True, generator=generator)
@@ -221,6 +234,7 @@ def draw_anew(moved: Studied, places: set[Place], logps_RTV: Tensor, draws: int,
         trainer._reward(pairs)
         found = rewards_of([rollout for _, rollout in pairs]).view(-1, draws, repeats)
         rewards.update((place, own) for place, own in zip(part, found, strict=True) if not own.isnan().any())
+    report("tokens drawn anew", len(ordered), len(ordered))
     return rewards
 
 
@@ -240,13 +254,13 @@ def pick(moved: Studied, logps_RTV: Tensor, fall_RT: Tensor) -> dict[str, Picks]
     }
 
 
-def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
+def study_tokens(moved: Studied, draws: int, repeats: int, report: Report = lambda *_: None) -> dict[str, Rows]:
     """What the picks of each criterion decide, and where entropy lies."""
     logps_RTV = moved.next_logps()
-    fall_RT = counterfactual_fall(moved, logps_RTV)
+    fall_RT = counterfactual_fall(moved, logps_RTV, report)
     picks = pick(moved, logps_RTV, fall_RT)
     places = {(row, i) for lists in picks.values() for row, positions in enumerate(lists) for i in positions}
-    rewards = draw_anew(moved, places, logps_RTV, draws, repeats)
+    rewards = draw_anew(moved, places, logps_RTV, draws, repeats, report)
     picks = {name: [[i for i in p if (row, i) in rewards] for row, p in enumerate(x)] for name, x in picks.items()}
     parts = {place: variance_parts(found) for place, found in rewards.items()}
     names = ("decision variance", "outcome variance")
@@ -272,9 +286,10 @@ def study_tokens(moved: Studied, draws: int, repeats: int) -> dict[str, Rows]:
 
 def kinds(moved: Studied, fall_RT: Tensor) -> Rows:
     """Entropy and its histogram, counterfactual fall and Omega by kind of token."""
-    found: dict[str, Picks] = {kind: [[] for _ in moved.words] for kind in ("filler", "decision", "format", "name")}
+    names = dict.fromkeys(["decision", *sorted({kind for kinds in moved.kinds for kind in kinds})])
+    found: dict[str, Picks] = {kind: [[] for _ in moved.words] for kind in names}
     for row, i in moved.mask_RT.nonzero().tolist():
-        found[kind_of(moved.words[row][i], i in moved.decisions[row])][row].append(i)
+        found[moved.kinds[row][i]][row].append(i)
     entropy = moved.entropies_RT
     spans = {f"H {max(a, 0):g}-{b:g}": (entropy > a) & (entropy <= b) for a, b in pairwise(BINS)}
     return tabulate("kind", found, {"entropy": entropy, "fall": fall_RT, "Omega": moved.omega_RT, **spans})
@@ -297,36 +312,6 @@ def describe_omega(moved: Studied) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def markdown(tables: dict[str, Rows]) -> str:
-    """One table per title; intervals as `mean [low, high]`."""
-
-    def shown(value: Any) -> str:
-        if isinstance(value, Interval):
-            return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
-        return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-    lines = []
-    for title, rows in tables.items():
-        cells = [list(rows[0]), ["---"] * len(rows[0]), *(map(shown, row.values()) for row in rows)]
-        lines += [f"## {title}", "", *(f"| {' | '.join(line)} |" for line in cells), ""]
-    return "\n".join(lines)
-
-
-def draw(tables: dict[str, Rows], picture: Path) -> None:
-    """Means with their intervals: what picks decide, pass@k, tokens by kind, picks by setting."""
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    wanted = (("decision var", "outcome var"), ("pass@1", "pass@4"), ("H ",), ("shared", "decisions"))
-    drawn = [item for item in tables.items() if "third" not in item[0]]
-    for panel, prefixes, (title, rows) in zip(figure.subplots(2, 2).flat, wanted, drawn, strict=True):
-        labels = [str(next(iter(row.values()))).replace(" ", "\n") for row in rows]
-        for name in (name for name in rows[0] if name.startswith(prefixes)):
-            found = [row[name] for row in rows]
-            errors = [[v.mean - v.low for v in found], [v.high - v.mean for v in found]]
-            panel.errorbar(labels, [v.mean for v in found], yerr=errors, fmt="o", capsize=3, label=name)
-        panel.legend(title=title, fontsize=8)
-    figure.savefig(picture, dpi=100)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory of the policy that is looked at")
@@ -340,11 +325,15 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     options.output.mkdir(parents=True, exist_ok=True)
-    tables, omega = dict[str, Rows](), Rows()
-    for updates, rate, warm_up in [*((*setting, options.warm_up) for setting in SETTINGS), (*SETTINGS[0], 0)]:
-        moved = move(options, updates, rate, warm_up)
-        tables = tables or study_tokens(moved, options.draws, options.repeats)
-        omega.append({"setting": f"{updates} updates, {rate:g}, after {warm_up}", **describe_omega(moved)})
+    tables, omega = dict[str, Rows](), list[dict[str, Any]]()
+    settings = [*((*setting, options.warm_up) for setting in SETTINGS), (*SETTINGS[0], 0)]
+    with Stages(Console()) as report:
+        for done, (updates, rate, warm_up) in enumerate(settings):
+            report("settings", done, len(settings))
+            moved = move(options, updates, rate, warm_up)
+            tables = tables or study_tokens(moved, options.draws, options.repeats, report)
+            omega.append({"setting": f"{updates} updates, {rate:g}, after {warm_up}", **describe_omega(moved)})
+        report("settings", len(settings), len(settings))
     tables["Omega at the last update of a generation"] = omega
     record = {"options": {**vars(options), "output": str(options.output)}, "tables": tables}
     (options.output / "pilot.json").write_text(json.dumps(record, indent=1, default=asdict) + "\n")

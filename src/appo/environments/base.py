@@ -57,6 +57,8 @@ class Task:
         make_model: `() -> (model, tokenizer)`; without it a recipe has to name a model.
         decision_positions: `words -> positions` of the tokens known to decide the outcome, for a task made to study
             credit; `words` are a completion's tokens as text.
+        token_kinds: `words -> kinds`, a name for each of the tokens, such as "filler"; the pilot study tells them
+            apart (`appo.analysis.pilot`).
     """
 
     dataset: Callable[[int, int], Dataset]
@@ -67,6 +69,7 @@ class Task:
     make_model: Callable[[], tuple[Any, Any]] | None = None
     decision_positions: Callable[[list[str]], list[int]] | None = None
     eval_dataset: Callable[[int, int], Dataset] | None = None
+    token_kinds: Callable[[list[str]], list[str]] | None = None
 
     def questions(self, size: int, seed: int) -> Dataset:
         """Rows for an evaluation."""

@@ -181,6 +181,12 @@ def decision_positions(words: list[str]) -> list[int]:
     return [i + 2 for i, word in enumerate(words[:-2]) if word == "plan"]
 
 
+def token_kinds(words: list[str]) -> list[str]:
+    """Fillers, names (entities and relations), and the words of the format."""
+    kinds = {**dict.fromkeys(FILLERS, "filler"), **dict.fromkeys([*ENTITIES, *RELATIONS], "name")}
+    return [kinds.get(word, "format") for word in words]
+
+
 def make_dataset(size: int, seed: int, style: Style = DEFAULT) -> Dataset:
     """Questions with the columns `prompt`, `seed` (of the episode), `answer` and `hops`."""
     rng = random.Random(f"questions {seed}")
@@ -319,6 +325,7 @@ def make_task(style: Style) -> Task:
         demonstrations=partial(make_demonstrations, style=style),
         make_model=make_model,
         decision_positions=decision_positions,
+        token_kinds=token_kinds,
     )
 
 
