@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_what_no_reward_function_scored_is_no_failure(tiny, tmp_path):
     studied = pilot.move(options, updates=1, rate=1e-2, warm_up=0)
     for rollout, reward in zip(studied.rollouts, (1.0, None, 0.0), strict=True):
         rollout.reward = reward
-    studied.look_back(lambda words: [])
+    studied.look_back(replace(kinship.LOUD, decision_positions=lambda words: []))
     assert (studied.failed, studied.success) == ([False, False, True], 0.5)
     # A pick whose continuations have no reward says nothing about what it decides.
     studied.trainer.reward_funcs = [lambda completions, **kwargs: [None] * len(completions)]

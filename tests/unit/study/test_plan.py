@@ -158,7 +158,7 @@ def test_a_cold_start_is_that_of_the_recipe_with_its_own_seed(make):
     study = read_study(make())
     config, args, sft = run_settings(study, Job(1, "small"))
     assert (config.model, config.demonstrations, config.train_seed, args.seed, sft.seed) == (None, 64, 1, 1, 1)
-    assert sft.output_dir == f"{study.output_dir}/models/small-1/cold_start"
+    assert sft.output_dir == f"{study.output_dir}/models/small-1/cold_start_training"
 
 
 def test_a_testbed_continues_the_base(make):
