@@ -31,6 +31,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from appo.errors import UserError
 from appo.tools import ToolError, ToolResult
 from appo.tools.schema_tool import SchemaTool
 
@@ -60,6 +61,10 @@ START_SECONDS = 60.0  # `npx` and `uvx` may have to download a server first
 T = TypeVar("T")
 
 
+class UnusableServer(UserError, ConnectionError):
+    """A server cannot be started or reached, or does not say what tools it has."""
+
+
 class MCPServer:
     """The tools of one server. Starts it, or connects to it, at once.
 
@@ -80,9 +85,9 @@ class MCPServer:
             where the tool failed, and `ConnectionError` where the connection broke.
 
     Raises:
-        ValueError: for arguments that make no sense, and tools whose names clash.
-        ConnectionError: where the server cannot be started or reached, or does not name its tools as the protocol has
-            it, in one sentence, with its last words where it did not start.
+        UserError: for arguments that make no sense, and tools whose names clash.
+        UnusableServer: a ConnectionError, where the server cannot be started or reached, or does not name its tools as
+            the protocol has it, in one sentence, with its last words where it did not start.
     """
 
     def __init__(
@@ -113,6 +118,9 @@ class MCPServer:
             listed = self._wait(self._list())
             names = _names([prefix + tool.name for tool in listed], self.name)
             self.tools = [self._tool(name, tool) for name, tool in zip(names, listed, strict=True)]
+        except ConnectionError as error:
+            self.close()
+            raise UnusableServer(str(error)) from None
         except BaseException:
             self.close()
             raise
@@ -259,7 +267,7 @@ def _names(names: Sequence[str], server: str) -> list[str]:
     for name in names:
         plain = "".join(c if c == "_" or unicodedata.category(c)[0] in "LMN" else "_" for c in name)
         if plain in found:
-            raise ValueError(
+            raise UserError(
                 f"{server}: the tools {found[plain]!r} and {name!r} both become {plain}; have it name them apart."
             )
         found[plain] = name
@@ -275,7 +283,7 @@ def _filled(variables: Mapping[str, str]) -> dict[str, str]:
 
     def value(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
-            raise ValueError(
+            raise UserError(
                 f"the environment variable {match[1]} is not set; the MCP server's env or headers name it."
             )
         return os.environ[match[1]]
@@ -292,19 +300,19 @@ def _check(
     start_timeout_s: float,
 ) -> None:
     if (command is None) == (url is None):
-        raise ValueError("give either command or url: a program to start, or an address.")
+        raise UserError("give either command or url: a program to start, or an address.")
     if command is not None and (isinstance(command, str) or not command):
-        raise ValueError(f'command must be a list of texts, such as ["python", "server.py"], got {command!r}.')
+        raise UserError(f'command must be a list of texts, such as ["python", "server.py"], got {command!r}.')
     if url is not None:
         parts = urlsplit(url)
         # Keys belong into headers: addresses are shown in messages.
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-            raise ValueError("url must read http://host:port/path, without user, password or query.")
+            raise UserError("url must read http://host:port/path, without user, password or query.")
     if (env is not None and command is None) or (headers is not None and url is None):
-        raise ValueError("env goes with command, and headers with url.")
+        raise UserError("env goes with command, and headers with url.")
     for name, seconds in (("timeout_s", timeout_s), ("start_timeout_s", start_timeout_s)):
         if not seconds > 0:
-            raise ValueError(f"{name} must be above 0, got {seconds}.")
+            raise UserError(f"{name} must be above 0, got {seconds}.")
 
 
 def main(arguments: list[str]) -> None:
