@@ -52,7 +52,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server, tmp_path, monkeypatch):
 
 
 def test_many_are_asked_at_once(server, tmp_path):
-    barrier = threading.Barrier(6, timeout=20)
+    barrier = threading.Barrier(6, timeout=600)
     server.before = barrier.wait  # nobody gets an answer before six have asked
     found = make(server, tmp_path, concurrency=6).verdicts([f"{n}" for n in range(12)])
     assert len(found) == 12 and all(verdict.correct for verdict in found.values())
@@ -86,8 +86,8 @@ def test_a_server_that_stays_broken_gives_no_verdict(server, tmp_path):
 
 def test_a_slow_server_gives_no_verdict(server, tmp_path):
     gate = threading.Event()
-    server.before = lambda: gate.wait(20)
-    verdict = make(server, tmp_path, timeout=0.1, patience=0.3).verdicts(["a"])["a"]
+    server.before = lambda: gate.wait(120)
+    verdict = make(server, tmp_path, timeout=0.1).verdicts(["a"])["a"]
     gate.set()
     assert verdict.correct is None and "did not answer in time" in verdict.problem
 

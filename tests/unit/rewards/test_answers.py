@@ -123,10 +123,10 @@ def test_used_tools():
     ],
 )
 def test_long_texts_take_linear_time(piece):
-    start = time.monotonic()
+    start = time.thread_time()  # of this thread's work, however busy the machine is
     extract_answer(piece * 20_000)
     format_errors(piece * 20_000)
-    assert time.monotonic() - start < 10
+    assert time.thread_time() - start < 10
 
 
 PIECES = ["<think>", "</think>", "<search>", "</search>", "<python>", "</python>", "<result>", "</result>", "<answer>"]

@@ -39,6 +39,27 @@ async def wait(seconds: float) -> str:
     return f"waited {seconds:g} s"
 
 
+met = asyncio.Event()
+present = 0
+
+
+@server.tool()
+async def meet(count: int) -> str:
+    """Waits until so many calls are under way."""
+    global present
+    present += 1
+    if present == count:
+        met.set()
+    await met.wait()
+    return "met"
+
+
+@server.tool()
+def waiting() -> str:
+    """How many calls of `meet` there were."""
+    return str(present)
+
+
 @server.tool()
 def fail(message: str) -> str:
     """Fails."""

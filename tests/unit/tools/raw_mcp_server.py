@@ -2,6 +2,7 @@
 
 The JSON object may hold `pages` (results of `tools/list`, one after the other, the last one for ever), `result` (of
 every call; else a call answers its arguments), and `noise`: bytes that go before every answer, in hexadecimal digits.
+A cursor "new" is another one each time.
 """
 
 import json
@@ -19,7 +20,8 @@ def answer(method, parameters):
         return {"protocolVersion": parameters["protocolVersion"], "capabilities": {"tools": {}}, "serverInfo": info}
     if method == "tools/list":
         listed += 1
-        return pages[min(listed, len(pages)) - 1]
+        page = pages[min(listed, len(pages)) - 1]
+        return {**page, "nextCursor": str(listed)} if page.get("nextCursor") == "new" else page
     if method == "tools/call":
         text = json.dumps(parameters.get("arguments"), ensure_ascii=False)
         return told.get("result", {"content": [{"type": "text", "text": text}]})

@@ -148,7 +148,7 @@ def test_processes_that_start_at_once_build_one_index(tmp_path):
     workers = [context.Process(target=_search_in_process, args=(tmp_path, barrier, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    texts = {results.get(timeout=60) for _ in workers}
+    texts = {results.get(timeout=600) for _ in workers}
     for worker in workers:
         worker.join()
     assert len(texts) == 1 and texts.pop().startswith("Page 1: city 7\n\nPage 2: ")

@@ -2,10 +2,12 @@
 
 import json
 import multiprocessing
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -28,10 +30,16 @@ ANSWERS = {
 
 
 class Server(LocalServer):
-    """Answers from a list of (status, headers, body), the last one again and again; remembers what it was asked."""
+    """Answers from a list of (status, headers, body), the last one again and again; remembers what it was asked.
+
+    It waits two minutes for `gate`, which is open. With `drip` an answer takes as long: a byte now and then.
+    """
 
     def __init__(self):
-        self.answers, self.requests, self.seconds, self.drip = [], [], 0.0, 0.0
+        self.answers, self.requests, self.drip = [], [], False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,7 +47,7 @@ class Server(LocalServer):
                 length = int(self.headers.get("Content-Length") or 0)
                 sent = self.rfile.read(length).decode()
                 server.requests.append((time.monotonic(), self.command, self.path, dict(self.headers), sent))
-                time.sleep(server.seconds)
+                server.gate.wait(120)
                 status, headers, body = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(body)), **headers}.items():
@@ -49,7 +57,7 @@ class Server(LocalServer):
                     if server.drip:
                         for byte in body:
                             self.wfile.write(bytes([byte]))
-                            time.sleep(server.drip)
+                            server.closed.wait(0.01)
                     else:
                         self.wfile.write(body)
                 except OSError:
@@ -82,11 +90,27 @@ def server(monkeypatch):
     monkeypatch.setenv("SERPER_API_KEY", KEY)
     server = Server()
     yield server
+    server.gate.set()
+    server.closed.set()
     server.close()
 
 
+@pytest.fixture
+def pauses(monkeypatch):
+    """The seconds for which a client meant to sleep, and slept."""
+    asked = []
+
+    def sleep(seconds):
+        asked.append(seconds)
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
+    monkeypatch.setattr(_http, "time", clock)
+    return asked
+
+
 def make(server, kind="searxng", **options):
-    return HTTPSearch(kind, server.url, **{"backoff": 0.01, "timeout": 5.0, **options})
+    return HTTPSearch(kind, server.url, **{"backoff": 0.01, "timeout": 60.0, "patience": 600.0, **options})
 
 
 @pytest.mark.parametrize("kind", list(ANSWERS))
@@ -123,11 +147,12 @@ def test_snippets_may_lack_a_part_and_no_results_are_said(server):
     assert make(server).search("x") == "No search results found."
 
 
-def test_a_server_that_fails_twice_is_asked_three_times_with_longer_pauses(server):
+def test_a_server_that_fails_twice_is_asked_three_times_with_longer_pauses(server, pauses):
     server.will(500, 503, ANSWERS["searxng"])
     assert make(server, backoff=0.2).search("x") == FOUND
-    times = [request[0] for request in server.requests]
-    assert times[1] - times[0] >= 0.1 and 0.2 <= times[2] - times[1] < 1.5
+    first, second = [seconds for seconds in pauses if seconds]
+    assert 0.1 <= first <= 0.3 and 0.2 <= second <= 0.6
+    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize(("status", "tries"), [(400, 1), (401, 1), (404, 1), (408, 3), (429, 3), (502, 3)])
@@ -141,26 +166,30 @@ def test_only_what_may_pass_is_tried_again(server, status, tries):
 def test_retry_after_is_respected_by_all_threads(server):
     server.will((429, {"Retry-After": "1"}), ANSWERS["searxng"])
     searching = make(server)
+
+    def held():
+        return bool(server.requests) and searching._client._turns._next > server.requests[0][0] + 0.5
+
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(searching.search, "x")
-        while not server.requests:
+        while not held() and not first.done():
             time.sleep(0.01)
-        time.sleep(0.2)  # for the answer to arrive
+        assert held()
         assert [first.result(), pool.submit(searching.search, "y").result()] == [FOUND, FOUND]
     assert all(request[0] - server.requests[0][0] >= 0.9 for request in server.requests[1:])
 
 
-def test_a_server_that_asks_for_more_time_than_there_is_fails_at_once(server):
+def test_a_server_that_asks_for_more_time_than_there_is_fails_at_once(server, pauses):
     for value in ("3600", formatdate(time.time() + 3600, usegmt=True), "9" * 400):
         server.answers.clear()
         server.will((429, {"Retry-After": value}))
-        start, searching = time.monotonic(), make(server)
+        searching = make(server, patience=100.0)
         with pytest.raises(ToolError, match="429 Too Many Requests"):
             searching.search("x")
         # And nobody is sent to it meanwhile.
         with pytest.raises(ToolError, match="busy"):
             searching.search("y")
-        assert time.monotonic() - start < 2
+    assert not any(pauses)
     assert len(server.requests) == 3
 
 
@@ -170,21 +199,17 @@ def test_an_odd_retry_after_is_ignored(server):
 
 
 def test_a_slow_server_is_given_up_in_time(server):
-    server.seconds = 1.0
+    server.gate.clear()  # it never answers
     server.will(ANSWERS["searxng"])
-    start = time.monotonic()
     with pytest.raises(ToolError, match=r"did not answer in time \(2 tries\)"):
         make(server, timeout=0.2, retries=1).search("x")
-    assert time.monotonic() - start < 0.9
 
 
 def test_a_server_that_sends_one_byte_now_and_then_is_given_up_too(server):
-    server.drip = 0.1
-    server.will(ANSWERS["searxng"])
-    start = time.monotonic()
-    with pytest.raises(ToolError, match="did not answer in time"):
-        make(server, timeout=0.5, patience=0.6).search("x")
-    assert time.monotonic() - start < 1.5
+    server.drip = True
+    server.will({"results": [{"title": "x" * 12_000}]})
+    with pytest.raises(ToolError, match=r"did not answer in time|busy"):  # the latter where this machine is
+        make(server, patience=1.0).search("x")
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(server):
@@ -284,12 +309,11 @@ def test_a_server_that_is_not_there(server):
 
 def test_requests_per_second_hold_across_threads(server):
     server.will(ANSWERS["searxng"])
-    searching = make(server, requests_per_second=20)
+    searching, start = make(server, requests_per_second=20), time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(searching.search, map(str, range(8)))) == {FOUND}
-    times = sorted(request[0] for request in server.requests)
-    assert times[-1] - times[0] >= 0.3
-    slow = make(server, requests_per_second=0.1, patience=1.0)
+    assert time.monotonic() - start >= 0.35
+    slow = make(server, requests_per_second=0.001, patience=100.0)
     assert slow.search("x") == FOUND
     with pytest.raises(ToolError, match="busy"):
         slow.search("y")
@@ -370,14 +394,15 @@ def _write(path, worker, barrier):
         assert cache.get("shared") is not None
 
 
-def test_processes_write_one_cache_at_once(tmp_path, caplog):
+def test_processes_write_one_cache_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(_disk_cache, "BUSY_SECONDS", 600.0)
     path, context = tmp_path / "a.sqlite", multiprocessing.get_context("fork")
     barrier = context.Barrier(4)
     workers = [context.Process(target=_write, args=(path, worker, barrier)) for worker in range(4)]
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     cache = DiskCache(path)
     assert all(cache.get(f"{worker} {number}") == f"text {number}" for worker in range(4) for number in range(100))
