@@ -4,7 +4,7 @@ import re
 
 from appo.rewards._normalise import closing_brackets
 
-_TOKEN = re.compile(r"(?P<separator>[,;]|\s(?:and|or)\s)|\\?[(\[{]")
+_SEPARATOR = r"[,;]|\s(?:and|or)\s"
 
 
 def split_list(text: str) -> tuple[str, list[str]] | None:
@@ -20,25 +20,25 @@ def split_list(text: str) -> tuple[str, list[str]] | None:
             kind, inner = opening[-1] + text[-1], text[len(opening) : end]
     if "\\begin" in inner:
         return None
-    members = _split(inner)
+    members = split_outside(inner, _SEPARATOR)[::2]
     if kind in ("", "{}"):
         members = [one for member in members for one in _both_signs(member)]
     return (kind, members) if len(members) > 1 else None
 
 
-def _split(text: str) -> list[str]:
-    """At the separators outside all brackets."""
+def split_outside(text: str, separator: str) -> list[str]:
+    """At the matches of a pattern outside all brackets; the separators stand between the pieces."""
     closing = closing_brackets(text)
-    members, start, outside = [], 0, 0
-    for match in _TOKEN.finditer(text):
+    pieces, start, outside = [], 0, 0
+    for match in re.finditer(rf"(?P<separator>{separator})|\\?[(\[{{]", text):
         if match.start() < outside:
             continue
         if match["separator"]:
-            members.append(text[start : match.start()].strip())
+            pieces += [text[start : match.start()].strip(), match[0].strip()]
             start = match.end()
         else:
             outside = closing.get(match.start(), match.start()) + 1
-    return [*members, text[start:].strip()]
+    return [*pieces, text[start:].strip()]
 
 
 def _both_signs(member: str) -> list[str]:

@@ -15,6 +15,11 @@ import signal
 import sys
 
 from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
+from sympy import Expr, Set
+from sympy.core.relational import Relational
+from sympy.logic.boolalg import Boolean, BooleanAtom
+
+from appo.rewards._math_compare import apart, equal_numbers, same_relation
 
 MEMORY_BYTES = 2 << 30
 # Boxes, units and percent signs are dealt with before; math-verify would take the t of `5t` for a unit.
@@ -25,10 +30,28 @@ _CONFIG = [LatexExtractionConfig(boxed_match_priority=-1, normalization_config=_
 def compare(prediction: str, truth: str) -> bool:
     """Whether two LaTeX expressions are mathematically the same. Text that math-verify cannot parse equals nothing."""
     # Without the fall-back, which would compare what it could not parse as text.
-    expressions = [
+    found = [
         parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None) for text in (truth, prediction)
     ]
-    return bool(verify(*expressions, timeout_seconds=None, allow_set_relation_comp=True))
+    if not all(found):
+        return False
+    # Sets as such: an intersection that is not carried out equals nothing.
+    gold, answer = (
+        expressions[0].doit() if isinstance(expressions[0], Set) else expressions[0] for expressions in found
+    )
+    if isinstance(gold, Relational) and isinstance(answer, Relational) and _of_expressions(gold, answer):
+        return same_relation(gold, answer)
+    if isinstance(gold, Boolean) != isinstance(answer, Boolean) or isinstance(gold, BooleanAtom):
+        return False  # a relation and a value; what sympy found true or false
+    verdict = equal_numbers(gold, answer, (truth, prediction))
+    if verdict is None:
+        verdict = bool(verify(gold, answer, timeout_seconds=None)) and not apart(gold, answer)
+    return verdict
+
+
+def _of_expressions(*relations: Relational) -> bool:
+    """As opposed to relations of sets and tuples."""
+    return all(isinstance(side, Expr) for relation in relations for side in relation.args)
 
 
 def main() -> None:

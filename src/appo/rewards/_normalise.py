@@ -22,6 +22,12 @@ _SYMBOLS = {
 }
 _COMMANDS = {
     **{"√": "sqrt", "∞": "infty", "≤": "le", "⩽": "le", "≥": "ge", "⩾": "ge", "≠": "ne", "∪": "cup", "∩": "cap"},
+    **{
+        "∧": "land",
+        "∨": "lor",
+        "∖": "setminus",
+        **{sign: f"mathbb{{{letter}}}" for sign, letter in zip("ℝℤℕℚℂ", "RZNQC", strict=True)},
+    },
     **{"∈": "in", "±": "pm", "∅": "emptyset", "≈": "approx", "π": "pi", "α": "alpha", "β": "beta", "γ": "gamma"},
     **{"δ": "delta", "θ": "theta", "λ": "lambda", "μ": "mu", "σ": "sigma", "φ": "phi", "ω": "omega", "ρ": "rho"},
 }
@@ -57,6 +63,11 @@ _REWRITES = [
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
         (r"\^\s*(-?\d{2,}|-\d)", r"^{\1}"),  # 2^10 in plain text is not (2^1)0
+        (r"\\(?:lor|vee)(?![A-Za-z])", " or "),
+        (r"\\(?:land|wedge)(?![A-Za-z])", " and "),
+        (r"\\mathbb\s*([A-Z])(?![A-Za-z])|\\R(?![A-Za-z])", lambda match: f"\\mathbb{{{match[1] or 'R'}}}"),
+        (r"^\s*(?i:all real numbers|all reals|the real numbers)\W*$", r"\\mathbb{R}"),
+        (r"^\s*(?i:no (?:real )?solutions?|(?:the )?empty set)\W*$", r"\\emptyset"),
         (r"\\varnothing", r"\\emptyset"),
         (r"\\lbrace|\\rbrace", lambda match: "\\{" if match[0] == "\\lbrace" else "\\}"),
     )

@@ -1,8 +1,9 @@
 """Whether two answers are mathematically the same, as a careful reader would say.
 
-From cheap to dear: equal after normalisation; both numbers (exact fractions, units, percent); both lists, tuples,
-intervals or sets (member by member, as math-verify takes `(1,2)` for `\\{1,2\\}`); and at last math-verify, in a
-worker process with a hard limit. Prose and dates are compared as text only: math-verify would read 2020-01-02 as 2017.
+From cheap to dear: equal after normalisation; both numbers (exact fractions, units, percent); what equations and
+inequalities say; both lists, tuples, intervals or sets (member by member, as math-verify takes `(1,2)` for
+`\\{1,2\\}`); and at last math-verify, in a worker process with a hard limit. Prose and dates are compared as text
+only: math-verify would read 2020-01-02 as 2017.
 
 Left out on purpose: what docs/rewards.md lists as known misses.
 Try it: `python -c "from appo.rewards import math_equal; print(math_equal('1/2', '0.5'))"`.
@@ -16,6 +17,8 @@ from appo.rewards import _math_pool
 from appo.rewards._lists import split_list
 from appo.rewards._normalise import bracket_depth, normalise
 from appo.rewards._quantities import parse_quantity, parse_unit, same_quantity
+from appo.rewards._statements import Statement, read_statement
+from appo.rewards._times import parse_time
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +33,7 @@ _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|matrix|[pbvBV]matrix|infty|sqr
 _WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:{_FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{3,}}|[^\W\d_a-zA-Z]")
 # Two letters beside a space are a word in "in 1889", though variables in x^2 + ab; only `is_math` asks.
 _SHORT_WORD = re.compile(r"(?:^|\s)[A-Za-z]{2}\s|\s[A-Za-z]{2}(?:\s|$)")
-_DATE = re.compile(
-    r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?(?:\s*[aApP]\.?[mM])?"
-)
-# One variable and one value or list of values: not `y = 2x = 6`, not `x = 1, y = 2`.
-_ASSIGNMENT = re.compile(r"([A-Za-z](?:_(?:\w|\{\w+\}))?|\\[a-z]+ ?)\s*(?:=|\\in(?![A-Za-z]))\s*([^=<>]+)")
+_DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?")
 _LOOSE_SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?")
 _TRAILING_UNIT = re.compile(
@@ -51,7 +50,7 @@ def math_equal(prediction: str | None, truth: str | None, *, timeout: float = 3.
 
     Args:
         prediction: The answer of a model, without its box; anything at all.
-        truth: The reference. The order matters little: an interval may answer an inequality and the reverse.
+        truth: The reference.
         timeout: CPU seconds for one comparison by math-verify, and a fifth of the wall seconds after which a long list
             is given up. Positive.
 
@@ -91,7 +90,7 @@ def is_math(text: str) -> bool:
 
 
 def _is_text(normal: str) -> bool:
-    return _DATE.fullmatch(normal) is not None or _WORD.search(normal) is not None
+    return _DATE.fullmatch(normal) is not None or parse_time(normal) is not None or _WORD.search(normal) is not None
 
 
 class _Comparison:
@@ -110,22 +109,41 @@ class _Comparison:
         choice, right_choice = _CHOICE.fullmatch(prediction), _CHOICE.fullmatch(truth)
         if choice and right_choice:
             return choice[1] == right_choice[1]
+        time_of_day, right_time = parse_time(prediction), parse_time(truth)
+        if time_of_day or right_time:
+            return time_of_day == right_time
         if _DATE.fullmatch(prediction) or _DATE.fullmatch(truth):
             return False
         quantity, right_quantity = parse_quantity(prediction), parse_quantity(truth)
         if quantity and right_quantity:
             return same_quantity(quantity, right_quantity)
+        if depth < _MAX_DEPTH:
+            statement, right_statement = self._statement(prediction, depth), self._statement(truth, depth)
+            if statement or right_statement:
+                return self._equal_statements(
+                    statement or Statement(value=prediction), right_statement or Statement(value=truth), depth
+                )
         members, right_members = split_list(prediction), split_list(truth)
-        variable, value = _assignment(prediction)
-        right_variable, right_value = _assignment(truth)
-        if (variable or right_variable) and depth < _MAX_DEPTH:
-            both_differ = variable and right_variable and variable != right_variable
-            return not both_differ and self.equal(value, right_value, depth + 1)
         if members and right_members and depth < _MAX_DEPTH:
             return self._equal_lists(*members, *right_members, depth)
         if (members and not members[0]) or (right_members and not right_members[0]):
             return False  # several in a row are not one expression
         return self._equal_expressions(prediction, truth)
+
+    def _statement(self, text: str, depth: int) -> Statement | None:
+        return read_statement(text, lambda one, other: self.equal(one, other, depth + 1))
+
+    def _equal_statements(self, left: Statement, right: Statement, depth: int) -> bool:
+        """Of two that are about the same, what they say; else whether the one relation is the other."""
+        named_alike = left.name == right.name or not (left.name and right.name)
+        if left.value is not None and right.value is not None and named_alike:
+            return self.equal(left.value, right.value, depth + 1)
+        if not left.relation or not right.relation:
+            return False
+        if len(left.sides) > 2 or len(right.sides) > 2:
+            pairs = zip(left.sides, right.sides, strict=False)
+            return len(left.sides) == len(right.sides) and all(self.equal(*pair, depth + 1) for pair in pairs)
+        return self._equal_expressions(left.relation, right.relation)
 
     def _equal_lists(self, kind: str, members: list[str], right_kind: str, right: list[str], depth: int) -> bool:
         if len(members) != len(right) or len(members) > _MAX_MEMBERS:
@@ -163,12 +181,6 @@ class _Comparison:
         if verdict is None:
             raise _Undecided
         return verdict
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    """`x` and `5` of `x = 5` or `x \\in ...`; no variable and the text itself for anything else."""
-    match = _ASSIGNMENT.fullmatch(text)
-    return (match[1].replace(" ", ""), match[2]) if match else ("", text)
 
 
 def _split_unit(text: str) -> tuple[str, str]:
