@@ -5,12 +5,14 @@ inside a result stays text.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+PAPER_TAGS = ("think", "search", "python", "result", "answer")
 MAX_CALL_CHARS = 65_536  # a longer call is not run: what a policy babbles should not reach a tool
 
 
@@ -53,6 +55,30 @@ class PlainText:
     def __call__(self, text: str) -> list[int]:
         pieces = self.tokenizer(self.cut(text), add_special_tokens=False)["input_ids"]
         return [token for ids in pieces for token in ids]
+
+
+class ReadableText:
+    """Decodes what reward functions read: without special tokens, except tags, which a tokenizer may hold as such.
+
+    Args:
+        tokenizer: The policy's.
+        names: Of tags, besides the paper's.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, names: Iterable[str] = ()) -> None:
+        self.tokenizer = tokenizer
+        tags = {f"<{slash}{name}>" for name in (*PAPER_TAGS, *names) for slash in ("", "/")}
+        added = tokenizer.added_tokens_decoder
+        special = {*tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
+        self._left_out = frozenset(index for index in special if decode(tokenizer, [index]).strip() not in tags)
+
+    def __call__(self, ids: list[int]) -> str:
+        return self.tokenizer.decode([index for index in ids if index not in self._left_out])
+
+    def begun(self, text: str, context_ids: list[int]) -> str:
+        """The text of a turn with the `<think>` that its context ends with; it may have written one of its own."""
+        missing = opens_thought(self.tokenizer, context_ids) and not text.lstrip().startswith("<think>")
+        return f"<think>{text}" if missing else text
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -29,6 +29,7 @@ from appo.rollout.calls import (
     THOUGHT,
     ParsedCall,
     PlainText,
+    ReadableText,
     decode,
     has_begun_to_answer,
     opens_thought,
@@ -143,6 +144,7 @@ class ChatProtocol:
         calls = self._reader.fields.get("tool_calls") if self._reader else None
         self._opening = calls.open_re if calls else None  # how a call begins; None: every turn is an answer
         self._tool_names = [tool.__name__ for tool in tools]
+        self._text = ReadableText(tokenizer, self._tool_names)
 
     def should_stop(self, turn_ids: list[int]) -> bool:
         return turn_ids[-1] in self.eos_token_ids  # asked of prefixes only: the engine ends turns at these tokens
@@ -161,14 +163,14 @@ class ChatProtocol:
     def _message(self, turn_ids: list[int], context_ids: list[int]) -> dict[str, Any]:
         """A turn as TRL's parser reads it; as plain text where it finds nothing or cannot be asked."""
         if self._opening is None or not turn_ids:
-            return self._plain(turn_ids)
+            return self._plain(turn_ids, context_ids)
         spoken = self._spoken(turn_ids, context_ids)
         mark = self._mark(spoken)
         if mark is not None and len(spoken) - mark > MAX_CALL_CHARS:
-            return self._plain(turn_ids)  # it is not run, whatever it says
+            return self._plain(turn_ids, context_ids)  # it is not run, whatever it says
         # The parser looks for the beginning of the turn only, which the template writes last.
         prefix = decode(self.tokenizer, context_ids[-64:])
-        message = self._parse(turn_ids, prefix)
+        message = self._parse(turn_ids, context_ids, prefix)
         if not message.get("tool_calls") and turn_ids[-1] in self.eos_token_ids:
             # The parser knows one of the tokens that may end a turn, and some templates no space before it.
             end = len(turn_ids) - 1
@@ -176,10 +178,10 @@ class ChatProtocol:
                 end -= 1
             usual = [*turn_ids[:end], self.tokenizer.eos_token_id]
             if usual != turn_ids:
-                message = self._parse(usual, prefix)
+                message = self._parse(usual, context_ids, prefix)
         return message
 
-    def _parse(self, turn_ids: list[int], prefix: str) -> dict[str, Any]:
+    def _parse(self, turn_ids: list[int], context_ids: list[int], prefix: str) -> dict[str, Any]:
         try:
             message = parse_response(self.tokenizer, turn_ids, prefix=prefix, tools=self.tools)
             for call in message.get("tool_calls") or []:
@@ -188,10 +190,10 @@ class ChatProtocol:
             # JSON may escape half a character ("\\ud800"), which no tokenizer and no file takes.
             return json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
         except (RecursionError, KeyError):  # thousands of nested brackets; a call in a list that has no name
-            return self._plain(turn_ids)
+            return self._plain(turn_ids, context_ids)
 
-    def _plain(self, turn_ids: list[int]) -> dict[str, Any]:
-        return {"role": "assistant", "content": self.tokenizer.decode(turn_ids, skip_special_tokens=True)}
+    def _plain(self, turn_ids: list[int], context_ids: list[int]) -> dict[str, Any]:
+        return {"role": "assistant", "content": self._text.begun(self._text(turn_ids), context_ids)}
 
     def parse_calls(self, turn_ids: list[int], context_ids: list[int]) -> list[ParsedCall]:
         if self._opening is None:
@@ -252,7 +254,7 @@ class ChatProtocol:
 
     def completion(self, rollout: Rollout, conversational: bool) -> Any:
         if not conversational:
-            return self.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+            return self._text.begun(self._text(rollout.completion_ids), rollout.prompt_ids)
         messages, start = [], 0
         ids = rollout.completion_ids
         for end in rollout.answered_turns():

@@ -16,6 +16,7 @@ from appo.rollout.calls import (
     THOUGHT,
     ParsedCall,
     PlainText,
+    ReadableText,
     decode,
     has_begun_to_answer,
     opens_thought,
@@ -76,7 +77,7 @@ class TagProtocol:
         self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in tags])
         self._result_format = result_format
         self._tags = re.compile(rf"</?(?:{'|'.join([names, *NO_TOOLS])})>")
-        self._encode_plain = PlainText(tokenizer)
+        self._encode_plain, self._text = PlainText(tokenizer), ReadableText(tokenizer, tags)
         self._window = max(len(f"</{name}>".encode()) for name in tags)  # no token holds less than a byte
 
     def should_stop(self, turn_ids: list[int]) -> bool:
@@ -148,15 +149,15 @@ class TagProtocol:
         return "answer" if has_begun_to_answer(text, self.answer_tag) else "think"
 
     def completion(self, rollout: Rollout, conversational: bool) -> Any:
-        """What reward functions get, without tags in results: a page that holds an `<answer>` has not answered."""
+        """What reward functions get, without tags in results: a page that holds an `<answer>` has not answered.
+
+        A thought that the prompt opened is given its `<think>`.
+        """
         pieces, start = [], 0
         for call in rollout.tool_calls:
             if call.answered and self._tags.search(call.result):
                 pieces.append(self._text(rollout.completion_ids[start : call.result_start]))
                 pieces.append(self._result_format.replace("{}", self._tags.sub("", call.result), 1))
                 start = call.result_end
-        text = "".join([*pieces, self._text(rollout.completion_ids[start:])])
+        text = self._text.begun("".join([*pieces, self._text(rollout.completion_ids[start:])]), rollout.prompt_ids)
         return [{"role": "assistant", "content": text}] if conversational else text
-
-    def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
