@@ -20,7 +20,7 @@ from appo.config import APPOConfig
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
-from appo.loading import ModelAndTokenizer, load_model, lora_config, tools_of
+from appo.loading import ModelAndTokenizer, load_model, lora_config, settle_embeddings, tools_of
 from appo.progress import RichProgress
 from appo.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
 from appo.sft import make_sft_trainer
@@ -110,6 +110,7 @@ def cold_start_model(
         trainer, counts = make_sft_trainer(
             model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
         )
+    settle_embeddings(trainer.model)
     refuse_sharded_lora(config, trainer)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics

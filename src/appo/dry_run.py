@@ -26,7 +26,16 @@ from appo.demonstrations import check_traces, prompt_template, trace_demonstrati
 from appo.environments.base import Demonstration, Task
 from appo.errors import UserError, is_complaint
 from appo.generation.transformers_engine import check_full_attention
-from appo.loading import check_dtype, load_task, lora_config, precision_note, read_outline, runs_programs, tools_of
+from appo.loading import (
+    check_dtype,
+    load_task,
+    lora_config,
+    precision_note,
+    read_outline,
+    runs_programs,
+    settle_embeddings,
+    tools_of,
+)  # fmt: skip
 from appo.memory import GB, Memory, Sizes, estimate
 from appo.recipe import RecipeError, RunConfig, collect_settings
 from appo.row_prompts import check_prompts
@@ -243,6 +252,7 @@ class DryRun:
 
             with torch.device("meta"):
                 adapted = self._try("lora", lambda: get_peft_model(self.model, peft))
+                self._try("lora", lambda: settle_embeddings(adapted))
             trained = total if adapted is None else adapted.num_parameters(only_trainable=True)
         self.parameters = total, trained
         context, room = self._context(), self.args.max_completion_length or 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import is_peft_model
 from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -195,6 +196,33 @@ def lora_config(config: RunConfig) -> Any:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config.lora})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"lora: {' '.join(str(error).split())}.") from None
+
+
+def settle_embeddings(model: Any) -> None:
+    """Gives the output layer weights of its own where it shares those of the embeddings and an adapter is on them.
+
+    While an adapter is apart it changes the embeddings alone; merged into shared weights it would change both layers,
+    and what is saved would not be what was trained. Call it when peft has wrapped the model.
+
+    Raises:
+        RecipeError: for adapters on the output layer, which neither loss sees: both read its weights directly.
+    """
+    if not is_peft_model(model):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer | TrainableTokensWrapper):
+        raise RecipeError(
+            "lora: an adapter on the output layer is never trained; leave it out of target_modules and "
+            "trainable_token_indices. Where it shares its weights with the embeddings, these may have no "
+            "trainable_token_indices, nor ensure_weight_tying in target_modules. To train either layer, name it in "
+            "modules_to_save, both as one with ensure_weight_tying: true."
+        )
+    if isinstance(table, BaseTunerLayer) and head.weight is table.get_base_layer().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def precision_note(config: RunConfig, args: APPOConfig) -> str | None:

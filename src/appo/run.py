@@ -32,7 +32,15 @@ from appo.environments.base import Task
 from appo.errors import UserError
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
-from appo.loading import ModelAndTokenizer, load_model, load_task, lora_config, precision_note, tools_of
+from appo.loading import (
+    ModelAndTokenizer,
+    load_model,
+    load_task,
+    lora_config,
+    precision_note,
+    settle_embeddings,
+    tools_of,
+)
 from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig, in_one_sentence
 from appo.row_prompts import check_prompts
@@ -222,6 +230,7 @@ def _make_trainer(
             environment_factory=task.environment_factory,
             peft_config=lora_config(config),
         )
+    settle_embeddings(trainer.model)
     refuse_sharded_lora(config, trainer)
     return trainer
 
