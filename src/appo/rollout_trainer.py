@@ -36,6 +36,7 @@ from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.row_prompts import check_prompts, starting_prompt
 from appo.tools.runner import ToolRunner
+from appo.unknown_words import UnknownWords, text_of
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
@@ -98,6 +99,7 @@ class RolloutTrainer(GRPOTrainer):
             timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars, retries=args.tool_retries
         )
         self.counters = RunCounters(sorted(self._pool.all_tools()))
+        self._unknown = UnknownWords(self._tokenizer, "prompts")
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
@@ -159,6 +161,8 @@ class RolloutTrainer(GRPOTrainer):
                 names.append(self._pool.name_of(row))
         self._batch_environments = names  # TRL's `_tokenize_prompts` renders each prompt with its own tools
         prompt_ids, _, _ = self._tokenize_prompts([as_texts(prompt) for prompt in prompts])
+        self._unknown.look(map(text_of, prompts), prompt_ids)
+        self._unknown.tell()
         starts = []
         own_seeds: list[int | None] = [None] * len(prompts) if seeds is None else list(seeds)
         for ids, prompt, environment, seed in zip(prompt_ids, prompts, environments, own_seeds, strict=True):

@@ -24,6 +24,7 @@ from trl import SFTConfig, SFTTrainer
 
 from appo.environments.base import Demonstration
 from appo.errors import UserError
+from appo.unknown_words import UnknownWords, text_of
 
 IGNORED = -100  # the label that torch's and TRL's losses skip
 CHUNK = 1000  # demonstrations per tokenizer call: a call per piece would take longer than the training
@@ -50,7 +51,8 @@ def make_sft_trainer(
     template: Mapping[str, Any] = MappingProxyType({}),
     peft_config: Any = None,
 ) -> tuple[SFTTrainer, dict[str, float]]:
-    """The trainer, ready to run, and the counts `demonstrations` and `demonstrations_too_long`.
+    """The trainer, ready to run, and the counts `demonstrations`, `demonstrations_too_long` and
+    `demonstrations_unknown_words`.
 
     Args:
         template: Further arguments of `apply_chat_template` for prompts of messages, as the rollouts' have them.
@@ -60,6 +62,10 @@ def make_sft_trainer(
         name = "packing" if args.packing else "padding_free"
         raise UserError(f"{name}=True is not supported in the cold start: set it to False.")
     rows = tokenize_demonstrations(tokenizer, demonstrations, template)
+        raise ValueError(f"{name}=True is not supported in the cold start: set it to False.")
+    unknown = UnknownWords(tokenizer, "demonstrations")
+    rows = tokenize_demonstrations(tokenizer, demonstrations, template, unknown)
+    unknown.tell()
     kept = [row for row in rows if args.max_length is None or len(row["input_ids"]) <= args.max_length]
     too_long = len(rows) - len(kept)
     if not kept:
@@ -82,15 +88,20 @@ def make_sft_trainer(
         callbacks=list(callbacks),
         peft_config=peft_config,
     )
-    return trainer, {"demonstrations": len(kept), "demonstrations_too_long": too_long}
+    counts = {"demonstrations": len(kept), "demonstrations_too_long": too_long}
+    return trainer, {**counts, "demonstrations_unknown_words": unknown.count}
 
 
 def tokenize_demonstrations(
     tokenizer: PreTrainedTokenizerBase,
     demonstrations: Iterable[Demonstration],
     template: Mapping[str, Any] = MappingProxyType({}),
+    unknown: UnknownWords | None = None,
 ) -> list[dict[str, list[int]]]:
-    """One row with `input_ids` and `labels` per demonstration; labels are -100 where no loss falls."""
+    """One row with `input_ids` and `labels` per demonstration; labels are -100 where no loss falls.
+
+    Words that the tokenizer does not know are counted in `unknown`.
+    """
     if tokenizer.eos_token_id is None:
         raise UserError("tokenizer.eos_token is None, but a demonstration has to end with it: set it.")
     rows: list[dict[str, list[int]]] = []
@@ -98,9 +109,13 @@ def tokenize_demonstrations(
     while chunk := list(islice(remaining, CHUNK)):
         segments = [segment for demonstration in chunk for segment in demonstration.segments]
         texts = [segment.text for segment in segments if segment.token_ids is None]
-        encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [])
-        pieces = iter([next(encoded) if segment.token_ids is None else segment.token_ids for segment in segments])
-        for demonstration, prompt in zip(chunk, _prompt_ids(tokenizer, chunk, template), strict=True):
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        prompts = _prompt_ids(tokenizer, chunk, template)
+        if unknown is not None:
+            unknown.look([*texts, *(text_of(demonstration.prompt) for demonstration in chunk)], [*encoded, *prompts])
+        found = iter(encoded)
+        pieces = iter([next(found) if segment.token_ids is None else segment.token_ids for segment in segments])
+        for demonstration, prompt in zip(chunk, prompts, strict=True):
             ids, labels = list(prompt), [IGNORED] * len(prompt)
             for segment in demonstration.segments:
                 piece = next(pieces)

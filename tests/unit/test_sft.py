@@ -100,7 +100,7 @@ def test_too_long_demonstrations_are_counted_and_told(model_and_tokenizer, tmp_p
         trainer, counts = make_sft_trainer(
             model, tokenizer, [SHORT, BY_HAND, SHORT], make_config(tmp_path, max_length=10)
         )
-    assert counts == {"demonstrations": 2, "demonstrations_too_long": 1}
+    assert counts == {"demonstrations": 2, "demonstrations_too_long": 1, "demonstrations_unknown_words": 0}
     assert len(trainer.train_dataset) == 2
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.unknown_words import UnknownWords
+
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 PAPER_TAGS = ("think", "search", "python", "result", "answer")
 MAX_CALL_CHARS = 65_536  # a longer call is not run: what a policy babbles should not reach a tool
@@ -34,7 +36,8 @@ class PlainText:
     """Encodes text in which the text of special and added tokens is text.
 
     Such text is cut behind its first character, and the pieces are encoded apart. (`split_special_tokens` would leave
-    out tokens that were added without being special, such as `<tool_call>` in many models.)
+    out tokens that were added without being special, such as `<tool_call>` in many models.) Words that the tokenizer
+    does not know are told once; what was cut is none.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -42,6 +45,7 @@ class PlainText:
         added = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         longest_first = sorted((token for token in added if len(token) > 1), key=len, reverse=True)
         self._tokens = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._unknown = UnknownWords(tokenizer, "tool results")
 
     def holds_tokens(self, text: str) -> bool:
         """Whether the text of a special or added token occurs in `text`."""
@@ -54,7 +58,14 @@ class PlainText:
 
     def __call__(self, text: str) -> list[int]:
         pieces = self.tokenizer(self.cut(text), add_special_tokens=False)["input_ids"]
-        return [token for ids in pieces for token in ids]
+        tokens = [token for ids in pieces for token in ids]
+        self.tell_unknown([text], tokens)
+        return tokens
+
+    def tell_unknown(self, texts: list[str], ids: list[int]) -> None:
+        """Says, once, which words of `texts` became the unknown token in `ids`."""
+        self._unknown.look([self._tokens.sub(" ", " ".join(texts))], [ids])
+        self._unknown.tell()
 
 
 class ReadableText:

@@ -232,6 +232,7 @@ class ChatProtocol:
             safe = [cut.join(self._encode_plain.cut(text)) for text in texts]
         messages = [{"role": "tool", "name": name, "content": text} for name, text in zip(names, safe, strict=True)]
         ids = self._suffix_ids(messages)
+        self._encode_plain.tell_unknown(texts, ids)
         if safe is texts:
             return ids
         pieces = decode(self.tokenizer, ids).split(cut)
