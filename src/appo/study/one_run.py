@@ -39,7 +39,7 @@ class Curve(TrainerCallback):
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self._away = self.trainer.spent()
-        self._measure(self._used())
+        self._measure(dict.fromkeys(self._away, 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         used = self._used()
