@@ -61,8 +61,6 @@ def make_sft_trainer(
     if args.packing or args.padding_free:
         name = "packing" if args.packing else "padding_free"
         raise UserError(f"{name}=True is not supported in the cold start: set it to False.")
-    rows = tokenize_demonstrations(tokenizer, demonstrations, template)
-        raise ValueError(f"{name}=True is not supported in the cold start: set it to False.")
     unknown = UnknownWords(tokenizer, "demonstrations")
     rows = tokenize_demonstrations(tokenizer, demonstrations, template, unknown)
     unknown.tell()
