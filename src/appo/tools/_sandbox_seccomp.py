@@ -1,87 +1,75 @@
-"""The system calls that programs in the sandbox are denied, as a seccomp filter for `bwrap --seccomp`.
+"""What becomes of a program's system calls in the sandbox, as a seccomp filter for `bwrap --seccomp`.
 
-Namespaces and missing rights stop most of what a program should not do. The filter covers what they do not: sockets
-that no network namespace confines (a virtual machine's host answers on AF_VSOCK), memory outside the address space
-that is limited (SysV, memfd), state that would outlive the call (SysV and POSIX queues, kernel keys), changing limits
-and priority of process 1, locks on files that others see too, new user namespaces, and calls known for bugs in the
-kernel (BPF, io_uring, userfaultfd).
+Namespaces and missing rights stop most of what a program should not do. The filter covers what they do not, by naming
+what is allowed: calls as a whole (`_sandbox_calls`) or with some arguments. The others fail with EPERM; those that
+came with Linux 5.1 or later fail with ENOSYS, as on a kernel that has not got them, so that a new C library falls back
+on what it used before.
 
-Left out on purpose: processors other than x86-64 and ARM64, where programs run without the filter; a list of what is
-allowed, which every new version of the C library would break.
+Locks on files (`flock`, `lockf`) are pretended: the call succeeds and does nothing. A file of the host may not be
+locked, and a filter cannot tell it from one of the program's own, which only its own processes see (sqlite3 needs
+locks).
+
+Left out on purpose: processors other than x86-64 and ARM64, where programs run without the filter.
 """
 
 import errno
 import platform
 import struct
+from typing import NamedTuple
 
-# name: number on x86-64, number on ARM64; from 424 on they are the same.
-_DENIED = {
-    "socket": (41, 198),  # socketpair is another call, and stays
-    "shmget": (29, 194),
-    "shmat": (30, 196),
-    "shmctl": (31, 195),
-    "semget": (64, 190),
-    "semop": (65, 193),
-    "semctl": (66, 191),
-    "semtimedop": (220, 192),
-    "msgget": (68, 186),
-    "msgsnd": (69, 189),
-    "msgrcv": (70, 188),
-    "msgctl": (71, 187),
-    "mq_open": (240, 180),
-    "mq_unlink": (241, 181),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsmount": (432, 432),
-    "mount_setattr": (442, 442),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272),
-    "migrate_pages": (256, 238),
-    "move_pages": (279, 239),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262),
-    "inotify_init1": (294, 26),
-    "flock": (73, 32),
-    "personality": (135, 92),
-    "setpriority": (141, 140),
-    "ioprio_set": (251, 30),
-}
-# Allowed for the calling process alone, that is, with 0 as their first argument.
-_ON_ITSELF = {
-    "prlimit64": (302, 261),
-    "sched_setaffinity": (203, 122),
-    "sched_setscheduler": (144, 119),
-    "sched_setparam": (142, 118),
-    "sched_setattr": (314, 274),
-}
-_CLONE, _CLONE3 = (56, 220), (435, 435)
-_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID and NET
-_INOTIFY_INIT = 253  # on x86-64 only
-_X32 = 0x40000000  # x86-64's second set of numbers for the same calls
+from appo.tools._sandbox_calls import UNCONDITIONAL
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data, little-endian
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, little-endian
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_PRETEND, _DENY, _UNKNOWN, _NO_DEVICE = (_ERRNO | number for number in (0, errno.EPERM, errno.ENOSYS, errno.ENOTTY))
+
+_NEWER = 424  # the first number of Linux 5.1
+_X32 = 0x40000000  # from here on, x86-64's second set of numbers for the same calls
+_NEW_NAMESPACES = 0x7E020000  # CLONE_NEWNS, CGROUP, UTS, IPC, USER, PID and NET
+
+Instruction = tuple[int, int, int, int]  # operation, operand, instructions to skip if it holds, and if not
+
+
+class Rule(NamedTuple):
+    """A verdict that depends on an argument, of which a filter sees the number but not what it points to.
+
+    Args:
+        argument: Its place, from 0. Its lower 32 bits count, as for the kernel.
+        tests: (operation, operand, verdict); the first that holds decides.
+        otherwise: The verdict where none holds.
+    """
+
+    argument: int
+    tests: tuple[tuple[int, int, int], ...]
+    otherwise: int
+
+
+def _one_of(argument: int, *values: int, pretended: tuple[int, ...] = (), otherwise: int = _DENY) -> Rule:
+    verdicts = [(value, _ALLOW) for value in values] + [(value, _PRETEND) for value in pretended]
+    return Rule(argument, tuple((_EQUAL, value, verdict) for value, verdict in verdicts), otherwise)
+
+
+_ON_ITSELF = _one_of(0, 0)
+# Numbers as in `_sandbox_calls`.
+_CONDITIONAL: dict[str, tuple[tuple[int, int], Rule | int]] = {
+    # Flags of clone3 lie in memory, out of a filter's sight, so it is unknown, and the C library uses clone.
+    "clone": ((56, 220), Rule(0, ((_ANY_BIT, _NEW_NAMESPACES, _DENY),), _ALLOW)),
+    "socketpair": ((53, 199), _one_of(0, 1)),  # AF_UNIX
+    "prlimit64": ((302, 261), _ON_ITSELF),
+    "sched_setaffinity": ((203, 122), _ON_ITSELF),
+    "sched_setscheduler": ((144, 119), _ON_ITSELF),
+    "sched_setparam": ((142, 118), _ON_ITSELF),
+    "sched_setattr": ((314, 274), _ON_ITSELF),
+    "flock": ((73, 32), _PRETEND),
+    # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_OFD_GETLK, F_DUPFD_CLOEXEC, F_GETPIPE_SZ; pretended
+    # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW. So no leases, no notices, no signals, no hints for the disk.
+    "fcntl": ((72, 25), _one_of(1, 0, 1, 2, 3, 4, 5, 36, 1030, 1032, pretended=(6, 7, 37, 38))),
+    # FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, FICLONE. So no flags of files; there are no devices.
+    "ioctl": ((16, 29), _one_of(1, 0x5451, 0x5450, 0x5421, 0x541B, 0x40049409, otherwise=_NO_DEVICE)),
+    # PR_SET_ and PR_GET_: PDEATHSIG, DUMPABLE, NAME, NO_NEW_PRIVS.
+    "prctl": ((157, 167), _one_of(0, 1, 2, 3, 4, 15, 16, 38, 39)),
+}
 
 
 def seccomp_filter(machine: str | None = None) -> bytes | None:
@@ -94,26 +82,43 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
     column, architecture = known.get(machine or platform.machine(), (None, 0))
     if column is None:
         return None
-    # (operation, operand, where to go if it holds, and if not); a missing place is the next instruction.
-    program: list[tuple[int, int, str, str]] = [
-        (_LOAD, _ARCHITECTURE, "", ""),
-        (_EQUAL, architecture, "", "denied"),
-        (_LOAD, _NUMBER, "", ""),
+    verdicts: dict[int | None, Rule | int] = {numbers[column]: _ALLOW for numbers in UNCONDITIONAL.values()}
+    verdicts |= {numbers[column]: verdict for numbers, verdict in _CONDITIONAL.values()}
+    program = [
+        (_LOAD, _ARCHITECTURE, 0, 0),
+        (_EQUAL, architecture, 1, 0),
+        (_RETURN, _DENY, 0, 0),
+        (_LOAD, _NUMBER, 0, 0),
+        *_search(_ranges(verdicts)),
     ]
-    if column == 0:
-        program += [(_AT_LEAST, _X32, "denied", ""), (_EQUAL, _INOTIFY_INIT, "denied", "")]
-    program += [(_EQUAL, numbers[column], "denied", "") for numbers in _DENIED.values()]
-    program += [(_EQUAL, numbers[column], "itself", "") for numbers in _ON_ITSELF.values()]
-    program += [(_EQUAL, _CLONE3[column], "unknown", ""), (_EQUAL, _CLONE[column], "", "allowed")]
-    program += [(_LOAD, _FIRST_ARGUMENT, "", ""), (_ANY_BIT, _NEW_NAMESPACES, "denied", "allowed")]
-    places = {"itself": len(program)}
-    program += [(_LOAD, _FIRST_ARGUMENT, "", ""), (_EQUAL, 0, "allowed", "denied")]
-    # Flags of clone3 lie in memory, out of a filter's sight; the C library falls back on clone where it is unknown.
-    ends = {"allowed": _ALLOW, "denied": _ERRNO | errno.EPERM, "unknown": _ERRNO | errno.ENOSYS}
-    for name, value in ends.items():
-        places[name] = len(program)
-        program.append((_RETURN, value, "", ""))
-    return b"".join(
-        struct.pack("<HBBI", operation, *(places[to] - at - 1 if to else 0 for to in (yes, no)), operand)
-        for at, (operation, operand, yes, no) in enumerate(program)
-    )
+    return b"".join(struct.pack("<HBBI", operation, yes, no, operand) for operation, operand, yes, no in program)
+
+
+def _ranges(verdicts: dict[int | None, Rule | int]) -> list[tuple[int, Rule | int]]:
+    """First numbers of ranges with the same verdict, which cover all there are."""
+    ranges: list[tuple[int, Rule | int]] = []
+    for first in sorted(
+        {0, _NEWER, _X32, *(n for number in verdicts if number is not None for n in (number, number + 1))}
+    ):
+        verdict = verdicts.get(first, _UNKNOWN if _NEWER <= first < _X32 else _DENY)
+        if not ranges or ranges[-1][1] != verdict:
+            ranges.append((first, verdict))
+    return ranges
+
+
+def _search(ranges: list[tuple[int, Rule | int]]) -> list[Instruction]:
+    """Finds the range of the loaded number by halving, which is quicker than one by one, and jumps less far."""
+    if len(ranges) == 1:
+        return _decide(ranges[0][1])
+    middle = len(ranges) // 2
+    below, rest = _search(ranges[:middle]), _search(ranges[middle:])
+    return [(_AT_LEAST, ranges[middle][0], len(below), 0), *below, *rest]
+
+
+def _decide(verdict: Rule | int) -> list[Instruction]:
+    if isinstance(verdict, int):
+        return [(_RETURN, verdict, 0, 0)]
+    program: list[Instruction] = [(_LOAD, _ARGUMENTS + 8 * verdict.argument, 0, 0)]
+    for operation, operand, result in verdict.tests:
+        program += [(operation, operand, 0, 1), (_RETURN, result, 0, 0)]
+    return [*program, (_RETURN, verdict.otherwise, 0, 0)]

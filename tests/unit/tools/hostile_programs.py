@@ -1,7 +1,7 @@
 """Programs that try to break out of the sandbox or to harm it, and what is to become of each.
 
 `{port}`, `{pid}`, `{canary}`, `{abstract}` and `{repository}` stand for the host's server, process, file, socket and
-repository, `{clone}` and `{add_key}` for numbers of system calls.
+repository, `{clone}`, `{add_key}` and the like for numbers of system calls.
 """
 
 from typing import NamedTuple
@@ -22,9 +22,60 @@ DENIED = "PermissionError|OSError|ConnectionRefusedError|gaierror"
 
 # fmt: off
 PROGRAMS = {
-    "locking a file of the host": Hostile(FAILED, DENIED, """
+    # files of the host that are open
+    "locking a file of the host": Hostile(FINE, "^not locked$", """
 import fcntl, os
-fcntl.flock(open(os.__file__), fcntl.LOCK_EX)
+one, other = open(os.__file__), open(os.__file__)
+fcntl.flock(one, fcntl.LOCK_EX)
+fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print('not locked')
+"""),
+    "locking a part of a file of the host": Hostile(FINE, "^2$", """
+import fcntl, os, struct
+file = open(os.__file__)
+fcntl.lockf(file, fcntl.LOCK_SH)
+if os.fork() == 0:
+    whole = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)
+    print(struct.unpack('hhqqi4x', fcntl.fcntl(file, fcntl.F_GETLK, whole))[0])
+else:
+    os.wait()
+"""),
+    "locking a file of the host for all who have it open": Hostile(FINE, "^2$", """
+import fcntl, os, struct
+one, other = open(os.__file__), open(os.__file__)
+fcntl.fcntl(one, 37, struct.pack('hhqqi4x', fcntl.F_RDLCK, 0, 0, 0, 0))
+whole = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0)
+print(struct.unpack('hhqqi4x', fcntl.fcntl(other, 36, whole))[0])
+"""),
+    "lease of a file of the host": Hostile(FAILED, "PermissionError", """
+import fcntl, os
+fcntl.fcntl(open(os.__file__), fcntl.F_SETLEASE, fcntl.F_RDLCK)
+"""),
+    "notices of a directory of the host": Hostile(FAILED, "PermissionError", """
+import fcntl, os
+fcntl.fcntl(os.open('/usr/lib', os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_ACCESS | fcntl.DN_MULTISHOT)
+"""),
+    "notices of a file of the host": Hostile(FINE, "^-1 1$", """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.inotify_init1(0), ctypes.get_errno())
+"""),
+    "hint for the disk of a file of the host": Hostile(FAILED, "PermissionError", """
+import fcntl, os, struct
+fcntl.fcntl(open(os.__file__), 1036, struct.pack('Q', 5))
+"""),
+    "what of a file of the host is in memory": Hostile(FINE, "^-1 1$", """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 5]
+at = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, os.open(os.__file__, os.O_RDONLY), 0)
+print(libc.mincore(ctypes.c_void_p(at), 4096, ctypes.create_string_buffer(1)), ctypes.get_errno())
+"""),
+    "flushing the host's disks": Hostile(FINE, "^-1 1$", """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syncfs(os.open(os.__file__, os.O_RDONLY)), ctypes.get_errno())
 """),
     # network
     "tcp to the host": Hostile(FAILED, DENIED, """
@@ -99,6 +150,20 @@ open('disk', 'rb').read(1)
     "escape through /proc/self/root": Hostile(FAILED, "FileNotFoundError", """
 import os
 print(os.listdir('/proc/self/root/proc/1/root/home'))
+"""),
+    "list the mounts": Hostile(FINE, "^-1 38$", """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+request = struct.pack('IIQQ', 24, 0, 2**64 - 1, 0)  # LSMT_ROOT
+print(libc.syscall(458, request, ctypes.create_string_buffer(800), 100, 0), ctypes.get_errno())
+"""),
+    "name a mount": Hostile(FINE, "^-1 38$", """
+import ctypes, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+state = ctypes.create_string_buffer(256)
+libc.statx(-100, b'/usr/lib', 0, 0x4000, state)  # STATX_MNT_ID_UNIQUE
+request = struct.pack('IIQQ', 24, 0, struct.unpack_from('Q', state, 144)[0], 0x3f)
+print(libc.syscall(457, request, ctypes.create_string_buffer(4096), 4096, 0), ctypes.get_errno())
 """),
     "mount /proc": Hostile(FINE, "^-1 1$", """
 import ctypes, os
@@ -187,6 +252,18 @@ print(libc.unshare(0x10000000), ctypes.get_errno())
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.syscall({clone}, 0x10000011, 0, 0, 0, 0), ctypes.get_errno())
+"""),
+    "segments of memory": Hostile(FINE, "^-1 (1|38)$", """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+entry = struct.pack('IIII', 0, 0, 0xfffff, 0b1010001)
+print(libc.syscall({modify_ldt}, 1, entry, 16), ctypes.get_errno())
+"""),
+    "filter for sockets": Hostile(FAILED, "PermissionError", """
+import ctypes, socket, struct
+code = ctypes.create_string_buffer(struct.pack('HBBI', 6, 0, 0, 1))
+a, b = socket.socketpair()
+a.setsockopt(socket.SOL_SOCKET, 26, struct.pack('HxxxxxxP', 1, ctypes.addressof(code)))  # SO_ATTACH_FILTER
 """),
     "run a shell": Hostile(FAILED, "FileNotFoundError", """
 import os
@@ -370,6 +447,15 @@ print(libc.syscall({add_key}, b'user', b'note', b'secret', 6, -4), ctypes.get_er
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.msgget(7, 0o1666), ctypes.get_errno())
+"""),
+    "flags of the scratch directory": Hostile(FAILED, "Errno 25", """
+import fcntl, os, struct
+fcntl.ioctl(os.open('.', os.O_RDONLY), 0x40086602, struct.pack('l', 0x40))  # FS_IOC_SETFLAGS, FS_NODUMP_FL
+"""),
+    "flags of the scratch directory, the new way": Hostile(FINE, "^-1 38$", """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.syscall(469, -100, b'.', struct.pack('QIIII', 0x80, 0, 0, 0, 0), 24, 0), ctypes.get_errno())
 """),
     "attributes of the scratch directory": Hostile((None, "exception"), "", """
 import os

@@ -97,6 +97,60 @@ print("main")
     assert sandbox(code).text == "main\nthread\nlast"
 
 
+USES_OF_THE_SYSTEM = {
+    "sqlite3 and its locks": """
+import sqlite3
+with sqlite3.connect("x.db") as database:
+    database.execute("create table t (a)")
+    database.execute("insert into t values (42)")
+print(*sqlite3.connect("x.db").execute("select a from t").fetchone())
+""",
+    "another interpreter": """
+import subprocess, sys
+print(subprocess.run([sys.executable, "-S", "-c", "print(6 * 7)"], capture_output=True, text=True).stdout)
+""",
+    "asyncio and its subprocesses": """
+import asyncio, sys
+async def main():
+    command = [sys.executable, "-S", "-c", "print(42)"]
+    child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    return (await asyncio.gather(child.communicate(), asyncio.sleep(0.01)))[0][0].decode()
+print(asyncio.run(main()))
+""",
+    "threads and a pipe between processes": """
+import concurrent.futures, multiprocessing
+ours, theirs = multiprocessing.Pipe()
+child = multiprocessing.get_context("fork").Process(target=lambda: theirs.send(6))
+child.start()
+child.join()
+with concurrent.futures.ThreadPoolExecutor(4) as threads:
+    print(ours.recv() * list(threads.map(int, "7777"))[0])
+""",
+    "an alarm": """
+import signal, time
+signal.signal(signal.SIGALRM, lambda *a: print(42))
+signal.setitimer(signal.ITIMER_REAL, 0.01)
+time.sleep(0.1)
+""",
+    "files": """
+import mmap, os, pathlib, shutil, tempfile, zipfile
+pathlib.Path("a").write_text("42")
+shutil.copy2("a", "b")
+os.rename("b", "c"), os.symlink("c", "d"), os.chmod("c", 0o600)
+with zipfile.ZipFile("e.zip", "w") as archive: archive.write("d")
+zipfile.ZipFile("e.zip").extractall(tempfile.mkdtemp(dir="."))
+with open("c", "r+b") as file: print(mmap.mmap(file.fileno(), 2)[:].decode())
+shutil.rmtree([path for path in os.listdir(".") if os.path.isdir(path)][0])
+""",
+}
+
+
+@isolated_only("launcher")
+@pytest.mark.parametrize("name", USES_OF_THE_SYSTEM)
+def test_what_ordinary_programs_ask_of_the_system_is_allowed(name: str, sandbox: PythonSandbox) -> None:
+    assert sandbox(USES_OF_THE_SYSTEM[name]) == ToolResult("42")
+
+
 def test_the_caller_is_not_visible(sandbox: PythonSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "hidden")
     with make(sandbox._launcher, workers=1) as fresh:

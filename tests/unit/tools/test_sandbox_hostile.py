@@ -16,7 +16,7 @@ import pytest
 from hostile_programs import PROGRAMS, Hostile
 from sandboxes import children, gone, isolating, make
 
-from appo.tools import PythonSandbox, ToolResult, _sandbox_seccomp
+from appo.tools import PythonSandbox, ToolResult
 
 TIMEOUT = 0.7
 REPOSITORY = Path(__file__).parents[3]
@@ -62,8 +62,9 @@ def filled(code: str, host: Host, canary: Path) -> str:
         "canary": canary,
         "abstract": f"appo-{os.getpid()}",
         "repository": REPOSITORY,
-        "clone": _sandbox_seccomp._CLONE[column],
-        "add_key": _sandbox_seccomp._DENIED["add_key"][column],
+        "clone": (56, 220)[column],
+        "add_key": (248, 217)[column],
+        "modify_ldt": (154, 999)[column],  # on x86-64 only
     }
     for name, value in values.items():
         code = code.replace("{" + name + "}", str(value))
