@@ -33,13 +33,20 @@ class Turns:
                 return True
             turn = threading.Event()
             self._waiting.append(turn)
-        if turn.wait(max(0.0, deadline - time.monotonic())):
-            return True
+        try:
+            return turn.wait(max(0.0, deadline - time.monotonic())) or not self._leave(turn)
+        except BaseException:  # Ctrl-C
+            if not self._leave(turn):
+                self.give()
+            raise
+
+    def _leave(self, turn: threading.Event) -> bool:
+        """Waits no more; False where the turn has come in between."""
         with self._lock:
-            if turn.is_set():  # it came in between
-                return True
+            if turn.is_set():
+                return False
             self._waiting.remove(turn)
-            return False
+            return True
 
     def give(self) -> None:
         """Hands a turn to whoever has waited longest."""

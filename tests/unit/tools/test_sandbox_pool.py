@@ -80,6 +80,13 @@ def test_who_has_gone_holds_nobody_up() -> None:
     assert not turns.take(0.0)
     turns.give()
     assert turns.take(far)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    with pytest.raises(KeyboardInterrupt):
+        turns.take(far)
+    signal.signal(signal.SIGALRM, before)
+    turns.give()
+    assert turns.take(0.0)
     turns.open()
     assert turns.take(0.0)
 
