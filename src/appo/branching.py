@@ -97,7 +97,7 @@ def choose_branch_points(
         left = min(left, size * args.num_branch_points)
     priority_NT = PRIORITIES[args.branching](omega_NT, entropy_NT, mask_NT, args, generator)
     order = torch.randperm(size, generator=generator) if args.num_branch_rounds > 1 else torch.arange(size)
-    chosen = order[: max(1, math.ceil(left / max(args.num_branch_points, 1)))]
+    chosen = order[: math.ceil(left / max(args.num_branch_points, 1))]
     picks = allocate_budget(
         priority_NT[chosen],
         eligible_tokens(tree, mask_NT, args)[chosen],

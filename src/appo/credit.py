@@ -82,7 +82,7 @@ def token_advantages(trees: list[RolloutTree], omega_BT: torch.Tensor, args: APP
 
 
 def loss_mask(
-    rollouts: list[Rollout], policy_mask_BT: torch.Tensor, *, on_prefixes: bool = False, on_truncated: bool = True
+    rollouts: list[Rollout], policy_mask_BT: torch.Tensor, *, on_prefixes: bool, on_truncated: bool
 ) -> torch.Tensor:
     """Which tokens carry loss: those that the policy wrote, and that a rollout does not share with its parent.
 

@@ -26,7 +26,8 @@ def tree_credit(tree: RolloutTree, length: int) -> torch.Tensor:
 def step_credit(tree: RolloutTree, length: int) -> torch.Tensor:
     """GiGPO: a step is a turn; its anchor is the tool result that it answers."""
     scored = [rollout for rollout in tree.initial if rollout.reward is not None]
-    anchors = [["", *(result_at(rollout, start) for start in rollout.answered_turns())] for rollout in scored]
+    # None is the first state, which no result is, not even an empty one.
+    anchors = [[None, *(result_at(rollout, start) for start in rollout.answered_turns())] for rollout in scored]
     credits = iter(step_group_advantage(rewards_of(scored), anchors))
     return spread(tree.initial, [None if r.reward is None else next(credits) for r in tree.initial], length)
 

@@ -28,12 +28,13 @@ def make_tree(size=2, lengths=(LENGTH, LENGTH)):
     return tree
 
 
-def choose(tree, args, entropy, omega=None, mask=None, round_index=0):
+def choose(tree, args, entropy, omega=None, mask=None, round_index=0, seed=0):
     entropy = torch.tensor(entropy)
     omega = torch.ones_like(entropy) if omega is None else torch.tensor(omega)
     mask = torch.ones_like(entropy) if mask is None else torch.tensor(mask)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     points = choose_branch_points(tree, omega, entropy, mask, args, round_index=round_index, generator=generator)
+    assert all(point.tree is tree for point in points)
     return [(point.rollout, point.position) for point in points]
 
 
@@ -105,6 +106,37 @@ def test_a_branch_offers_its_own_tokens_only_and_no_token_twice():
     eligible = eligible_tokens(tree, torch.ones(3, LENGTH), make_args())
     assert eligible[0].tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
     assert eligible[2].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+def test_after_token_the_token_before_a_branch_is_not_taken_again():
+    tree = make_tree()
+    branch = tree.rollouts[0].prefix(3)
+    branch.append([99] * 5, [-1.0] * 5)
+    tree.add_branch(branch, 0, 3)
+    eligible = eligible_tokens(tree, torch.ones(3, LENGTH), make_args(resample="after_token"))
+    assert eligible.tolist() == [[1, 1, 0, 1, 1, 1, 1, 0], [1] * 7 + [0], [0, 0, 0, 1, 1, 1, 1, 0]]
+
+
+def test_the_last_round_takes_more_points_per_rollout_where_earlier_ones_left_some():
+    args = make_args(num_branch_points=1, num_branch_rounds=2)
+    assert len(choose(make_tree(), args, ENTROPY, round_index=0)) == 2
+    assert len(choose(make_tree(), args, ENTROPY, round_index=1)) == 6
+
+
+@pytest.mark.parametrize("branching", ["entropy", "random"])
+def test_rounds_take_rollouts_in_an_order_drawn_by_the_generator(branching):
+    args = make_args(num_branch_points=2, num_branch_rounds=2, branching=branching)
+    tree = make_tree(size=6, lengths=(LENGTH,) * 6)
+    entropy = (ENTROPY * 3)[:6]
+    # Two points are left, and a rollout takes both.
+    points = [choose(tree, args, entropy, round_index=1, seed=seed) for seed in range(20)]
+    assert all(len({n for n, _ in own}) == 1 and len(set(own)) == 2 for own in points)
+    assert len({own[0][0] for own in points}) > 2
+    assert points == [choose(tree, args, entropy, round_index=1, seed=seed) for seed in range(20)]
+
+
+def test_a_full_tree_is_not_branched():
+    assert choose(make_tree(size=8, lengths=(LENGTH,) * 8), make_args(), ENTROPY * 4) == []
 
 
 def test_the_last_round_uses_the_budget_up():

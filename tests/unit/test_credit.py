@@ -61,6 +61,26 @@ def test_an_unscored_rollout_gets_nothing_and_biases_nobody():
     torch.testing.assert_close(advantages[:, 0], torch.tensor([1.0, 0.0, -1.0]))
 
 
+def test_pooled_and_group_by_hand():
+    # Of 1, 0 and the branches' 1, 1: mean 3/4, std sqrt(3)/4. Of 1 and 0 alone: 1/2 and 1/2.
+    for advantage, expected in (("pooled", (3**-0.5, -(3**0.5))), ("group", (1.0, -1.0))):
+        args = make_args(advantage=advantage, future_weight=0.0)
+        advantages = token_advantages([make_tree([1.0, 0.0], [1.0, 1.0])], torch.ones(2, 4), args)
+        torch.testing.assert_close(advantages, torch.tensor(expected)[:, None].expand(-1, 4))
+
+
+def test_prefix_leaves_out_branches_of_unscored_rollouts_and_needs_none():
+    args = make_args(advantage="prefix", future_weight=0.0)
+    tree = make_tree([1.0, None, 0.0], [])
+    branch = tree.rollouts[1].prefix(2)
+    branch.reward = 1.0
+    tree.add_branch(branch, 1, 2)
+    expected = torch.tensor([[1.0] * 4, [0.0] * 4, [-1.0] * 4])
+    torch.testing.assert_close(token_advantages([tree], torch.ones(3, 4), args), expected)
+    tree = make_tree([1.0, 0.0], [])
+    torch.testing.assert_close(token_advantages([tree], torch.ones(2, 4), args), expected[[0, 2]])
+
+
 @pytest.mark.parametrize("advantage", ["dual_group", "pooled", "prefix", "group"])
 def test_equal_rewards_give_no_signal(advantage):
     tree = make_tree([0.1, 0.1], [0.1, 0.1])
@@ -160,7 +180,8 @@ def test_a_group_leaves_out_what_is_not_scored():
 POLICY_MASK = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 1]])
 
 
-def branch_of_its_sibling(**options):
+def mask_of_a_branch(on_prefixes=False, on_truncated=True):
+    """The loss mask of a rollout, and of its truncated branch from token 1."""
     tree = RolloutTree({})
     parent = Rollout([1], finish_reason="stop")
     parent.append([5, 6, 7, 8], [-1.0] * 4)
@@ -169,19 +190,19 @@ def branch_of_its_sibling(**options):
     branch.append([6, 7, 8], [-1.0] * 3)
     branch.finish_reason = "length"
     tree.add_branch(branch, 0, 1)
-    return loss_mask(tree.rollouts, POLICY_MASK, **options).tolist()
+    return loss_mask(tree.rollouts, POLICY_MASK, on_prefixes=on_prefixes, on_truncated=on_truncated).tolist()
 
 
 def test_loss_is_on_the_policys_tokens_and_on_shared_ones_once():
-    assert branch_of_its_sibling() == [[1, 1, 0, 1], [0, 1, 0, 1]]
-    assert branch_of_its_sibling(on_prefixes=True) == POLICY_MASK.tolist()
+    assert mask_of_a_branch() == [[1, 1, 0, 1], [0, 1, 0, 1]]
+    assert mask_of_a_branch(on_prefixes=True) == POLICY_MASK.tolist()
 
 
 def test_a_truncated_rollout_may_be_left_out_of_the_loss():
-    assert branch_of_its_sibling(on_truncated=False) == [[1, 1, 0, 1], [0, 0, 0, 0]]
+    assert mask_of_a_branch(on_truncated=False) == [[1, 1, 0, 1], [0, 0, 0, 0]]
 
 
 def test_the_policys_mask_is_not_written_to():
     before = POLICY_MASK.clone()
-    branch_of_its_sibling(on_truncated=False)
+    mask_of_a_branch(on_truncated=False)
     assert torch.equal(POLICY_MASK, before)

@@ -59,6 +59,12 @@ def test_steps_are_compared_where_they_answer_the_same_result():
     torch.testing.assert_close(credit, torch.tensor(expected))
 
 
+def test_an_empty_result_is_not_the_first_state():
+    # Of 1 and 0 each group gives 1 and -1; were all four one group, it would not.
+    expected = torch.tensor([[2.0] * LENGTH, [-2.0] * LENGTH])
+    torch.testing.assert_close(step_credit(make_tree([1.0, 0.0], ["", ""]), LENGTH), expected)
+
+
 def test_steps_leave_out_what_is_not_scored():
     # Of 1 and 0 each group gives 1 and -1, twice.
     expected = torch.tensor([[2.0] * LENGTH, [0.0] * LENGTH, [-2.0] * LENGTH])
@@ -96,6 +102,12 @@ def test_credits_are_spread_from_each_turns_start_to_the_next():
     tree = make_tree([1.0, None])
     expected = torch.tensor([[1.0] * 4 + [2.0] * 3, [0.0] * LENGTH])
     assert torch.equal(spread(tree.initial, [[1.0, 2.0], None], LENGTH), expected)
+
+
+@pytest.mark.parametrize("credits", [[[1.0, 2.0]], [[1.0, 2.0], [1.0]], [[1.0, 2.0], [1.0, 2.0, 3.0]]])
+def test_credits_of_another_number_are_refused(credits):
+    with pytest.raises(ValueError, match="zip"):
+        spread(make_tree([1.0, 0.0]).initial, credits, LENGTH)
 
 
 def test_results_and_turns_are_found_by_position():

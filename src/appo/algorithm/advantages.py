@@ -51,7 +51,7 @@ def pooled_advantage(initial_rewards_GN: Tensor, branch_rewards_GK: Tensor, *, e
     Shapes, dtypes and errors as in `dual_group_advantage`.
     """
     _check_rewards(initial_rewards_GN, branch_rewards_GK)
-    pool = torch.cat([initial_rewards_GN, branch_rewards_GK.to(initial_rewards_GN.dtype)], dim=1)
+    pool = torch.cat([initial_rewards_GN, branch_rewards_GK], dim=1)
     return _normalise(initial_rewards_GN, pool, eps).to(initial_rewards_GN.dtype)
 
 

@@ -44,11 +44,10 @@ def branching_priority(
     Raises:
         ValueError: wrong shapes, a negative mask, a reversed clip.
     """
-    check_matrices(omega_BT=omega_BT, entropy_BT=entropy_BT)
+    score_BT = branching_score(omega_BT, entropy_BT, mask_BT, clip=clip)
     policy_BT = to_bool_mask(mask_BT, omega_BT)
     z_omega_BT = z_scores(clip_future_value(omega_BT, clip), policy_BT)
     z_entropy_BT = z_scores(entropy_BT, policy_BT)
-    score_BT = branching_score(omega_BT, entropy_BT, mask_BT, clip=clip)
     no_variance_B1 = (z_omega_BT == 0).all(dim=1, keepdim=True)
     z_omega_BT = z_omega_BT.masked_fill(no_variance_B1, 1.0)
     priority_BT = torch.where(no_variance_B1, z_entropy_BT, score_BT)

@@ -289,7 +289,7 @@ def _group_scores(value_R: Tensor, group_R: Tensor, eps: float | None) -> Tensor
 
 
 def _one_group(value_R: Tensor) -> Tensor:
-    return torch.zeros(len(value_R), dtype=torch.long, device=value_R.device)
+    return torch.zeros_like(value_R, dtype=torch.long)
 
 
 def _check_vector(name: str, vector: Tensor, *, finite: bool = True) -> None:

@@ -75,7 +75,7 @@ def tree_advantage(
     return advantages_RT
 
 
-Path = list[tuple[int, int]]  # (rollout, end): its tokens up to `end` are those of this rollout
+Path = list[tuple[int, float]]  # (rollout, end): its tokens up to `end` are those of this rollout
 
 
 def _paths(parent_R: list[int | None], position_R: list[int]) -> list[Path]:
@@ -88,7 +88,7 @@ def _paths(parent_R: list[int | None], position_R: list[int]) -> list[Path]:
                 inherited.append((owner, min(end, position_R[index])))
                 if end >= position_R[index]:
                     break
-        paths.append([part for part in inherited if part[1] > 0] + [(index, 2**62)])
+        paths.append([*inherited, (index, math.inf)])
     return paths
 
 

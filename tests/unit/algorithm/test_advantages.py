@@ -91,6 +91,7 @@ def test_eps_is_a_threshold_and_never_added():
     assert (dual_group_advantage(initial_GN, none_GK, eps=5.1e-4) == 0).all()
     assert (pooled_advantage(initial_GN, none_GK, eps=5.1e-4) == 0).all()
     assert (group_advantage(initial_GN, eps=5.1e-4) == 0).all()
+    assert (group_advantage(torch.tensor([[0.0, 2.0]]), eps=1.0) == 0).all()  # exactly eps
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,7 +182,9 @@ def test_bad_initial_rewards_are_named(function, bad):
     initial_GN = torch.rand(2, 3)
     function(initial_GN, *rest[:count], **options)
     initial_GN[1, 2] = bad
-    with pytest.raises(ValueError, match=rf"initial_rewards_GN holds {bad} at \[1, 2\]; give every .* finite reward"):
+    with pytest.raises(
+        ValueError, match=rf"^initial_rewards_GN holds {bad} at \[1, 2\]; give every initial .* advantages\.$"
+    ):
         function(initial_GN, *rest[:count], **options)
 
 
@@ -196,7 +199,7 @@ def test_errors_name_the_argument():
             function(rewards_GN, none_GK[:1])
         with pytest.raises(ValueError, match="branch_rewards_GK must have two dimensions"):
             function(rewards_GN, none_GK[0])
-        with pytest.raises(ValueError, match="branch_rewards_GK holds an infinite"):
+        with pytest.raises(ValueError, match=r"^branch_rewards_GK holds an infinite .* missing branch\.$"):
             function(rewards_GN, torch.full((2, 1), math.inf))
     with pytest.raises(ValueError, match="base_B has shape"):
         future_aware_advantage(torch.rand(3), torch.rand(2, 3))
@@ -209,6 +212,7 @@ def test_errors_name_the_argument():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"branch_rewards_GK": torch.tensor([[math.inf]])}, "branch_rewards_GK holds an infinite reward"),
         ({"branch_parent_GK": torch.tensor([[2]])}, r"branch_parent_GK must be in \[0, 2\)"),
         ({"branch_parent_GK": torch.tensor([[-2]])}, "branch_parent_GK must be in"),
         ({"branch_parent_GK": torch.tensor([[0.0]])}, "branch_parent_GK must be an integer"),

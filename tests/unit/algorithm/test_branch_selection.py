@@ -171,6 +171,21 @@ def test_priority_keeps_candidates_above_the_rest_across_rollouts(dtype):
     assert (priority_BT[mask_BT & ~positive_BT] < 0).all()
 
 
+def test_priority_hand_computed():
+    # A clip that leaves Omega alone: Z is -1.2, 0, 1.2 (of 1, 2, 3). Entropies: mean 2 and mean 1.
+    omega_BT, mask_BT, clip = torch.tensor([[1.0, 2.0, 3.0]] * 2), torch.ones(2, 3), (0.0, 9.0)
+    entropy_BT = torch.tensor([[0.0, 5.0, 1.0], [0.0, 2.0, 1.0]])
+    z_BT = torch.tensor([[-2.0, 3.0, -1.0], [-1.0, 1.0, 0.0]]) / torch.tensor([[14 / 3], [2 / 3]]).sqrt()
+    # A factor of exactly 0 is not positive, so there is no candidate: softsign(Z(H)) - 1 ranks all of them.
+    fill_BT = z_BT / (1 + z_BT.abs()) - 1
+    torch.testing.assert_close(branching_priority(omega_BT, entropy_BT, mask_BT, clip=clip), fill_BT)
+    bare_BT = branching_priority(omega_BT, entropy_BT, mask_BT, clip=clip, require_positive=False)
+    torch.testing.assert_close(bare_BT, z_BT * torch.tensor([-1.5, 0.0, 1.5]).sign() * 1.5**0.5)
+    # With the paper's clip Omega is 1, 1.2 and 1.2: Z -1.41, .71 and .71, so that token 1 is a candidate.
+    expected_B = z_BT[:, 1] / 2**0.5
+    torch.testing.assert_close(branching_priority(omega_BT, entropy_BT, mask_BT)[:, 1], expected_B)
+
+
 def test_priority_can_be_ranked_within_fewer_tokens():
     omega_BT, entropy_BT, mask_BT = random_inputs(6, 1, 50, 1.0)
     priority_BT = branching_priority(omega_BT, entropy_BT, mask_BT)

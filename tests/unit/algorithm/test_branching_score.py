@@ -60,6 +60,7 @@ def test_hand_computed():
     assert_scores(branching_score(omega_BT, entropy_BT, mask_BT), [[1.0, -1.0, 1.0, -1.0, NAN]])
     assert_scores(weighted_sum_score(omega_BT, entropy_BT, mask_BT), [[-1.0, 0.0, 1.0, 0.0, NAN]])
     assert_scores(weighted_sum_score(omega_BT, entropy_BT, mask_BT, weight=1.0), [[-1.0, 1.0, 1.0, -1.0, NAN]])
+    assert_scores(weighted_sum_score(omega_BT, entropy_BT, mask_BT, weight=0.0), [[-1.0, -1.0, 1.0, 1.0, NAN]])
     assert_scores(weighted_sum_score(omega_BT, entropy_BT, mask_BT, weight=0.25), [[-1.0, -0.5, 1.0, 0.5, NAN]])
     assert_scores(entropy_score(entropy_BT, mask_BT), [[1.0, 1.0, 3.0, 3.0, NAN]])
     assert_scores(future_value_score(omega_BT, mask_BT), [[1.0, 1.2, 1.2, 1.0, NAN]])
@@ -94,6 +95,15 @@ def test_a_factor_without_variance_is_zero(dtype):
     assert (branching_score(constant_BT, varied_BT, mask_BT) == 0).all()
     assert (branching_score(varied_BT, constant_BT - 1, mask_BT) == 0).all()
     assert (branching_score(varied_BT, 1e6 * constant_BT, mask_BT) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_have_the_dtype_of_what_they_are_made_of(dtype):
+    value_BT = torch.rand(1, 3, dtype=dtype)
+    scores = (branching_score, weighted_sum_score, future_value_score, entropy_score, tool_boundary_score)
+    for score in scores:
+        values = [value_BT] * (2 if score in scores[:2] else 1)
+        assert score(*values, torch.ones(1, 3)).dtype == dtype
 
 
 def test_row_without_policy_tokens_is_all_nan_and_silent():
@@ -133,7 +143,7 @@ def test_tool_boundary_score():
     assert score_BT.isnan().equal(mask_BT == 0)
     assert score_BT.nan_to_num(nan=-math.inf).argsort(descending=True)[0, :6].tolist() == [6, 1, 4, 7, 8, 2]
     assert_scores(score_BT[0, [6, 1, 4]], [1.0, 0.5, 0.0])
-    assert (score_BT[0, [7, 8, 2]] < 0).all()
+    assert_scores(score_BT[0, [7, 8, 2]], [-1 / 8, -1 / 4, -1 / 3])
     assert tool_boundary_score(entropy_BT, torch.ones(1, 9))[0, 0] == 9
 
 

@@ -25,6 +25,10 @@ def test_the_floor_is_added_to_what_is_left_of_1():
     torch.testing.assert_close(weight, torch.tensor([[0.5 + 0.5 * 0.41169]]), atol=1e-5, rtol=0)
 
 
+def test_a_floor_of_1_weighs_all_tokens_alike():
+    assert fork_weight(*measures([0.9, 0.1], [1.0]), floor=1.0).tolist() == [[1.0, 1.0]]
+
+
 def test_certain_and_indifferent_tokens_get_the_floor():
     weight = fork_weight(*measures([1.0], [0.25] * 4, [1 / 24] * 24), floor=0.1)
     torch.testing.assert_close(weight, torch.full((1, 3), 0.1), atol=1e-5, rtol=0)

@@ -114,9 +114,20 @@ def test_junk_outside_the_mask_is_harmless():
     assert future_value(log_ratio_BT, mask_BT, gamma=0.5).equal(future_value(clean_BT, mask_BT, gamma=0.5))
 
 
+def test_policy_distance_is_small_however_long_a_result_is():
+    # Over all positions the last token is 0.001^40 away; of the policy's tokens it is the next.
+    log_ratio_BT, mask_BT = torch.zeros(1, 41), torch.zeros(1, 41)
+    log_ratio_BT[0, 40], mask_BT[0, [0, 40]] = 10.0, 1.0
+    values = {over: future_value(log_ratio_BT, mask_BT, gamma=0.001, discount_over=over) for over in ("all", "policy")}
+    assert values["all"][0, 0] == 1.0
+    assert values["policy"][0, 0].item() == pytest.approx(math.exp(0.01))
+
+
 def test_exponent_is_clamped_and_on_policy_is_exactly_one():
     omega_BT = future_value(torch.tensor([[500.0], [-500.0], [0.0]]), torch.ones(3, 1), gamma=1.0)
     torch.testing.assert_close(omega_BT, torch.tensor([[math.exp(20)], [math.exp(-20)], [1.0]]))
+    sums_BT = future_value(torch.tensor([[-900.0, 900.0, 0.0]]), torch.ones(1, 3), gamma=0.5)
+    torch.testing.assert_close(sums_BT, torch.tensor([[math.exp(-20), math.exp(20), 1.0]]))
     assert (future_value(torch.zeros(2, 77), torch.ones(2, 77), gamma=0.9) == 1).all()
 
 

@@ -41,6 +41,12 @@ def test_batch_advantage_with_baseline_hand_computed():
     torch.testing.assert_close(batch_advantage(double([0.0, 2.0, 1.0, 4.0]), group_B), expected)
 
 
+def test_a_deviation_of_exactly_eps_gives_no_signal():
+    rewards_B = double([0.0, 2.0])
+    assert batch_advantage(rewards_B, eps=1.0).tolist() == [0.0, 0.0]
+    assert batch_advantage(rewards_B, eps=0.99).tolist() == [-1.0, 1.0]
+
+
 def test_batch_advantage_without_variance_gives_no_signal():
     equal_B = torch.full((3,), 0.1)
     assert (batch_advantage(equal_B) == 0).all()
@@ -74,6 +80,7 @@ def test_mixed_groups_hand_computed():
 def test_mixed_groups_threshold_and_small_groups():
     assert mixed_groups(torch.tensor([[0.1, 0.3]]), eps=0.1).tolist() == [True]
     assert mixed_groups(torch.tensor([[0.1, 0.3]]), eps=0.25).tolist() == [False]
+    assert mixed_groups(torch.tensor([[0.0, 0.25]]), eps=0.25).tolist() == [False]
     assert mixed_groups(torch.rand(2, 1)).tolist() == [False, False]
     assert mixed_groups(torch.rand(2, 0)).tolist() == [False, False]
     assert mixed_groups(torch.rand(0, 4)).tolist() == []
@@ -96,6 +103,15 @@ def test_gppo_hand_computed():
     advantages_BT = double([[1.0] * 4, [-3.0] * 4])
     expected = double([[0.5, 1.0, 1.2, 1.28], [0.8, 1.0, 1.2, 2.0]])
     torch.testing.assert_close(gppo_coefficient(log_ratio_BT, advantages_BT, low=0.2, high=0.28), expected)
+
+
+def test_gppo_bounds_may_be_as_wide_and_as_narrow_as_there_are():
+    log_ratio_BT, advantages_BT = double([[0.5, 1.5]]).log().repeat(2, 1), double([[1.0] * 2, [-1.0] * 2])
+    narrow, wide = (
+        gppo_coefficient(log_ratio_BT, advantages_BT, low=low, high=high) for low, high in ((0, 0), (1, 1))
+    )
+    torch.testing.assert_close(narrow, double([[0.5, 1.0], [1.0, 1.5]]))
+    torch.testing.assert_close(wide, double([[0.5, 1.5], [0.5, 1.5]]))
 
 
 def test_gppo_is_bounded_at_extremes():
@@ -160,6 +176,10 @@ def test_arpo_branch_probability_hand_computed():
     assert arpo_branch_probability(1.0, 1.0, 100) == 0.5
     assert arpo_branch_probability(0.75 * whole, 0.25 * whole, 100) == pytest.approx(0.6)
     assert arpo_branch_probability(0.0, 0.25 * whole, 100) == pytest.approx(0.45)
+
+
+def test_arpo_branch_probability_of_two_tokens():
+    assert arpo_branch_probability(math.log(2), 0.0, 2) == pytest.approx(0.7)
 
 
 def test_arpo_branch_probability_is_clamped():
@@ -245,12 +265,21 @@ def test_shared_prefix_brute_force(seed, rollouts, length):
     [
         ({"advantages_R": torch.tensor([0.0, math.inf])}, r"advantages_R holds inf at \[1\]"),
         ({"parent_R": torch.tensor([-1, 2])}, r"parent_R must be in \[0, 2\)"),
-        ({"parent_R": torch.tensor([1, 0])}, "parent_R must lead every branch back to an initial rollout"),
+        (
+            {"parent_R": torch.tensor([1, 0])},
+            r"^parent_R must lead every branch back to an initial rollout, but has a circle\.$",
+        ),
         ({"parent_R": torch.tensor([-1, 1])}, "parent_R must lead every branch back"),
-        ({"parent_R": torch.tensor([-1.0, 0.0])}, "parent_R must be an integer"),
+        ({"advantages_R": torch.rand(1, 2)}, "^advantages_R must have one dimension"),
+        ({"parent_R": torch.tensor([-2, 0])}, r"parent_R must be in \[0, 2\)"),
+        ({"parent_R": torch.tensor([0, -1]), "position_R": torch.tensor([1, 0])}, "circle"),
+        ({"parent_R": torch.tensor([-1.0, 0.0])}, r"parent_R must be an integer .* \(2,\), as advantages_R, got"),
         ({"position_R": torch.tensor([0, 5])}, r"position_R must be in \[0, 4\]"),
-        ({"position_R": torch.tensor([1, 2])}, "position_R must be 0 for an initial rollout"),
-        ({"position_R": torch.tensor([0])}, "position_R must be an integer tensor of shape"),
+        (
+            {"position_R": torch.tensor([1, 2])},
+            r"^position_R must be 0 for an initial rollout, which has no parent to share tokens with\.$",
+        ),
+        ({"position_R": torch.tensor([0])}, r"position_R must be an integer tensor of shape \(2,\), as advantages_R"),
         ({"length": -1}, "length must be at least 0"),
     ],
 )
@@ -285,7 +314,7 @@ def test_tree_group_of_one_tree_and_of_lone_rollouts():
 def test_tree_group_errors():
     with pytest.raises(ValueError, match=r"rewards_R holds inf at \[0\]"):
         tree_group_advantage(torch.tensor([math.inf, 0.0]), torch.tensor([0, 0]))
-    with pytest.raises(ValueError, match="tree_R must be an integer tensor of shape"):
+    with pytest.raises(ValueError, match=r"tree_R must be an integer tensor of shape .*, as rewards_R, got"):
         tree_group_advantage(torch.rand(2), torch.tensor([0]))
 
 
@@ -304,6 +333,13 @@ def test_step_group_hand_computed():
     assert_nested_close(actual, [[2.0, 1.0, 1.0 + step], [-2.0, -1.0 - step]])
     actual = step_group_advantage(rewards_R, anchors, gamma=0.5, weight=0.1)
     assert_nested_close(actual, [[1.1, 1.0, 1.0 + 0.1 * step], [-1.1, -1.0 - 0.1 * step]])
+
+
+@pytest.mark.parametrize(("gamma", "first"), [(0.0, 0.0), (1.0, 1.0)])
+def test_step_group_discounts_may_leave_all_or_nothing(gamma, first):
+    # Episodes 1 and -1, not normalised: 1/2 and -1/2. The first step's returns are gamma and 0, the second's 1 and 0.
+    actual = step_group_advantage(double([1.0, 0.0]), [["a", "b"]] * 2, gamma=gamma, normalise=False)
+    assert actual == [[0.5 + first / 2, 1.0], [-0.5 - first / 2, -1.0]]
 
 
 def test_step_group_without_normalisation_hand_computed():
@@ -351,10 +387,10 @@ def test_vine_merges_steps_without_a_value():
 @pytest.mark.parametrize(
     ("values_S", "reward", "message"),
     [
-        (torch.tensor([NAN, 0.5]), 1.0, "values_S must begin with the value of the first state"),
+        (torch.tensor([NAN, 0.5]), 1.0, r"^values_S must begin .*, which no earlier step can replace\.$"),
         (torch.zeros(0), 1.0, "values_S must begin with the value of the first state"),
         (torch.rand(1, 2), 1.0, "values_S must have one dimension"),
-        (torch.tensor([0.5, math.inf]), 1.0, "values_S and reward must not be infinite"),
+        (torch.tensor([0.5, math.inf]), 1.0, r"^values_S and reward must not be infinite, nor reward NaN\.$"),
         (torch.rand(2), NAN, "values_S and reward must not be infinite, nor reward NaN"),
     ],
 )

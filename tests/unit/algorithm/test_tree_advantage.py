@@ -80,6 +80,13 @@ def test_equal_rewards_give_exactly_0(reward):
     assert not actual.any()
 
 
+def test_eps_bounds_the_population_deviation_and_is_inclusive():
+    # Of 1 and 0 it is 1/2; the sample's would be 0.71.
+    for eps, size in ((0.5, 0.0), (0.6, 0.0), (0.4, 2.0)):
+        advantages = tree_advantage(torch.tensor([1.0, 0.0]), [None, None], [0, 0], length=1, eps=eps)
+        assert advantages.tolist() == [[size], [-size]]
+
+
 def test_no_rollouts_and_no_tokens_are_no_special_case():
     assert tree_advantage(torch.zeros(0), [], [], length=3).shape == (0, 3)
     assert tree_advantage(torch.tensor([1.0, 0.0]), [None, 0], [0, 0], length=0).shape == (2, 0)
@@ -153,7 +160,10 @@ def test_random_trees_as_defined(seed, count, length, local):
     [
         ({"parent_R": [None]}, "rewards_R has 2 rollouts, but parent_R 1, position_R 2."),
         ({"position_R": [0, 1, 1]}, "rewards_R has 2 rollouts, but parent_R 2, position_R 3."),
-        ({"rewards_R": torch.tensor([math.inf, NAN])}, "rewards_R holds an infinite reward"),
+        (
+            {"rewards_R": torch.tensor([math.inf, NAN])},
+            r"^rewards_R holds an infinite reward; rewards are finite, or NaN where there is none\.$",
+        ),
         ({"parent_R": [None, 1]}, r"parent_R\[1\] must be a rollout before it, got 1."),
         ({"parent_R": [1, None]}, r"parent_R\[0\] must be a rollout before it, got 1."),
         ({"parent_R": [None, -1]}, r"parent_R\[1\] must be a rollout before it, got -1."),
