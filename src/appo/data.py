@@ -35,6 +35,7 @@ from appo.rows import (
     distinct,
     find_field,
     hub_rows,
+    is_unanswerable,
     read_rows,
     repair_latex,
 )
@@ -53,7 +54,7 @@ def load_rl_data(path_or_hub_name: str | Path) -> Dataset:
     (texts), `ability` (`math`, `qa`, or empty), `repaired` (whether the prompt was), and `extra`, the rest of the row
     as JSON.
 
-    A row without an answer cannot be rewarded; it is left out, and logged.
+    A row without an answer, or marked as not answerable, cannot be rewarded; it is left out, and logged.
 
     Args:
         path_or_hub_name: A .parquet, .jsonl or .json file, else a data set of the hub, whose split `train` is read.
@@ -76,7 +77,7 @@ def load_rl_data(path_or_hub_name: str | Path) -> Dataset:
         except ValueError as error:
             bad.add(place, str(error))
             continue
-        if converted["answers"]:
+        if converted["answers"] and not is_unanswerable(row):
             rows.append(converted)
         else:
             unanswered.append(place)

@@ -169,6 +169,17 @@ def find_field(row: Row, names: Iterable[str]) -> str | None:
     return next((keys[name] for name in names if name in keys), None)
 
 
+def is_unanswerable(row: Row) -> bool:
+    """Whether a row says that its question has no answer, as half of MuSiQue-Full's; the answer it holds is another's.
+
+    The field is `answerable`, or SQuAD's `is_impossible`, of the row or of what it keeps under `metadata` or
+    `extra_info`.
+    """
+    parts = [row, *(row[name] for name in ("metadata", "extra_info") if isinstance(row.get(name), dict))]
+    said = [(part.get("answerable"), part.get("is_impossible")) for part in parts]
+    return any(str(answerable).lower() == "false" or str(no).lower() == "true" for answerable, no in said)
+
+
 def repair_latex(text: str) -> str:
     r"""`\boxed` and `\frac` for what is left of them where `\b` and `\f` were read as escapes."""
     # Other control characters stay: a form feed in "in\x0cfinite" is the rest of a ligature, not of LaTeX.

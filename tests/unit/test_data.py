@@ -71,6 +71,15 @@ def test_rows_without_an_answer_are_left_out_and_logged(tmp_path, caplog):
         load(tmp_path, verl(truth=" "))
 
 
+@pytest.mark.parametrize("mark", [{"answerable": False}, {"extra_info": {"answerable": False}}])
+def test_rows_marked_as_not_answerable_are_left_out_and_logged(tmp_path, caplog, mark):
+    file = tmp_path / "full.jsonl"
+    rows = [{"question": "Who?", "answer": "Ann", "answerable": True}, {"question": "Who?", "answer": "Ann", **mark}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert load_rl_data(file)["answers"] == [["Ann"]]
+    assert "left out 1 row(s) without an answer: line 2" in caplog.text
+
+
 def test_plain_rows_and_other_layouts(tmp_path):
     path = tmp_path / "own.jsonl"
     found = [

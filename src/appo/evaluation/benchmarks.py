@@ -12,12 +12,15 @@ WebWalkerQA, HLE and xbench. The paper also has the five sets of mathematics jud
 can be compared without one; here their metric is `math` (equality), which is cheaper and the same on every machine,
 unless `math_by_judge=True` asks for the paper's.
 
+Questions that a set marks as not answerable (MuSiQue-Full) are left out and counted, as in MuSiQue-Ans.
+
 Left out on purpose: prompts, and computing the metrics. GAIA's files and the pictures of HLE are not fetched or left
 out either: what a row says of them is in its `extra`, for you to filter. Nothing is decrypted: xbench asks that its
 questions are not spread in plain text.
 """
 
 import difflib
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -37,9 +40,12 @@ from appo.rows import (
     distinct,
     find_field,
     hub_rows,
+    is_unanswerable,
     read_rows,
     repair_latex,
 )
+
+logger = logging.getLogger(__name__)
 
 FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"
 MATH_SUBJECTS = (
@@ -161,16 +167,22 @@ def _remedy(name: str, source: Source) -> str:
 
 
 def _convert(name: str, places: Iterable[tuple[str, Row]], bad: BadRows) -> list[BenchmarkRow]:
-    """Rows of one form; raises DataError if there is none, or if any was bad."""
+    """Rows of one form, without the unanswerable; raises DataError if there is none, or if any was bad."""
     rows: list[BenchmarkRow] = []
-    for place, row in places:
+    left_out = 0
+    for number, (place, row) in enumerate(places):
+        if is_unanswerable(row):
+            left_out += 1
+            continue
         try:
-            rows.append(_convert_row(name, row, len(rows)))
+            rows.append(_convert_row(name, row, number))
         except ValueError as error:
             bad.add(place, str(error))
     bad.raise_if_any()
+    if left_out:
+        logger.warning("%s: left out %d of %d questions, marked as not answerable.", bad.source, left_out, number + 1)
     if not rows:
-        raise DataError(f"{bad.source}: no rows.")
+        raise DataError(f"{bad.source}: no rows{' that can be answered' if left_out else ''}.")
     return [replace(row, id=own) for row, own in zip(rows, distinct(row.id for row in rows), strict=True)]
 
 

@@ -49,6 +49,19 @@ def test_layouts_of_the_answer(tmp_path, fields, answers):
     assert load(tmp_path, "musique", {"question": "Who?", **fields})[0].answers == answers
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [{"answerable": False}, {"answerable": "false"}, {"metadata": {"answerable": False}}, {"is_impossible": True}],
+)
+def test_questions_without_an_answer_are_left_out_and_counted(tmp_path, caplog, mark):
+    found = [{"question": "Who?", "answer": "Ann", **mark}, {"question": "Why?", "answer": "so", "answerable": True}]
+    (row,) = load(tmp_path, "musique", *found)
+    assert (row.id, row.question, row.answers) == ("musique-1", "Why?", ["so"])
+    assert "left out 1 of 2 questions, marked as not answerable" in caplog.text
+    with pytest.raises(ValueError, match="no rows that can be answered"):
+        load(tmp_path, "musique", found[0])
+
+
 def test_gsm8k_answers_end_with_the_number_and_the_solution_is_kept(tmp_path):
     solution = "2 * 1000 = <<2*1000=2000>>2,000\n#### 2,000"
     (row,) = load(tmp_path, "gsm8k", {"question": "How much?", "answer": solution, "idx": 7})
