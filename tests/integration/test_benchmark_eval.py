@@ -161,6 +161,23 @@ def test_another_chat_template_is_refused_by_name(tmp_path, data, capsys):
     assert "were made with other values of tokenizer_and_config (" in error and "weights" not in error
 
 
+def test_the_chat_template_is_given_options(tmp_path, data, capsys):
+    model = save_scripted(tmp_path / "m", {})
+    thinking = "{{ '<think></think>' if enable_thinking is defined and not enable_thinking else '<think>' }}"
+    (tmp_path / "m" / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}" + thinking)
+    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--tools", "none", "--limit", "1"]
+    off = ["--chat_template_kwargs", '{"enable_thinking": false}']
+    assert run(tmp_path / "on", *flags) == 0 and run(tmp_path / "off", *flags, *off) == 0
+    assert [samples(tmp_path / out)[0]["prompt"] for out in ("on", "off")] == ["Who?<think>", "Who?<think></think>"]
+    assert run(tmp_path / "off", *flags, *off) == 0 and len(samples(tmp_path / "off")) == 1
+    capsys.readouterr()
+    assert run(tmp_path / "off", *flags) == 2
+    assert "other values of chat_template_kwargs ({'enable_thinking': False} before)" in capsys.readouterr().err
+    assert run(tmp_path / "typo", *flags, "--chat_template_kwargs", '{"enable_thinkin": false}') == 2
+    error = capsys.readouterr().err
+    assert "its chat template does not read enable_thinkin; take that out of" in error and error.count("\n") == 1
+
+
 def test_a_full_disk_is_one_sentence(tmp_path, data, answering, capsys):
     flags = ["--model", answering, "--benchmark", "hotpotqa", "--data", data, "--tools", "none"]
     (tmp_path / "results.json").symlink_to("/dev/full")
@@ -324,6 +341,9 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--tools", "search", "--search", "bing"], "search = 'bing' must read cache:FILE"),
         (["--tools", "search", "--search", "corpus:/none.jsonl"], "there is no file /none.jsonl"),
         (["--tools", "search", "--search", "retrieval:http://127.0.0.1:1"], "search failed: the connection failed"),
+        (["--chat_template_kwargs", "{x"], "chat_template_kwargs must be a mapping, in a flag as JSON ("),
+        (["--chat_template_kwargs", "[1]"], "chat_template_kwargs must be a mapping, got [1]"),
+        (["--chat_template_kwargs", '{"tokenize": true}'], "must hold names of the template's own, not tokenize"),
         (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made or used"),
         (["--output_dir", "/proc"], "output_dir = '/proc' cannot be made or used"),
         (["stray"], "'stray' is one value too many"),

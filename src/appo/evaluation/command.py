@@ -112,7 +112,9 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
         return
     tools = open_tools(config)
     console.print(f"loading {config.model}")
-    policy = load_policy(config.model, config.protocol, tools, config.system_prompt)
+    given = config.chat_template_kwargs or {}
+    assert isinstance(given, dict)
+    policy = load_policy(config.model, config.protocol, tools, config.system_prompt, given)
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:
         write_samples(config, policy, jobs, file, meter)

@@ -4,10 +4,13 @@ Left out on purpose: a file of options; a benchmark evaluation is one line of a 
 """
 
 import difflib
+import inspect
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from appo.errors import UserError
 from appo.evaluation.benchmarks import BENCHMARKS
@@ -52,6 +55,10 @@ class EvalConfig:
     system_prompt: str | None = field(
         default=None, metadata={"help": 'The system prompt, "" for none; by default the paper\'s for these tools.'}
     )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'What the chat template is given besides, as JSON, such as {"enable_thinking": false}.'},
+    )
     allow_unisolated: bool = field(
         default=False, metadata={"help": "Whether Python programs may run where bubblewrap is missing."}
     )
@@ -84,6 +91,11 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         self.search_options = read_mapping("search_options", self.search_options)
+        self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
+        own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+        taken = [name for name in self.chat_template_kwargs or () if name in own]
+        if taken:
+            raise UserError(f"chat_template_kwargs must hold names of the template's own, not {', '.join(taken)}.")
         if self.search_options is not None and self.search is None:
             raise UserError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}

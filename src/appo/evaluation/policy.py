@@ -5,8 +5,10 @@ Left out on purpose: quantized loading and several GPUs.
 
 import hashlib
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -35,6 +37,7 @@ class Policy:
         eos_token_ids: Tokens that end a turn.
         tools: What it may call, by name.
         system_prompt: None: the paper's; "": no system message.
+        chat_template_kwargs: What the chat template is given besides messages and tools.
     """
 
     model: PreTrainedModel
@@ -43,6 +46,7 @@ class Policy:
     eos_token_ids: frozenset[int]
     tools: Tools
     system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int | None:
@@ -69,11 +73,18 @@ class Policy:
             chat_template=getattr(self.protocol, "chat_template", None),
             add_generation_prompt=True,
             tokenize=False,
+            **self.chat_template_kwargs,
         )
         return text, self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def load_policy(source: str, protocol: str, tools: Tools, system: str | None = None) -> Policy:
+def load_policy(
+    source: str,
+    protocol: str,
+    tools: Tools,
+    system: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
+) -> Policy:
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
 
     Raises:
@@ -92,8 +103,9 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         elif tokenizer.chat_template is None:
             raise UserError("its tokenizer has no chat template; use protocol = tags.")
         else:
-            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids)
-        policy = Policy(model, tokenizer, written, eos_token_ids, tools, system)
+            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
+        _check_template_names(tokenizer, written, chat_template_kwargs or {})
+        policy = Policy(model, tokenizer, written, eos_token_ids, tools, system, chat_template_kwargs or {})
         policy.prompt("?")  # a template may refuse a role, which only rendering shows
         return policy
     except TemplateError as error:
@@ -105,6 +117,18 @@ def load_policy(source: str, protocol: str, tools: Tools, system: str | None = N
         ) from None
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise RecipeError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
+
+
+def _check_template_names(tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol, given: dict[str, Any]) -> None:
+    """Raises ValueError for what no chat template reads, which it would ignore without a word."""
+    template = getattr(protocol, "chat_template", None) or tokenizer.chat_template
+    unread = [name for name in given if not re.search(rf"\b{re.escape(name)}\b", str(template or ""))]
+    if unread:
+        raise ValueError(
+            f"its chat template does not read {', '.join(unread)}; take that out of chat_template_kwargs."
+            if template
+            else "it has no chat template, which chat_template_kwargs are for; leave them out."
+        )
 
 
 def sampling_dtype() -> torch.dtype:

@@ -156,3 +156,24 @@ def test_a_new_tokenizer_template_or_config_has_a_new_mark(directory, tmp_path, 
     after = file_marks(directory)
     assert after["tokenizer_and_config"] != before["tokenizer_and_config"]
     assert after["weights"] == before["weights"]
+
+
+@pytest.mark.parametrize("protocol", ["tags", "chat_template"])
+def test_options_reach_the_template_of_prompts_and_results(directory, protocol):
+    from trl.chat_template_utils import qwen3_chat_template
+
+    set_template(directory, qwen3_chat_template)
+    no_thought, empty = {"enable_thinking": False}, "<think>\n\n</think>\n\n"
+    plain, told = (load_policy(directory, protocol, {"weather": weather}, None, given) for given in (None, no_thought))
+    assert told.prompt("Who?")[0] == plain.prompt("Who?")[0] + empty
+    if protocol == "chat_template":
+        results = [
+            plain.protocol.encode_results([("weather", "hot")]),
+            told.protocol.encode_results([("weather", "hot")]),
+        ]
+        assert told.tokenizer.decode(results[1]) == told.tokenizer.decode(results[0]) + empty
+
+
+def test_options_need_a_template(directory):
+    with pytest.raises(RecipeError, match="it has no chat template, which chat_template_kwargs are for"):
+        load_policy(directory, "tags", {}, None, {"enable_thinking": False})
