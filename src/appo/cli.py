@@ -122,8 +122,10 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
             # A recipe's model is where training starts; a flag names the model to evaluate.
             asked = any(flag.split("=")[0] == "--model" for flag in overrides)
             run.eval(*settings, model=settings[0].model if asked else None)
+        elif command == "train":
+            run.train(*settings, recipe=recipe)
         else:
-            getattr(run, command)(*settings)
+            run.sft(*settings)
         return 0
 
     return _answer(work, "next time it goes on from the last checkpoint, if there is one yet.")

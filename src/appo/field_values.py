@@ -68,7 +68,9 @@ def resolve(tree: Any, place: str | None = None) -> Any:
         ValueError: with `place`, for `yes`, `no`, `on` and `off`, which may be meant as true and false.
     """
     if isinstance(tree, dict):
-        return {resolve(key): resolve(value, place and f"{place}.{key}") for key, value in tree.items()}
+        keys = [str(key) if isinstance(key, Plain) else key for key in map(resolve, tree)]
+        values = [resolve(value, place and f"{place}.{key}") for key, value in tree.items()]
+        return dict(zip(keys, values, strict=True))
     if isinstance(tree, list):
         return [resolve(value, place) for value in tree]
     if not isinstance(tree, Plain):

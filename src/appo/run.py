@@ -41,6 +41,7 @@ from appo.loading import (
     settle_embeddings,
     tools_of,
 )
+from appo.model_card import CardFacts, settings_of_card
 from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig, in_one_sentence
 from appo.row_prompts import check_prompts
@@ -75,7 +76,7 @@ def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     console.print(f"cold start in {cold_dir(args)}")
 
 
-def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
+def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str | None = None) -> None:
     """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again.
 
     Raises:
@@ -106,12 +107,15 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
         if args.beta and config.model is None:
             model, tokenizer = _saved_start(config, args, task, model, tokenizer)
     trainer = _make_trainer(config, args, task, model, tokenizer, rows, questions)
+    trainer.card_facts = CardFacts(recipe, settings_of_card(config), str(model_dir(args)))
     if questions is not None and (note := overlap_note(rows, questions)):
         console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, questions, console, fresh=False)
     _train(trainer, checkpoint, console)
     save_model(trainer, tokenizer, model_dir(args))
     after = _evaluation("after", trainer, questions, console, fresh=True)
+    trainer.card_facts.before, trainer.card_facts.after = (str(mark) if mark else None for mark in (before, after))
+    trainer.create_model_card()
     result = {**_result(config, args, before, after), "settings": mark["settings"]}
     on_main(args, lambda: _write_result(result, args, before, after))
     _report(result, console)
@@ -130,10 +134,9 @@ def _train(trainer: APPOTrainer, checkpoint: str | None, console: Console) -> No
         with stop.listening():
             trainer.train(resume_from_checkpoint=checkpoint)
         if stop.asked:
-            saved = f"checkpoint-{trainer.state.global_step} is written, and the same command goes on from it"
-            raise Terminated(
-                "save_strategy is 'no': nothing is saved" if trainer.args.save_strategy == "no" else saved
-            )
+            if trainer.args.save_strategy == "no":
+                raise Terminated("nothing is saved, as save_strategy is 'no'.")
+            raise Terminated(f"checkpoint-{trainer.state.global_step} is written; the same command goes on from it.")
     trainer.save_state()
 
 

@@ -12,6 +12,7 @@ Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ from appo.algorithm import fork_weight, future_value
 from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import busy_rows, group_credit, loss_mask, token_advantages, without_idle_rows
 from appo.errors import UserError
+from appo.files import write_text
+from appo.model_card import CardFacts, model_card
 from appo.records import append_records, rollout_records, start_records
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout.agent_loop import Start
@@ -55,6 +58,7 @@ class APPOTrainer(ResumableTrainer):
         self._check_size()
         self._micro_batches: list[dict[str, Any]] | None = None
         self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
+        self.card_facts = CardFacts()
 
     def _check_size(self) -> None:
         """TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence."""
@@ -64,6 +68,22 @@ class APPOTrainer(ResumableTrainer):
                 f"train_dataset has {len(self.train_dataset)} rows, but one generation takes {tasks} tasks; give more "
                 "rows, or lower per_device_train_batch_size or steps_per_generation."
             )
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Writes README.md into `output_dir`, and beside the model where `card_facts` name another directory."""
+        if self.is_world_process_zero():
+            places = {Path(self.args.output_dir), Path(self.card_facts.model_directory or self.args.output_dir)}
+            for directory in filter(Path.is_dir, places):
+                write_text(directory / "README.md", str(model_card(self, directory, model_name, dataset_name, tags)))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers, with the model card."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not _internal_call:
+            directory = Path(output_dir or self.args.output_dir)
+            write_text(directory / "README.md", str(model_card(self, directory)))
 
     # ---- data preparation, the only part of GRPOTrainer that changes ----
 

@@ -95,6 +95,7 @@ def test_numbers_below_a_mapping_are_numbers(read):
     assert config.lora == {"lora_dropout": 0.05, "r": 15}
     deep = {"bound": math.inf}
     assert config.task_args == {"size": 1000, "rates": [1e-6, 0.5], "day": "2024-01-31", "name": None, "deep": deep}
+    assert {type(key) for mapping in (config.lora, config.task_args) for key in mapping} == {str}
     assert args.lr_scheduler_kwargs == {"min_lr": 1e-7}
     assert args.model_init_kwargs == {"attn": "5e-2", "dtype": "float32"}
     assert read("", "--lora", "{lora_dropout: 5e-2}")[0].lora == {"lora_dropout": 0.05}
