@@ -44,15 +44,14 @@ class _Worker:
         self.log = logs / f"worker-{number}.log"  # until its first job
         self.job: Job | None = None
         # As `multiprocessing` does: what can be imported here can be there.
-        paths = os.pathsep.join(path for path in sys.path if path)
-        threads = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+        program = f"import sys; sys.path[:] = {sys.path!r}; from appo.study.workers import main; main()"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appo.study.workers"],
+                [sys.executable, "-c", program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **threads, "PYTHONPATH": paths},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
                 start_new_session=True,
             )
         threading.Thread(target=self._hand_on, args=(answers,), daemon=True).start()
@@ -81,7 +80,8 @@ class _Worker:
         code = self.process.wait()
         how = f"ended with exit code {code}"
         if code < 0:
-            how = f"was killed ({signal.Signals(-code).name}), perhaps for want of memory (then try --jobs 1)"
+            how = f"was killed ({signal.Signals(-code).name})"
+            how += ", perhaps for want of memory (then try --jobs 1)" if -code == signal.SIGKILL else ""
         log = log_of(self.logs, self.job)
         log = log if log.exists() else self.log
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -201,7 +201,3 @@ def _read(jobs: BinaryIO, queue: Queue[Any]) -> None:
         if os.name == "posix":
             os.killpg(os.getpgrp(), signal.SIGKILL)
         os._exit(1)
-
-
-if __name__ == "__main__":
-    main()
