@@ -48,8 +48,8 @@ TAGS = [f"<{slash}{name}>" for name in ("think", "search", "result", "answer") f
 # `weak` marks an answer that should be asked again; the others spell the error of a malformed query.
 TOOL_WORDS = [
     "weak",
-    "error",
-    "Error:",
+    "error:",
+    "ValueError:",
     "search",
     "got",
     "nothing",
