@@ -16,7 +16,7 @@ _SWITCHES = (
     r"(?:bf|rm|tt|sf|md)(?:series|family)|(?:it|sl|sc|up)shape|normalfont|text(?:quote[a-z]+|e[nm]dash)|[ld]?dots"
 )
 _COMMANDS = re.compile(rf"(\\?)\\(?:(?:{WRAPPERS}|operatorname\*?){_BREAK}|(?:{_SWITCHES})(?![A-Za-z])(?:\{{\}})?)")
-_DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree|textdegree)(?![A-Za-z])\s*\}?")
+_DEGREES = re.compile(r"\^? ?\{? ?\\(?:circ|degree|textdegree)(?![A-Za-z]) ?\}?")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;:!]|~)(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"\\\\|\\newline(?![A-Za-z])|\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:thin|en)?space(?![A-Za-z])")
 _SIGNS = "\u0300\u0301\u0302\u0308\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u0323\u030a\u0328"  # grave, acute, ..

@@ -1,10 +1,15 @@
 """Exact match and F1 against values worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appo.rewards import exact_match, f1
+from appo.evaluation.benchmarks import BENCHMARKS, benchmark_file, load_benchmark
+from appo.rewards import exact_match, extract_answer, f1
+
+REAL = Path(__file__).parents[4] / "shared" / "data" / "benchmarks"
 
 
 @pytest.mark.parametrize(
@@ -129,3 +134,13 @@ def test_words_written_in_latex_are_the_words(written, read):
 )
 def test_other_words_written_in_latex_are_other_words(written, read):
     assert not exact_match(written, [read])
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real benchmarks are not in {REAL}")
+@pytest.mark.parametrize("wrapper", ["%s", r"\text{%s}", r"\mathbf{\text{%s}}", r"{\bf %s}", r"\;%s~"])
+def test_real_answers_are_found_in_a_box_whatever_is_around_them(wrapper):
+    names = [name for name in BENCHMARKS if any(REAL.glob(f"{name}.*")) and benchmark_file(name, REAL)]
+    answers = {answer for name in names for row in load_benchmark(name, REAL) for answer in row.answers}
+    assert len(answers) > 2000
+    boxes = {answer: rf"<answer>\boxed{{{wrapper % answer}}}</answer>" for answer in answers}
+    assert [answer for answer, text in boxes.items() if not exact_match(extract_answer(text), answer)] == []
