@@ -90,7 +90,7 @@ def model_card(
     source = (trainer.hub_model_id if trainer.args.push_to_hub else None) or place
     # A run's trainer may have loaded its own cold start.
     of_run = facts.settings.get("model") or ""
-    origin = of_run if facts.model_directory else get_config_model_id(trainer.model.config)
+    origin = of_run if facts.model_directory else get_config_model_id(trainer.model.config) or ""
     on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", origin) is not None and not Path(origin).exists()
     given = [tags] if isinstance(tags, str) else list(tags or [])
     data = ModelCardData(

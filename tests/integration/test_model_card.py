@@ -113,7 +113,7 @@ def search(query: str) -> str:
     return "e2"
 
 
-def make(tmp_path, prompts, template, **options):
+def make(tmp_path, prompts, template, peft_config=None, **options):
     model, tokenizer = kinship.make_model()
     tokenizer.chat_template = template
     args = APPOConfig(
@@ -123,7 +123,7 @@ def make(tmp_path, prompts, template, **options):
     )  # fmt: skip
     rows = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
     reward = lambda completions, **_: [0.0] * len(completions)  # noqa: E731
-    return APPOTrainer(model, reward, args, rows, processing_class=tokenizer, tools=[search])
+    return APPOTrainer(model, reward, args, rows, processing_class=tokenizer, tools=[search], peft_config=peft_config)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,19 @@ def test_the_snippet_of_a_saved_model_runs(tmp_path, prompt, template, options):
     trainer.create_model_card("my-model", "me/data", tags="mine")
     card = (tmp_path / "out" / "README.md").read_text()
     head = read_head(card)
-    assert ("# my-model" in card and head["datasets"] == ["me/data"]) or head["datasets"] == "me/data"
+    assert "# my-model" in card
+    assert head["datasets"] in ("me/data", ["me/data"])
     assert {"appo", "trl", "mine"} <= set(head["tags"])
-    run_snippet(card, tmp_path)
+    assert f"from_pretrained({str(tmp_path / 'out')!r})" in card
+
+
+def test_an_adapter_of_a_model_made_on_the_spot_has_no_snippet(tmp_path):
+    peft = pytest.importorskip("peft")
+    adapter = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+    trainer = make(tmp_path, ["boss e1"] * 4, None, tool_protocol="tags", peft_config=adapter)
+    trainer.save_model()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "adapter of a model made on the spot" in card and "```python" not in card
 
 
 def test_a_model_of_the_hub_is_named_and_linked(tmp_path):
