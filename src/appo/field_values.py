@@ -151,7 +151,8 @@ def _read_text(name: str, text: str, hint: Any) -> Any:
         try:
             return read_value(name, parse(text), hint)
         except yaml.YAMLError as error:
-            raise ValueError(f"{name}: {' '.join(str(error).split())}, in {text!r}.") from None
+            problem = getattr(error, "problem", None) or "it does not end"
+            raise ValueError(f"{name} is neither YAML nor JSON ({problem}), got {text!r}.") from None
     words = {True: TRUE, False: FALSE} if str not in kinds else {True: ("true",), False: ("false",)}
     for truth, spellings in words.items():
         if _has_bool(kinds, truth) and text.lower() in spellings:

@@ -341,7 +341,7 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--tools", "search", "--search", "bing"], "search = 'bing' must read cache:FILE"),
         (["--tools", "search", "--search", "corpus:/none.jsonl"], "there is no file /none.jsonl"),
         (["--tools", "search", "--search", "retrieval:http://127.0.0.1:1"], "search failed: the connection failed"),
-        (["--chat_template_kwargs", "{x"], "chat_template_kwargs must be a mapping, in a flag as JSON ("),
+        (["--chat_template_kwargs", "{x"], "chat_template_kwargs is neither YAML nor JSON ("),
         (["--chat_template_kwargs", "[1]"], "chat_template_kwargs must be a mapping, got [1]"),
         (["--chat_template_kwargs", '{"tokenize": true}'], "must hold names of the template's own, not tokenize"),
         (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made or used"),
