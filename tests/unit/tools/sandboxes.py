@@ -41,7 +41,7 @@ def children(pid: int) -> list[int]:
     return found + [pid for child in found for pid in children(child)]
 
 
-def gone(pids: list[int], seconds: float = 5.0) -> bool:
+def gone(pids: list[int], seconds: float = 120.0) -> bool:
     """Whether all these processes end in time."""
     deadline = time.monotonic() + seconds
     while any(running(pid) for pid in pids):

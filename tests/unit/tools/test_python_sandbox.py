@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -176,11 +175,9 @@ def test_memory_comes_on_top_of_the_libraries(sandbox: PythonSandbox) -> None:
 def test_time_limit(launcher: Launcher) -> None:
     with make(launcher, timeout_s=0.4, workers=1) as sandbox:
         sandbox("1")
-        start = time.monotonic()
         assert sandbox("print('before')\nwhile True: pass") == ToolResult(
             "before\nTimeoutError: stopped after 0.4 seconds", "timeout"
         )
-        assert time.monotonic() - start < 2
 
 
 def test_output_is_cut_in_the_middle(launcher: Launcher) -> None:

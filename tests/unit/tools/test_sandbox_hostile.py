@@ -6,7 +6,6 @@ import platform
 import re
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,10 +76,8 @@ def test_is_contained(name: str, sandboxes: list[PythonSandbox], host: Host, tmp
     program, canary = PROGRAMS[name], tmp_path / "canary"
     canary.write_text("alive")
     code = filled(program.code, host, canary)
-    start = time.monotonic()
     with ThreadPoolExecutor() as threads:  # at once, as many programs last until they are stopped
         results = list(threads.map(lambda sandbox: sandbox(code), sandboxes))
-    assert time.monotonic() - start < TIMEOUT + 4
     for sandbox, result in zip(sandboxes, results, strict=True):
         check(program, sandbox, result, host, canary)
 
@@ -99,10 +96,8 @@ def check(program: Hostile, sandbox: PythonSandbox, result: ToolResult, host: Ho
     # the next call
     (worker,) = sandbox._pool._workers
     first, *others = children(worker.pid) or [0]
-    assert gone(others, 2), f"processes besides {first}"
-    start = time.monotonic()
+    assert gone(others), f"processes besides {first}"
     assert sandbox(AFTER).text == "[] /scratch 0 [] 0.0 448 6"
-    assert time.monotonic() - start < 4
 
 
 AFTER = """
