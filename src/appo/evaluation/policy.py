@@ -23,6 +23,7 @@ from appo.recipe import RecipeError
 from appo.rollout.chat_protocol import chat_protocol_for
 from appo.rollout.protocol import ToolProtocol
 from appo.rollout.tag_protocol import TagProtocol
+from appo.unknown_words import UnknownWords
 
 WEIGHTS = (".safetensors", ".bin")
 TOKENIZER_AND_CONFIG = (".json", ".jinja", ".model", ".txt")
@@ -48,6 +49,9 @@ class Policy:
     system_prompt: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._unknown = UnknownWords(self.tokenizer, "prompts of benchmarks")
+
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may have together."""
@@ -65,7 +69,10 @@ class Policy:
         system = system_prompt(self.tools if tags else ()) if self.system_prompt is None else self.system_prompt
         if self.tokenizer.chat_template is None:
             text = f"{system}\n\n{question}\n" if system else f"{question}\n"
-            return text, self.tokenizer(text)["input_ids"]
+            ids = self.tokenizer(text)["input_ids"]
+            self._unknown.look([text], [ids])
+            self._unknown.tell()
+            return text, ids
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
         text = self.tokenizer.apply_chat_template(
             messages if system else messages[1:],

@@ -6,10 +6,12 @@ from scripted_model import byte_tokenizer, save_random
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from appo.environments import kinship
 from appo.environments.prompts import system_prompt
 from appo.evaluation import policy
 from appo.evaluation.policy import file_marks, load_policy
 from appo.recipe import RecipeError
+from appo.unknown_words import UnknownWords
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"
@@ -49,6 +51,20 @@ def test_without_a_chat_template_the_prompt_is_plain(directory):
     text, ids = loaded.prompt("Who?\ud800")
     assert text == f"{system_prompt(['python'])}\n\nWho??\n"
     assert loaded.tokenizer.decode(ids) == text
+
+
+def test_words_that_a_word_level_tokenizer_does_not_know_are_told(tmp_path, caplog):
+    model, tokenizer = kinship.make_model()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_policy(str(tmp_path), "tags", {}, "")
+    caplog.clear()
+    loaded._unknown = UnknownWords(tokenizer, "prompts of benchmarks")  # that has not told anything yet
+    loaded.prompt("boss e1")
+    assert not caplog.messages
+    loaded.prompt("Where is e1")
+    assert "prompts of benchmarks hold words that the tokenizer does not know" in caplog.text
+    assert "'Where' (1)" in caplog.text
 
 
 def test_tags_are_told_in_the_system_prompt(directory):
