@@ -46,6 +46,13 @@ def test_omega_scales_within_its_clip():
     torch.testing.assert_close(advantages[0], torch.tensor([1.5, 1.55, 1.6, 1.6]))
 
 
+def test_the_clip_is_that_of_the_settings():
+    args = make_args(future_clip=[0.5, 2.0])
+    omega = torch.tensor([[0.1, 1.1, 1.9, 9.0], [1.0] * 4])
+    advantages = token_advantages([make_tree([1.0, 0.0], [1.0, 0.0])], omega, args)
+    torch.testing.assert_close(advantages[0], torch.tensor([1.25, 1.55, 1.95, 2.0]))
+
+
 def test_prefix_credits_the_tokens_that_a_branch_shares():
     # rewards 1, 0, 0, 0: mean .25, std sqrt(3)/4; z = sqrt(3) and -1/sqrt(3)
     tree = make_tree([1.0, 0.0], [0.0, 0.0])
@@ -97,6 +104,13 @@ def test_whole_trees_by_hand():
     shared, own, other = 1 / 6 + 1 / 6, 2 / 3 + 1 / 2, -1 / 3 - 1 / 2
     expected = torch.tensor([[shared, shared, own, own], [-2 / 3] * 4, [shared, shared, other, other]])
     torch.testing.assert_close(whole(make_tree([1.0, 0.0], [0.0])), expected * 3 / 2**0.5)
+
+
+def test_a_branch_at_the_start_shares_nothing():
+    tree = make_tree([1.0, 0.0], [0.0], position=0)
+    # As three rollouts: 1, 0, 0 with mean 1/3 and std sqrt(2)/3, and both differences are the same.
+    expected = torch.tensor([[4 / 3] * 4, [-2 / 3] * 4, [-2 / 3] * 4])
+    torch.testing.assert_close(whole(tree), expected * 3 / 2**0.5)
 
 
 def test_the_local_weight_is_that_of_the_settings():
