@@ -1,6 +1,7 @@
 """What many tests share: the testbed's tiny model with random weights, one thread, no network."""
 
 import os
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -14,6 +15,17 @@ from appo.environments import kinship
 @pytest.fixture(autouse=True, scope="session")
 def _quick_torch():
     torch.set_num_threads(1)  # more lose time with each other on tiny tensors
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules(tmp_path_factory):
+    """A module that a test wrote would be found by the next test that writes one of the same name."""
+    before = set(sys.modules)
+    yield
+    written = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(written):
+            del sys.modules[name]
 
 
 @pytest.fixture

