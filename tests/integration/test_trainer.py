@@ -106,10 +106,11 @@ def test_branches_come_from_the_updated_weights(tmp_path, monkeypatch):
 
 def test_branch_points_of_a_moved_policy_have_the_largest_score_of_eq_5(tmp_path):
     """Eq. 5 again from the records: the z-scores of the clipped Omega and of the entropy, multiplied."""
-    make_trainer(tmp_path, max_completion_length=60).train()
-    records = [record for record in read_records(tmp_path / "records.jsonl") if record["step"] == 2]
+    options = {"max_steps": 8, "steps_per_generation": 4, "learning_rate": 2e-2}
+    make_trainer(tmp_path, max_completion_length=60, **options).train()
+    records = list(read_records(tmp_path / "records.jsonl"))
     telling = 0
-    for first in (group for group in range(len(records)) if records[group]["rollout"] == 0):
+    for first in range(0, len(records), 8):
         task = records[first : first + 8]
         for initial in task[:4]:
             own = [i for i, m in enumerate(initial["policy_mask"]) if m]
@@ -126,7 +127,7 @@ def test_branch_points_of_a_moved_policy_have_the_largest_score_of_eq_5(tmp_path
                 # Where the opposite order, or the bare product without z-scores, would have chosen another token.
                 bare = {i: initial["omega"][i] * initial["entropies"][i] for i in both}
                 telling += max(both, key=both.get) not in (min(both, key=both.get), max(bare, key=bare.get))
-    assert telling
+    assert telling >= 3
 
 
 def test_gradients_flow_through_initial_rollouts_only(tmp_path, monkeypatch):
