@@ -21,11 +21,12 @@ class Evaluation:
     """Success on `questions` questions, one rollout each.
 
     Args:
-        success: Share of rollouts whose reward reaches `success_reward`; an unscored one counts as a failure.
+        success: Share of the scored rollouts whose reward reaches `success_reward`.
         low, high: 95 % Wilson interval of `success`.
         reward: Mean reward of the scored rollouts.
         tool_calls, tool_failures, tokens: Means per question; tokens are those of the policy.
         truncated: Share of rollouts that reached the token limit.
+        unscored: Rollouts that no reward function scored; they are in no share or mean of success and reward.
     """
 
     questions: int
@@ -37,9 +38,11 @@ class Evaluation:
     tool_failures: float
     tokens: float
     truncated: float
+    unscored: int = 0
 
     def __str__(self) -> str:
-        return f"{self.success:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.questions} questions"
+        left_out = f" ({self.unscored} without a reward left out)" if self.unscored else ""
+        return f"{self.success:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.questions} questions{left_out}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -122,11 +125,11 @@ def _write(trainer: APPOTrainer, questions: Dataset, indices: list[int]) -> list
 
 def _summary(outcomes: list[_Outcome]) -> Evaluation:
     count = len(outcomes)
-    successes = sum(outcome.success for outcome in outcomes)
-    low, high = wilson_interval(successes, count)
+    scored = [outcome.success for outcome in outcomes if outcome.reward is not None]
+    low, high = wilson_interval(sum(scored), len(scored))
     return Evaluation(
         questions=count,
-        success=successes / count,
+        success=mean(map(float, scored)),
         low=low,
         high=high,
         reward=mean(outcome.reward for outcome in outcomes),
@@ -134,4 +137,5 @@ def _summary(outcomes: list[_Outcome]) -> Evaluation:
         tool_failures=sum(outcome.tool_failures for outcome in outcomes) / count,
         tokens=sum(outcome.tokens for outcome in outcomes) / count,
         truncated=sum(outcome.truncated for outcome in outcomes) / count,
+        unscored=count - len(scored),
     )
