@@ -1,8 +1,8 @@
 """Checkpoints that are whole, or do not count.
 
 transformers writes a checkpoint file by file, so a kill or a full disk may leave any part of one. A finished one is
-therefore sealed: a list of its files and their sizes, written last. Only sealed ones are gone on from, and only once
-one is sealed are older ones removed.
+therefore sealed: a list of its files, their sizes and (of all but the largest) their content, written last. Only
+sealed ones are gone on from, and only once one is sealed are older ones removed.
 
 Left out on purpose: what is in a checkpoint (transformers', and `rollout/mini_batches.py`).
 """
@@ -12,9 +12,10 @@ import re
 from pathlib import Path
 
 from appo.errors import UserError
-from appo.files import read_json, write_json
+from appo.files import fingerprint_files, read_json, write_json
 
 SEAL = "whole.json"
+LARGE = 64 * 2**20  # bytes from which a file is known by its size alone: reading it again would take too long
 STATE = "trainer_state.json"
 
 
@@ -29,8 +30,14 @@ def seal(directory: Path) -> None:
     for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    sizes = {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
-    write_json(directory / SEAL, {"files": sizes})
+    marks = {path.relative_to(directory).as_posix(): _mark(path) for path in files}
+    write_json(directory / SEAL, {"files": marks})
+
+
+def _mark(path: Path) -> list[int | str]:
+    """Size and, where the file is not large, what stands for its content."""
+    size = path.stat().st_size
+    return [size] if size >= LARGE else [size, fingerprint_files([path])]
 
 
 def fault_of(directory: Path) -> str | None:
@@ -40,13 +47,14 @@ def fault_of(directory: Path) -> str | None:
     found = read_json(directory / SEAL)
     if not isinstance(found, dict) or not isinstance(found.get("files"), dict):
         return f"{SEAL} is broken"
-    for name, size in found["files"].items():
+    for name, (size, *_) in found["files"].items():
         path = directory / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes of {size}"
-    return None
+    changed = [name for name, mark in found["files"].items() if _mark(directory / name) != mark]
+    return f"{changed[0]} has another content" if changed else None
 
 
 def find_checkpoint(output_dir: str | os.PathLike[str]) -> tuple[str | None, list[str]]:

@@ -19,6 +19,7 @@ from appo import content
 from appo.config import APPOConfig
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.environments.base import Demonstration, Task
+from appo.errors import UserError
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
 from appo.loading import ModelAndTokenizer, load_model, lora_config, settle_embeddings, tools_of
 from appo.progress import RichProgress
@@ -101,8 +102,13 @@ def cold_start_model(
     elif changed := differences(found, mark):
         console.print(f"cold start: training again, with other values of {', '.join(changed)}")
     else:
-        console.print(f"cold start: found in {directory}")
-        return load_model(config, args, task, str(directory))
+        try:
+            found_there = load_model(config, args, task, str(directory))
+        except UserError as error:
+            console.print(f"cold start: training again, as the one that is there is broken ({error})")
+        else:
+            console.print(f"cold start: found in {directory}")
+            return found_there
     model, tokenizer = load_model(config, args, task, config.model)
     sft_args.disable_tqdm = True
     with in_one_sentence():

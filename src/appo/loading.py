@@ -14,6 +14,7 @@ import torch
 import transformers
 from accelerate.utils import is_peft_model
 from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from appo.config import APPOConfig
@@ -175,7 +176,7 @@ def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | No
     check_dtype(args)
     try:
         return read_model(source, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
         raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
 
 

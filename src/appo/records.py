@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from appo.errors import UserError
 from appo.rollout.tree import RolloutTree
 
 
@@ -85,34 +86,43 @@ def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Records in order of writing; a last line cut off by a kill is skipped.
 
     Raises:
-        ValueError: for a broken line elsewhere, with its number.
+        UserError: for a broken line elsewhere, with its number.
     """
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 if line.endswith("\n"):
-                    raise ValueError(f"{path}, line {number} is not JSON; the file was changed by hand?") from None
+                    raise UserError(f"{path}, line {number} is not JSON; move the file away or mend it.") from None
 
 
-def start_records(path: str | os.PathLike[str], step: int) -> None:
+def start_records(path: str | os.PathLike[str], step: int) -> int:
     """Prepares the file for a run that continues after optimizer step `step`.
 
     Records of later steps are dropped, as these steps will be done again. A new run (step 0) moves a file that is
     already there to `records.1.jsonl`, `records.2.jsonl` and so on: nothing is lost.
+
+    Returns:
+        How many records are kept.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        return
+        return 0
     if step == 0:
         number = 1
         while (old := path.with_suffix(f".{number}.jsonl")).exists():
             number += 1
         path.rename(old)
-        return
-    partial = path.with_suffix(".partial")
+        return 0
+    partial, kept = path.with_suffix(".partial"), 0
     with open(partial, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record) + "\n" for record in read_records(path) if record["step"] <= step)
+        for record in read_records(path):
+            if record["step"] <= step:
+                file.write(json.dumps(record) + "\n")
+                kept += 1
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
+    return kept

@@ -24,6 +24,7 @@ from appo.rollout.mini_batches import MiniBatch, NotStorable, load_mini_batches,
 from appo.rollout_trainer import RolloutTrainer
 
 GENERATION = "generation"  # the folder in a checkpoint
+REFERENCE = "reference"  # and that of a reference policy which follows the trained one (`sync_ref_model`)
 # Besides APPOConfig's own fields: what a generation depends on, of TRL's and transformers'.
 SHAPE = (
     "seed", "temperature", "top_p", "top_k", "min_p", "steps_per_generation", "gradient_accumulation_steps",
@@ -38,6 +39,7 @@ class ResumableTrainer(RolloutTrainer):
         super().__init__(*args, **kwargs)
         self._mini_batches: list[MiniBatch] = []
         self._evaluation_batches = 0
+        self._records = 0  # that were written down
         self._begun = False
         self._resumed_from: str | None = None
 
@@ -64,6 +66,8 @@ class ResumableTrainer(RolloutTrainer):
         """Puts the trainer where a run was when it had ended: `train` would take one step more."""
         self._load_from_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
         self._resumed_from = checkpoint
         self._begin()
 
@@ -73,10 +77,14 @@ class ResumableTrainer(RolloutTrainer):
         """Takes up what the checkpoint holds, if the run goes on from one."""
         # The right place in the generation; TRL would count from 0 again.
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        self._mini_batches, self._begun = [], True
+        self._mini_batches, self._records, self._begun = [], 0, True
         self.counters.restore(self.state.log_history)
         if self._resumed_from is None:
             return
+        reference = Path(self._resumed_from) / REFERENCE
+        if self.args.sync_ref_model and reference.is_dir():
+            model = self.accelerator.unwrap_model(self.ref_model)
+            model.load_state_dict(type(model).from_pretrained(reference, dtype=model.dtype).state_dict())
         found = load_mini_batches(
             Path(self._resumed_from) / GENERATION,
             self.accelerator.process_index,
@@ -90,6 +98,7 @@ class ResumableTrainer(RolloutTrainer):
     def _take_up(self, mini_batches: list[MiniBatch], rest: dict[str, Any]) -> None:
         self.counters.load_state(rest["counters"])
         self._evaluation_batches = rest["evaluation_batches"]
+        self._records = rest["records"]
         for name, values in rest["metrics"].items():
             self._metrics["train"][name] = values
         # A generation of other settings is no generation of this run.
@@ -118,6 +127,8 @@ class ResumableTrainer(RolloutTrainer):
         finally:
             self.args.save_total_limit = limit
         self._save_generation(directory / GENERATION)
+        if self.args.sync_ref_model and self.args.should_save:
+            self.accelerator.unwrap_model(self.ref_model).save_pretrained(directory / REFERENCE)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(directory)
@@ -135,6 +146,7 @@ class ResumableTrainer(RolloutTrainer):
             "counters": self.counters.state(),
             "metrics": {name: [float(value) for value in values] for name, values in self._metrics["train"].items()},
             "evaluation_batches": self._evaluation_batches,
+            "records": self._records,
             "shape": self._generation_shape(),
         }
         process = self.accelerator.process_index

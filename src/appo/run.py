@@ -46,6 +46,7 @@ from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig, in_one_sentence
 from appo.row_prompts import check_prompts
 from appo.run_directory import (
+    alone_in,
     checkpoint_of,
     forget_run,
     made_from,
@@ -70,9 +71,10 @@ def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """The cold start alone."""
     console = _console(args)
     check_processes(config, args)
-    if config.overwrite:
-        on_main(args, lambda: shutil.rmtree(cold_dir(args), ignore_errors=True))
-    cold_start_model(config, args, sft_args, load_task(config), console)
+    with alone_in(args):
+        if config.overwrite:
+            on_main(args, lambda: shutil.rmtree(cold_dir(args), ignore_errors=True))
+        cold_start_model(config, args, sft_args, load_task(config), console)
     console.print(f"cold start in {cold_dir(args)}")
 
 
@@ -87,6 +89,13 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str 
     check_processes(config, args)
     if note := precision_note(config, args):
         console.print(f"note: {note}.")
+    with alone_in(args):
+        _train_alone(config, args, sft_args, recipe, console)
+
+
+def _train_alone(
+    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str | None, console: Console
+) -> None:
     directory = Path(args.output_dir)
     mark: dict[str, Any] = {"settings": run_settings(config, args, sft_args), "made_from": {}}
     if config.overwrite:
@@ -129,6 +138,8 @@ def _train(trainer: APPOTrainer, checkpoint: str | None, console: Console) -> No
         trainer.load_finished(checkpoint)
     else:
         RichProgress.attach(trainer, "APPO", SHOWN, console)
+        # A run that goes on has not evaluated: what draws on global random numbers must not notice.
+        transformers.set_seed(trainer.args.seed)
         stop = StopOnSigterm()
         trainer.add_callback(stop)
         with stop.listening():

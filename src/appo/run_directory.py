@@ -8,13 +8,15 @@ Left out on purpose: what is done in it (`run.py`).
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from filelock import FileLock, Timeout
 from rich.console import Console
 from trl import SFTConfig
 
@@ -62,6 +64,32 @@ def on_main(args: APPOConfig, work: Callable[[], T]) -> T:
     return found[0]
 
 
+@contextmanager
+def alone_in(args: APPOConfig) -> Iterator[None]:
+    """Holds `output_dir` for this command; a kill gives it back.
+
+    Raises:
+        RecipeError: where another command is at work in it, or nothing can be written there.
+    """
+    lock = FileLock(Path(args.output_dir) / ".lock")
+
+    def acquire() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RecipeError(
+                f"another command is at work in output_dir = {args.output_dir!r}; wait for its end, or give another."
+            ) from None
+        except OSError as error:
+            raise RecipeError(f"output_dir = {args.output_dir!r} cannot be written to: {error.strerror}.") from None
+
+    on_main(args, acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def run_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> dict[str, Any]:
     """What decides a run's outcome, as JSON has it; two runs are the same if these are."""
     fields = {**asdict(config), **args.to_dict(), "cold_start": cold_start_settings(config, args, sft_args)}
@@ -100,6 +128,11 @@ def checkpoint_of(args: APPOConfig, mark: dict[str, Any], console: Console) -> s
     checkpoint, notes = find_checkpoint(args.output_dir)
     for note in notes:
         console.print(note)
+    if checkpoint and args.save_only_model:
+        raise RecipeError(
+            f"{checkpoint} holds weights alone, as save_only_model is true, so that the run cannot go on as it was; "
+            "--overwrite true trains anew, resume_from_checkpoint: DIR goes on from the weights."
+        )
     if checkpoint:
         # What it is made from is known, and compared, only once the task is loaded.
         _refuse_other(args, read_found(_run_path(args), console) or {}, {**mark, "made_from": {}})

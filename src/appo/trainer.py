@@ -11,6 +11,7 @@ Left out on purpose: the loss, checkpoints, PEFT, distribution and logging back-
 """
 
 import os
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,14 @@ class APPOTrainer(ResumableTrainer):
             self._begin()
             self._micro_batches = None
             if self.args.save_records and self.accelerator.is_main_process:
-                start_records(self._records_path, self.state.global_step)
+                kept = start_records(self._records_path, self.state.global_step)
+                if kept < self._records:
+                    warnings.warn(
+                        f"{self._records_path} holds {kept} records of the {self._records} that were written before "
+                        f"update {self.state.global_step + 1}; what is drawn and told from it lacks the others.",
+                        stacklevel=2,
+                    )
+                self._records = kept
         if self._step % (per_generation * self.num_iterations) == 0 or not self._mini_batches:
             self._mini_batches = self._write_generation(generation_batch)
         if self._step % accumulation == 0 or self._micro_batches is None:
@@ -364,3 +372,4 @@ class APPOTrainer(ResumableTrainer):
         records = gather_object(rollout_records(trees, per_token, step, self.args.train_on))
         if self.accelerator.is_main_process:
             append_records(self._records_path, records)
+            self._records += len(records)

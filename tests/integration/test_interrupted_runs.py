@@ -176,6 +176,67 @@ def test_a_broken_checkpoint_is_left_out_and_said(recipe, tmp_path, capsys, name
         assert (out / path).read_bytes() == content, path
 
 
+def test_a_checkpoint_whose_content_changed_is_left_out(recipe, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", str(recipe)]) == 0
+    weights = (out / "model" / "model.safetensors").read_bytes()
+    (out / "result.json").unlink()
+    optimizer = out / "checkpoint-4" / "optimizer.pt"
+    optimizer.write_bytes(bytes(optimizer.stat().st_size))
+    capsys.readouterr()
+    assert main(["train", str(recipe)]) == 0
+    assert "checkpoint-4 is left out: optimizer.pt has another content" in capsys.readouterr().out
+    assert (out / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_cold_start_that_cannot_be_loaded_is_done_again(recipe, tmp_path, capsys, name):
+    directory = tmp_path / "run" / "cold_start"
+    assert main(["sft", str(recipe)]) == 0
+    weights = (directory / "model.safetensors").read_bytes()
+    os.truncate(directory / name, (directory / name).stat().st_size // 2)
+    capsys.readouterr()
+    assert main(["sft", str(recipe)]) == 0
+    assert "cold start: training again, as the one that is there is broken (" in capsys.readouterr().out
+    assert (directory / "model.safetensors").read_bytes() == weights
+
+
+def test_checkpoints_of_weights_alone_are_not_gone_on_from(recipe, monkeypatch, capsys):
+    command = ["train", str(recipe), "--save_only_model", "true"]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        assert main(command) == 130
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "holds weights alone, as save_only_model is true" in error and error.count("\n") == 1
+
+
+def test_a_second_command_in_one_directory_is_refused(recipe, tmp_path, monkeypatch, capsys):
+    original, second = APPOTrainer.training_step, []
+
+    def training_step(self, *args, **kwargs):
+        if not second:
+            command = [sys.executable, "-m", "appo", "train", str(recipe)]
+            second.append(subprocess.run(command, capture_output=True, text=True, check=False))
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(APPOTrainer, "training_step", training_step)
+    assert main(["train", str(recipe)]) == 0
+    assert second[0].returncode == 2
+    assert "another command is at work in output_dir" in second[0].stderr and second[0].stderr.count("\n") == 1
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert len(steps) == 4 * 8
+
+
+def test_records_that_are_lost_are_told(interrupted, tmp_path):
+    records = tmp_path / "run" / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[4:]))
+    with pytest.warns(UserWarning, match=r"records.jsonl holds 12 records of the 16 that were written before"):
+        assert main(["train", str(interrupted)]) == 0
+
+
 @pytest.mark.parametrize("name", ["result.json", "evaluation-before.json", "cold_start/cold_start.json", "run.json"])
 def test_a_broken_description_is_found_out(recipe, tmp_path, capsys, name):
     out = tmp_path / "run"

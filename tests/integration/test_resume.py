@@ -6,9 +6,12 @@ from datetime import date
 import pytest
 import torch
 from test_rival_trainer import make_trainer as make_rival
-from test_trainer import SUCCESS, make_trainer
+from test_trainer import SUCCESS, make_trainer, parity_reward
+from transformers import AutoModelForCausalLM, AutoTokenizer, IntervalStrategy
 
+from appo import APPOTrainer
 from appo.checkpoints import fault_of, find_checkpoint
+from appo.environments import kinship
 from appo.errors import UserError
 from appo.records import read_records
 
@@ -53,9 +56,43 @@ def test_a_run_goes_on_to_the_bit_from_inside_a_generation(tmp_path, options):
     check_every_checkpoint(make_trainer, tmp_path, **options)
 
 
+def test_a_reference_policy_that_follows_is_kept(tmp_path):
+    start = tmp_path / "start"
+    for part in kinship.make_model():
+        part.save_pretrained(start)
+
+    def with_reference(directory, **options):
+        pair = AutoModelForCausalLM.from_pretrained(start), AutoTokenizer.from_pretrained(start)
+        return make_trainer(directory, pair, **options)
+
+    follows = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+    check_every_checkpoint(with_reference, tmp_path, beta=0.1, **follows)
+
+
 @pytest.mark.parametrize("rival", ["arpo", "vineppo"])
 def test_branches_of_the_behaviour_policy_are_kept(tmp_path, rival):
     check_every_checkpoint(make_rival, tmp_path, rival=rival)
+
+
+def test_a_run_that_had_ended_has_its_best_model_again(tmp_path):
+    def make():
+        args = make_trainer(tmp_path, **EACH, learning_rate=0.3).args
+        args.eval_strategy, args.eval_steps, args.per_device_eval_batch_size = IntervalStrategy.STEPS, 1, 8
+        args.load_best_model_at_end, args.metric_for_best_model, args.greater_is_better = True, "eval_reward", True
+        torch.manual_seed(0)
+        model, tokenizer = kinship.make_model()
+        rows, questions = kinship.make_dataset(16, seed=3), kinship.make_dataset(8, seed=5)
+        tools = {"processing_class": tokenizer, "environment_factory": kinship.KinshipEnvironment}
+        return APPOTrainer(model, parity_reward, args, rows, eval_dataset=questions, **tools)
+
+    whole = make()
+    whole.train()
+    newest = tmp_path / "checkpoint-4"
+    assert whole.state.best_model_checkpoint != str(newest)
+    again = make()
+    again.load_finished(str(newest))
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_generation_is_not_written_again(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from appo.errors import UserError
 from appo.files import read_json, write_text
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
@@ -83,10 +84,16 @@ def load_mini_batches(
     Args:
         trained: The rollouts of a tree that are scored.
         collate: Makes a `RolloutBatch` of rollouts, on the right device.
+
+    Raises:
+        UserError: where it cannot be read.
     """
-    found = read_json(directory / f"rollouts-{process}.json")
-    if found is None:
+    path = directory / f"rollouts-{process}.json"
+    if not path.exists():
         return None
+    found = read_json(path)
+    if found is None:
+        raise UserError(f"{path} is broken; go on from another checkpoint.")
     scores = load_file(directory / f"scores-{process}.safetensors")
     mini_batches = []
     for index, stored in enumerate(found["mini_batches"]):

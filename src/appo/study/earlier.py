@@ -92,6 +92,11 @@ def go_on(plan: Study, directory: Path) -> None:
     settings = json.loads(json.dumps({**asdict(plan), "recipe_fields": _recipe_fields(plan), "code": _codes(plan)}))
     old = read_json(path) or {}
     runs = lines_of(directory)
+    if runs and not old:
+        raise RecipeError(
+            f"{directory} holds runs, but no whole study.json that says of which study they are; give another "
+            "--output_dir, or --overwrite true."
+        )
     if runs and (changed := _changed_settings(settings, old)):
         raise RecipeError(
             f"{directory} holds runs with another {changed[0]}; give another --output_dir, or --overwrite true."
@@ -106,12 +111,10 @@ def go_on(plan: Study, directory: Path) -> None:
 
 def _put_aside(directory: Path) -> None:
     """Removes what a study would go on with; the runs are kept under another name."""
-    if not (directory / "study.json").exists():
-        return
     if (runs := directory / "runs.jsonl").exists():
         os.replace(runs, runs.with_name(runs.name + OLD))
     shutil.rmtree(directory / "models", ignore_errors=True)
-    (directory / "study.json").unlink()
+    (directory / "study.json").unlink(missing_ok=True)
 
 
 def _recipe_fields(plan: Study) -> dict[str, Any]:
@@ -132,9 +135,7 @@ def _codes(plan: Study) -> dict[str, dict[str, str]]:
 
 
 def _changed_settings(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """Arms and testbeds may be added, not changed. A file that is lost says nothing."""
-    if not old:
-        return []
+    """Arms and testbeds may be added, not changed."""
     elsewhere = (*NOT_DECIDING, "recipe_fields", "code")
     changed = [name for name in new if name not in elsewhere and new[name] != old.get(name)]
     for name in ("arms", "testbeds"):
