@@ -111,6 +111,8 @@ def go_on(plan: Study, directory: Path) -> None:
 
 def _put_aside(directory: Path) -> None:
     """Removes what a study would go on with; the runs are kept under another name."""
+    if not any((directory / name).exists() for name in ("study.json", "runs.jsonl")):
+        return  # no study's
     if (runs := directory / "runs.jsonl").exists():
         os.replace(runs, runs.with_name(runs.name + OLD))
     shutil.rmtree(directory / "models", ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -217,3 +218,11 @@ def test_half_a_line_that_a_kill_left_is_removed(tmp_path):
         path.write_text(text)
         earlier._drop_torn_line(path)
         assert path.read_text() == left
+
+
+def test_runs_without_the_plan_that_they_are_of_are_refused_until_overwritten(tmp_path):
+    begin(tmp_path)
+    (tmp_path / "study.json").unlink()
+    assert "holds runs, but no whole study.json that says of which study they are" in refusal(tmp_path)
+    go_on(replace(plan(tmp_path), overwrite=True), tmp_path)
+    assert (tmp_path / "runs.jsonl.old").exists() and not (tmp_path / "runs.jsonl").exists()
