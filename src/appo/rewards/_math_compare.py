@@ -2,7 +2,10 @@
 
 Its tolerances are absolute (1/2^60 would be 1/2^61, and 1e-7 a third of it), and it takes equations apart or solves
 them (xy = 0 would be x = 0). Here numbers are compared by their own size, and relations by whether they are multiples
-of each other. Left out on purpose: everything else, which is math-verify's part.
+of each other. Two numbers are equal if their difference is 0 exactly or, where roots and the like allow no proof, to
+more digits than what is written could hide; what would take too many counts as different.
+
+Left out on purpose: everything else, which is math-verify's part.
 """
 
 import random
@@ -10,7 +13,7 @@ import re
 from collections.abc import Iterable
 
 import sympy
-from sympy import Expr, Float, MatrixBase, N, PolynomialError, Rational, Symbol
+from sympy import Expr, Float, MatrixBase, N, PolynomialError, Rational, Set, Symbol
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Equality, Relational, StrictGreaterThan, StrictLessThan, Unequality
 
@@ -19,7 +22,9 @@ from appo.rewards._quantities import ROUNDED_DIGITS, parse_quantity
 Point = dict[Symbol, Rational]
 # Of an expression that holds a long decimal, as 1.41421356x; a plain decimal has its last place.
 _ROUNDING = Rational(5, 10**7)
-_DIGITS = 60  # by which two quotients are told apart
+_DIGITS = 60  # by which two quotients are told apart at first
+_MAX_DIGITS = 100_000  # of the numbers in an exact comparison
+_MAX_REAL_DIGITS = 10_000  # the same for roots, logarithms and the like
 _NO_VALUE = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 
 
@@ -35,9 +40,13 @@ def equal_numbers(a: object, b: object, texts: tuple[str, str]) -> bool | None:
 
 
 def apart(a: object, b: object) -> bool:
-    """Whether two expressions or matrices differ by more than rounding for some values of their variables."""
+    """Whether two expressions or matrices differ by more than rounding for some values of their variables, or sets in
+    where they begin and end."""
     if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
         return a.shape != b.shape or any(apart(one, other) for one, other in zip(a, b, strict=True))
+    if isinstance(a, Set) and isinstance(b, Set):
+        ends, right_ends = _ends(a), _ends(b)
+        return len(ends) == len(right_ends) and any(apart(*pair) for pair in zip(ends, right_ends, strict=True))
     if not isinstance(a, Expr) or not isinstance(b, Expr):
         return False
     left, right = _exact(a), _exact(b)
@@ -83,14 +92,28 @@ def _is_monic(relation: Relational) -> bool:
     return 0 in (relation.lhs, relation.rhs) and all(residual.diff(x) in (1, -1) for x in residual.free_symbols)
 
 
+def _ends(a: Set) -> list[Expr]:
+    """The ends of a set's intervals and its single points, in order; none where that cannot be said."""
+    try:
+        ends = list(a.boundary) if isinstance(a.boundary, sympy.FiniteSet) else []
+        return sorted(ends) if all(end.is_extended_real for end in ends) else []
+    except (NotImplementedError, TypeError):
+        return []
+
+
 def _ratio(a: Expr, b: Expr) -> Expr | None:
-    """a/b where it is the same real number at several points, to many digits; else None."""
-    ratios = []
+    """a/b where it is the same real number at several points; else None."""
+    ratios, values = [], []
     for point in _points(a.free_symbols | b.free_symbols, 5):
-        above, below = N(a.subs(point), _DIGITS), N(b.subs(point), _DIGITS)
+        exact = a.subs(point), b.subs(point)
+        above, below = (N(value, _DIGITS) for value in exact)
         if above.is_finite and below.is_finite and below != 0:
             ratios.append(N(above / below, _DIGITS))
+            values.append(exact)
     if len(ratios) < 3 or any(abs(ratio - ratios[0]) > abs(ratios[0]) / 10 ** (_DIGITS - 20) for ratio in ratios):
+        return None
+    crossed = [_difference(values[0][0] * below, values[0][1] * above) for above, below in values[1:]]
+    if any(gap != 0 for gap, _ in filter(None, crossed)):
         return None
     real = sympy.re(ratios[0])
     return real if real != 0 else None
@@ -128,15 +151,40 @@ def _exact(expression: Expr) -> Expr:
 
 
 def _difference(a: Expr, b: Expr) -> tuple[Expr, Expr] | None:
-    """|a - b|, 0 if it has no digit that counts, and the larger of |a| and |b|; None if one of them is no number."""
+    """|a - b|, infinite if undecided, and the larger of |a| and |b|; None if one of them is no number."""
     if (a.free_symbols | b.free_symbols) or a.has(*_NO_VALUE) or b.has(*_NO_VALUE):
         return None
     difference, left, right = (N(one, 20) for one in (a - b, a, b))
     if not all(value.is_number and value.is_finite for value in (difference, left, right)):
         return None
-    # sympy adds digits until a difference has some, and gives up beyond a hundred.
-    exhausted = difference.has(Float) and all(part._prec == 1 for part in difference.atoms(Float))
-    return (sympy.Integer(0) if exhausted else N(abs(difference))), max(N(abs(left)), N(abs(right)))
+    if _is_exhausted(difference):
+        difference = _long_difference(a, b)
+    return N(abs(difference)), max(N(abs(left)), N(abs(right)))
+
+
+def _long_difference(a: Expr, b: Expr) -> Expr:
+    """a - b of two that are equal to a hundred digits: exact for fractions, else to as many digits as may matter."""
+    digits = _digits_within(a) + _digits_within(b)
+    if digits > _MAX_DIGITS:
+        return sympy.oo
+    difference = a.doit() - b.doit()
+    if difference.is_Rational:
+        return difference
+    if digits > _MAX_REAL_DIGITS:
+        return sympy.oo
+    difference = difference.evalf(20, maxn=100 + 4 * digits)
+    return sympy.Integer(0) if _is_exhausted(difference) else difference
+
+
+def _is_exhausted(value: Expr) -> bool:
+    """Whether no digit of it counts: sympy adds digits until one does, and gives up beyond a limit."""
+    return value.has(Float) and all(part._prec == 1 for part in value.atoms(Float))
+
+
+def _digits_within(a: Expr) -> int:
+    """An upper bound of the digits, before or behind the point, of all numbers that a is made of."""
+    logarithms = (sympy.log(abs(N(part, 5)), 10) for part in sympy.preorder_traversal(a) if part.is_number)
+    return sum(int(min(abs(logarithm), _MAX_DIGITS)) + 1 for logarithm in logarithms if logarithm.is_finite)
 
 
 def _slack(text: str, size: Expr) -> Expr:

@@ -43,6 +43,41 @@ NUMBERS = [
     ("x+1.5", r"x+\frac{3}{2}", True),
     (r"\frac{1}{3}x", "0.33x", False),
 ]
+LARGE = [
+    ("2^{1984}", "2^{1984}-3", False),
+    ("2^{1984}", "4^{992}", True),
+    ("2^{2024}-1", "2^{2024}-3", False),
+    ("2^{2024}-1", "(2^{1012}-1)(2^{1012}+1)", True),
+    ("4^{2004}", "4^{2004}+2^{2004}", False),
+    ("4^{2004}+2^{2004}", "2^{2004}(2^{2004}+1)", True),
+    ("10^{324}-1", "10^{324}", False),
+    ("10^{150}", "10^{150}+1", False),
+    (r"\frac{2018}{5}", r"\frac{2018 \times 5^{2017}}{5^{2018} - 1}", False),
+    (r"\frac{2018 \times 5^{2017}}{5^{2018} - 1}", r"\frac{2018}{5 - 5^{-2017}}", True),
+    (r"\frac{3^{2020}-1}{2}", r"\frac{3^{2020}+1}{2}", False),
+    (r"1-\frac{1}{2^{2023}}", "1", False),
+    ("2024!-1", "2024!", False),
+    ("2024!", r"2024 \cdot 2023!", True),
+    ("2^{1000}i", "(2^{1000}+1)i", False),
+    (r"\sqrt{10^{200}+1}", "10^{100}", False),
+    (r"\sqrt{10^{200}+1}", r"\sqrt{5}\sqrt{2\cdot 10^{199}+\frac{1}{5}}", True),
+    (r"\log(2^{1000}+1)", r"1000\log 2", False),
+    (r"\log(2^{1000})", r"1000\log 2", True),
+    (r"\frac{1}{\sqrt{2}}+2^{1000}", r"\frac{\sqrt{2}}{2}+2^{1000}", True),
+    (r"\frac{1}{\sqrt{2}}+2^{1000}", r"\frac{\sqrt{2}}{2}+2^{1000}+10^{-300}", False),
+    ("9^{9^9}", "9^{9^9}+1", False),
+    ("n=2^{1000}+1", "n=2^{1000}", False),
+    ("[0,2^{1000}]", "[0,2^{1000}+1]", False),
+    (r"[0,2^{1000}]\cup[3^{900},\infty)", r"[0,2^{1000}+1]\cup[3^{900},\infty)", False),
+    (r"[0,2^{1000}]\cup[3^{900},\infty)", r"[3^{900},\infty)\cup[0,4^{500}]", True),
+    (r"x\le 2^{1000}", r"x\le 2^{1000}+1", False),
+    (r"x\le 2^{1000}", r"x\le 4^{500}", True),
+    ("x+y=2^{1000}", "x+y=2^{1000}+1", False),
+    ("x+y=2^{1000}", "2x+2y=2^{1001}", True),
+    ("x+y<2^{1000}", "x+y<2^{1000}+1", False),
+    ("x+2^{1000}", "x+2^{1000}+1", False),
+    (r"\begin{pmatrix}2^{1000}\\1\end{pmatrix}", r"\begin{pmatrix}2^{1000}+1\\1\end{pmatrix}", False),
+]
 VALUES = [
     ("x^2-5x+6=0", "0", False),
     ("3+4=8", "8", False),
@@ -214,7 +249,7 @@ TIMES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [*NUMBERS, *VALUES, *RELATIONS, *SETS, *TIMES])
+@pytest.mark.parametrize(("one", "other", "same"), [*NUMBERS, *LARGE, *VALUES, *RELATIONS, *SETS, *TIMES])
 def test_forms(one, other, same):
     assert math_equal(one, other) is same
     assert math_equal(other, one) is same
