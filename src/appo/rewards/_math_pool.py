@@ -1,8 +1,9 @@
 """Warm worker processes for math-verify, safe to use from any thread and after a fork.
 
 A call takes an idle worker for itself, or starts one if fewer than `MAX_WORKERS` are busy; otherwise it waits. A
-worker that runs into its limit is gone, and the next call starts another (half a second). Workers end when this
-process does, however it ends: their standard input does.
+worker that runs into its limit is gone, and the next call starts another (half a second). One that has died otherwise,
+for example because the machine had no memory left, is replaced and the question asked once more. Workers end when
+this process does, however it ends: their standard input does.
 
 Left out on purpose: systems without POSIX signals and resource limits.
 """
@@ -13,6 +14,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +27,14 @@ _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from appo.rewards._math_work
 
 class WorkerUnavailable(RuntimeError):
     """No worker process could be started."""
+
+
+class _WorkerDied(Exception):
+    """A worker has died, and not of its limit: another may answer."""
+
+
+class _NoVerdict(Exception):
+    """What `lru_cache` does not remember."""
 
 
 class _Worker:
@@ -43,14 +53,17 @@ class _Worker:
             raise WorkerUnavailable("The process that runs math-verify did not start; import math_verify to see why.")
 
     def ask(self, prediction: str, truth: str, seconds: float) -> bool | None:
-        """The verdict; None if the worker has died of the question, or does not answer."""
+        """The verdict; None if the limit was reached. Raises `_WorkerDied`."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps([prediction, truth, seconds]).encode() + b"\n")
-        except OSError:
-            return None
+        except OSError as error:
+            raise _WorkerDied from error
         # The worker's own limit is CPU time; this one is for a machine that gives it none.
-        answer = self._read_line(10 * seconds + 10)
+        deadline = time.monotonic() + 10 * seconds + 10
+        answer = self._read_line(deadline - time.monotonic())
+        if not answer and time.monotonic() < deadline and self.process.wait() != -signal.SIGPROF:
+            raise _WorkerDied
         return {b"1": True, b"0": False}.get(answer)
 
     def _read_line(self, seconds: float) -> bytes:
@@ -86,24 +99,36 @@ class _Pool:
 
     def ask(self, prediction: str, truth: str, seconds: float) -> bool | None:
         with self.slots:
-            worker = self._take()
-            verdict = None
             try:
-                verdict = worker.ask(prediction, truth, seconds)
-            finally:  # also on Ctrl-C, after which an answer could be taken for the next question's
-                with self.lock:
-                    if verdict is not None:
-                        self.idle.append(worker)
-                    else:
-                        self.all.discard(worker)
-                if verdict is None:
-                    worker.close()
-            return verdict
+                return self._ask(self._take(), prediction, truth, seconds)
+            except _WorkerDied:
+                pass
+            try:  # another idle one may be as dead
+                return self._ask(self._start(), prediction, truth, seconds)
+            except _WorkerDied:
+                return None
+
+    def _ask(self, worker: _Worker, prediction: str, truth: str, seconds: float) -> bool | None:
+        verdict = None
+        try:
+            verdict = worker.ask(prediction, truth, seconds)
+        finally:  # also on Ctrl-C, after which an answer could be taken for the next question's
+            with self.lock:
+                if verdict is not None:
+                    self.idle.append(worker)
+                else:
+                    self.all.discard(worker)
+            if verdict is None:
+                worker.close()
+        return verdict
 
     def _take(self) -> _Worker:
         with self.lock:
             if self.idle:
                 return self.idle.pop()
+        return self._start()
+
+    def _start(self) -> _Worker:
         worker = _Worker()
         with self.lock:
             self.all.add(worker)
@@ -129,7 +154,6 @@ os.register_at_fork(after_in_child=_after_fork)
 atexit.register(lambda: _pool.close())
 
 
-@functools.lru_cache(maxsize=8192)
 def verify(prediction: str, truth: str, seconds: float) -> bool | None:
     """math-verify's verdict on two LaTeX expressions (without `$`), remembered: a task's rollouts often agree.
 
@@ -139,7 +163,7 @@ def verify(prediction: str, truth: str, seconds: float) -> bool | None:
         seconds: CPU seconds, positive; the worker's start is not counted.
 
     Returns:
-        None if the limit was reached or the worker died, for example for want of memory.
+        None if the limit was reached or two workers died, for example for want of memory. That is not remembered.
 
     Raises:
         ModuleNotFoundError: math-verify is not installed.
@@ -147,4 +171,15 @@ def verify(prediction: str, truth: str, seconds: float) -> bool | None:
     """
     if importlib.util.find_spec("math_verify") is None:
         raise ModuleNotFoundError("The package math-verify is missing: run `pip install math-verify`.")
-    return _pool.ask(prediction, truth, seconds)
+    try:
+        return _remembered(prediction, truth, seconds)
+    except _NoVerdict:
+        return None
+
+
+@functools.lru_cache(maxsize=8192)
+def _remembered(prediction: str, truth: str, seconds: float) -> bool:
+    verdict = _pool.ask(prediction, truth, seconds)
+    if verdict is None:
+        raise _NoVerdict
+    return verdict

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -230,16 +231,48 @@ def test_only_a_bad_limit_raises():
         math_equal("5", "5", timeout=0)
 
 
-def test_a_worker_that_is_killed_is_replaced():
-    assert math_equal("(x-1)^2", "x^2-2x+1")
-    for worker in list(_math_pool._pool.all):
+def _kill(workers):
+    for worker in workers:
         os.kill(worker.process.pid, signal.SIGKILL)
-        worker.process.wait()
-    for _ in range(len(_math_pool._pool.all)):
-        _math_pool.verify.cache_clear()
-        math_equal("(x-1)^2", "x^2-2x+1")
-    _math_pool.verify.cache_clear()
+        os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)  # dead, as only the next question finds out
+
+
+def test_a_worker_that_is_killed_while_idle_is_replaced():
     assert math_equal("(x-1)^2", "x^2-2x+1")
+    _kill(_math_pool._pool.idle)
+    assert math_equal("(x-2)^2", "x^2-4x+4")
+    assert math_equal("(x-3)^2", "x^2-6x+9")
+
+
+def test_a_worker_that_is_killed_at_work_is_replaced():
+    slow = (r"\prod_{n=1}^{10^9}(1+\sin(n))", "17.25", 2.0)
+    with ThreadPoolExecutor(1) as thread:
+        assert math_equal("(x-4)^2", "x^2-8x+16")
+        (worker,) = _math_pool._pool.idle[-1:]
+        verdict = thread.submit(_math_pool.verify, *slow)
+        while worker in _math_pool._pool.idle:
+            time.sleep(0.01)
+        os.kill(worker.process.pid, signal.SIGKILL)
+        while worker in _math_pool._pool.all:
+            time.sleep(0.01)
+        assert not verdict.done()  # asked again, until its limit
+        assert verdict.result() is None
+
+
+def test_what_was_undecided_is_asked_again():
+    question = (r"\prod_{n=1}^{10^9}(1+\cos(n))", "17.25", 0.2)
+    assert _math_pool.verify(*question) is None
+    assert math_equal("(x-5)^2", "x^2-10x+25")
+    workers = set(_math_pool._pool.all)
+    assert _math_pool.verify(*question) is None
+    assert set(_math_pool._pool.all) < workers  # one more has died of it
+
+
+def test_what_was_decided_is_remembered():
+    assert math_equal("(x-6)^2", "x^2-12x+36")
+    answered = _math_pool._remembered.cache_info().hits
+    assert math_equal("(x-6)^2", "x^2-12x+36")
+    assert _math_pool._remembered.cache_info().hits == answered + 1
 
 
 def test_threads_get_their_own_answers():
