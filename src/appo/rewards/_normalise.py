@@ -56,6 +56,7 @@ _REWRITES = [
         (r">=", r"\\ge "),
         (r"!=", r"\\ne "),
         (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|\\degree(?![A-Za-z])", "°"),
+        (r"\^\s*\{?\s*((?:\\prime\s*(?![A-Za-z]))+)\}?", lambda match: "'" * match[1].count("prime")),
         (r"\\%|\bpercent\b|\bpct\b", "%"),
         (r"\*\*", "^"),
         (r"(?<![A-Za-z\\])(sqrt|sin|cos|tan|cot|ln|log|exp|pi|infty|infinity|theta)(?![A-Za-z])", r"\\\1 "),
@@ -74,7 +75,8 @@ _REWRITES = [
 ]
 _WRAPPED = re.compile(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}")
 _STOPS = ".,;: "
-_BOLD = re.compile(r"\*\*([^*]+)\*\*")
+_BOLD = re.compile(r"\*\*(?P<inner>[^*]+)\*\*")
+_QUOTED = re.compile(r"([\"'])(?P<inner>[^\"']+)\1")
 
 
 def normalise(text: str) -> str:
@@ -83,12 +85,16 @@ def normalise(text: str) -> str:
     text = re.sub(f"[{''.join(_SUB)}]+", lambda run: "_{" + "".join(_SUB[c] for c in run[0]) + "}", text)
     # A space, so that 2½ becomes a mixed number and not 21/2.
     text = re.sub("[¼-¾⅐-⅞]", lambda sign: " " + unicodedata.normalize("NFKC", sign[0]).replace("⁄", "/"), text)
+    text = text.replace("″", "′′").replace("′", "'")
+    if "‘" not in text:  # else a quotation
+        text = re.sub(r"(?<=[\w)\]}])’(?![^\W\d_])", "'", text)
     text = re.sub(r"√\s*(\d+)", r"\\sqrt{\1}", text)
     # Symbols first: compatibility forms would make a degree sign a letter.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     text = _without_dollars(text).strip()
-    if match := _BOLD.fullmatch(text):
-        text = match[1]
+    for around in (_BOLD, _QUOTED):
+        if match := around.fullmatch(text):
+            text = match["inner"]
     found = 1
     while found:  # the innermost first
         text, found = _WRAPPED.subn(r" \1 ", text)

@@ -100,6 +100,12 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def told_name(text: str) -> str:
+    """The name on one side of an equation, an inequality or a membership; "" where there is none."""
+    sides = split_outside(text, _SIGN)[::2]
+    return next((_bare(side) for side in (sides[0], sides[-1]) if len(sides) > 1 and is_name(side)), "")
+
+
 def _bare(name: str) -> str:
     return name.replace(" ", "")
 

@@ -15,9 +15,10 @@ import time
 
 from appo.rewards import _math_pool
 from appo.rewards._lists import split_list
+from appo.rewards._marks import joined_alike, marked_alike
 from appo.rewards._normalise import bracket_depth, normalise
 from appo.rewards._quantities import parse_quantity, parse_unit, same_quantity
-from appo.rewards._statements import Statement, read_statement
+from appo.rewards._statements import Statement, read_statement, told_name
 from appo.rewards._times import parse_time
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class _Comparison:
         time_of_day, right_time = parse_time(prediction), parse_time(truth)
         if time_of_day or right_time:
             return time_of_day == right_time
+        if not joined_alike(prediction, truth):
+            return False
         if _DATE.fullmatch(prediction) or _DATE.fullmatch(truth):
             return False
         quantity, right_quantity = parse_quantity(prediction), parse_quantity(truth)
@@ -149,7 +152,12 @@ class _Comparison:
         if len(members) != len(right) or len(members) > _MAX_MEMBERS:
             return False
         kinds = {kind, right_kind}
-        if kinds <= {"", "{}"}:
+        names, right_names = ({told_name(member) for member in side} - {""} for side in (members, right))
+        # Values of several names, as in a = 1, b = 2, have the names' order where the other side does without.
+        in_order = names != right_names and max(len(names), len(right_names)) > 1
+        if in_order and "{}" in kinds:
+            return False
+        if kinds <= {"", "{}"} and not in_order:
             left = list(right)
             for member in members:
                 match = next((other for other in left if self.equal(member, other, depth + 1)), None)
@@ -163,11 +171,14 @@ class _Comparison:
         return all(self.equal(one, other, depth + 1) for one, other in zip(members, right, strict=True))
 
     def _equal_expressions(self, prediction: str, truth: str) -> bool:
+        whole = prediction, truth
         (prediction, unit), (truth, right_unit) = _split_unit(prediction), _split_unit(truth)
         if unit and right_unit and unit != right_unit:
             return False
         if _is_text(prediction) or _is_text(truth):
             return prediction.casefold() == truth.casefold()
+        if not marked_alike(*whole):
+            return False
         if max(map(bracket_depth, (prediction, truth))) > _MAX_BRACKETS:
             return False
         if time.monotonic() > self.deadline:

@@ -1,4 +1,5 @@
-"""One answer in several forms: numbers by size, values and equations, relations, sets and inequalities, times of day.
+"""One answer in several forms: numbers by size, values and equations, relations, sets and inequalities, small
+signs, times of day.
 
 Each pair has a careful reader's verdict and holds in both orders.
 """
@@ -224,6 +225,56 @@ SETS = [
     ("x^2<9", "(-3,3)", False),
     (r"x>2 \text{ or } x<5", r"x>2 \text{ and } x<5", False),
 ]
+SIGNS = [
+    (r"p \land q", r"p \lor q", False),
+    (r"p \lor \neg q", r"p \land \neg q", False),
+    (r"p \land q \lor r", r"p \lor q \land r", False),
+    (r"p \land q", r"p \wedge q", True),
+    (r"x>2 \text{ and } y<3", r"x>2 \text{ or } y<3", False),
+    (r"x=2 \text{ and } x=3", r"x=2 \text{ or } x=3", False),
+    ("red and blue", "red or blue", False),
+    ("red and blue", "blue and red", True),
+    ("1 and 2", "1 or 2", False),
+    ("1, 2 and 3", "1 and 2 and 3", True),
+    ("1 or 2", "1, 2", True),
+    ("f'(x)=2x", "f(x)=2x", False),
+    ("f''(x)=6x", "f'(x)=6x", False),
+    ("f'(x)=2x", "2x", True),
+    ("f'(x)=2x", "f'(x)=x+x", True),
+    ("f’(x)=2x", "f'(x)=x+x", True),
+    ("f’(x)=2x", "f(x)=2x", False),
+    ("f′(x)=2x", "f'(x)=x+x", True),
+    (r"f^{\prime}(x)=2x", "f'(x)=x+x", True),
+    (r"f^{\prime\prime}(x)=2x", "f'(x)=2x", False),
+    ("-f(x_0)", "-f'(x_0)", False),
+    ("f'(2)=3", "f(2)=3", False),
+    ("y''+y=0", "y'+y=0", False),
+    ("y''+y=0", "y+y=0", False),
+    ("y''+y=0", "y''=-y", True),
+    ("30''", "30'", False),
+    ("5'10\"", "5\"10'", False),
+    ("2'", "2", False),
+    ("x_1'", "x_1", False),
+    ('"5x"', "5x", True),
+    ("A^T", "A", False),
+    ("M^{T}", "M", False),
+    ("A^TB", "AB", False),
+    ("A^TB", "AB^T", False),
+    ("A^T", r"\mathbf{A}^{T}", True),
+    ("A^T+A^T", "2A^{T}", True),
+    ("a=1,b=2", "2,1", False),
+    ("a=1,b=2", "1,2", True),
+    ("p=3,q=5", "5,3", False),
+    ("m=2, n=3", "n=3, m=2", True),
+    (r"x=3,y=5", r"\{5,3\}", False),
+    (r"\angle A = 30^\circ, \angle B = 60^\circ", "60,30", False),
+    ("x=3, x=5", "5,3", True),
+    (r"\sin 30", r"\sin 30^\circ", False),
+    (r"\cos(60^\circ)+1", r"\cos(60)+1", False),
+    (r"\sin 30^\circ + \sin 60", r"\sin 30 + \sin 60^\circ", False),
+    (r"2\sin 30^\circ", r"\sin 30^\circ + \sin 30^\circ", True),
+    (r"\arctan 1 + 30^\circ", r"\arctan 1 + 30", True),
+]
 TIMES = [
     ("3:15 PM", "3:15 pm", True),
     ("3:15 PM", "3:15 p.m.", True),
@@ -249,7 +300,7 @@ TIMES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other", "same"), [*NUMBERS, *LARGE, *VALUES, *RELATIONS, *SETS, *TIMES])
+@pytest.mark.parametrize(("one", "other", "same"), [*NUMBERS, *LARGE, *VALUES, *RELATIONS, *SETS, *SIGNS, *TIMES])
 def test_forms(one, other, same):
     assert math_equal(one, other) is same
     assert math_equal(other, one) is same
