@@ -348,6 +348,22 @@ open('d/x', 'w').close()
 os.chmod('d', 0)
 os.chmod('.', 0)
 """),
+    "memory of the kernel in attributes of files": Hostile(FINE, "^1 1 1 0$", """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for i in range(40):
+    with open(str(i), 'w') as file:
+        ways = (libc.setxattr, b'%d' % i), (libc.lsetxattr, b'%d' % i), (libc.fsetxattr, file.fileno())
+        errors = [ctypes.get_errno() for call, at in ways if call(at, b'user.a', bytes(60000), 60000, 0)]
+print(*errors, sum(len(os.listxattr(name)) for name in os.listdir('.')))
+"""),
+    "memory of the kernel in attributes, the new way": Hostile(FINE, "^-1 38$", """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+value = ctypes.create_string_buffer(60000)
+print(libc.syscall(463, -100, b'.', 0, b'user.a', struct.pack('QII', ctypes.addressof(value), 60000, 0), 16),
+      ctypes.get_errno())
+"""),
     "zip bomb": Hostile((None, "exception", "killed", "timeout"), "", """
 import zlib
 bomb = zlib.compress(bytes(10 ** 7))
@@ -457,7 +473,7 @@ import ctypes, struct
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.syscall(469, -100, b'.', struct.pack('QIIII', 0x80, 0, 0, 0, 0), 24, 0), ctypes.get_errno())
 """),
-    "attributes of the scratch directory": Hostile((None, "exception"), "", """
+    "attributes of the scratch directory": Hostile(FAILED, "PermissionError", """
 import os
 os.utime('.', (123, 456))
 os.chmod('.', 0o777)
