@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appo.errors import UserError
+from appo.tools._sandbox_rights import DEVICES
 
 SCRATCH = "/scratch"
 SCRATCH_BYTES = 64 << 20
@@ -25,9 +26,12 @@ REMEDY = "or set `allow_unisolated: true` to run programs with your own rights"
 # The range that systemd reserves for transient users.
 _UIDS = range(61184, 65520)
 _NUMBERS = itertools.count()
-# What a sandbox does first; then something from the library, which its user has to be able to read.
+# What a sandbox does first, after `_sandbox_rights`; then something from the library, which its user has to be able to
+# read.
 _PROBE = """
 import os, sys
+if int(sys.argv[2]):
+    protect_devices()
 if uid := int(sys.argv[1]):
     os.chown(".", uid, uid)
     os.setgroups([])
@@ -46,11 +50,13 @@ class Launcher:
         name: "bwrap" or "plain".
         prefix: What comes before the interpreter's command.
         own_uid: Whether programs get a user of their own, which only root can arrange.
+        protects: Whether the first process may make the devices' mounts read-only.
     """
 
     name: str
     prefix: tuple[str, ...] = ()
     own_uid: bool = False
+    protects: bool = False
 
     @property
     def isolated(self) -> bool:
@@ -117,7 +123,8 @@ def installed() -> list[str]:
 def probe(launcher: Launcher) -> str:
     """Why a way of using bubblewrap does not work; empty if it does."""
     uid = next_uid() if launcher.own_uid else 0
-    command = [*launcher.prefix, interpreter(), "-S", "-c", _PROBE, str(uid)]
+    code = Path(__file__).with_name("_sandbox_rights.py").read_text() + _PROBE
+    command = [*launcher.prefix, interpreter(), "-S", "-c", code, str(uid), str(int(launcher.protects))]
     try:
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, env={})
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -128,30 +135,38 @@ def probe(launcher: Launcher) -> str:
 
 
 def candidates(bwrap: str) -> list[Launcher]:
-    """Root needs no user namespace, and its programs get a user that the limit on processes binds."""
-    unshared = Launcher("bwrap", _prefix(bwrap, own_uid=False))
-    return [Launcher("bwrap", _prefix(bwrap, own_uid=True), True), unshared] if os.geteuid() == 0 else [unshared]
+    """Strictest first. Root needs no user namespace, and its programs get a user that the limit on processes binds.
+
+    Others may have a bubblewrap that gives no capabilities (setuid, a profile of AppArmor), so that devices stay
+    writable. Not root: its programs could change more of them than the times.
+    """
+    unshared = Launcher("bwrap", _prefix(bwrap, own_uid=False, protects=True), protects=True)
+    if os.geteuid() == 0:
+        return [Launcher("bwrap", _prefix(bwrap, own_uid=True, protects=True), True, True), unshared]
+    return [unshared, Launcher("bwrap", _prefix(bwrap, own_uid=False, protects=False))]
 
 
-def _prefix(bwrap: str, own_uid: bool) -> tuple[str, ...]:
+def _prefix(bwrap: str, own_uid: bool, protects: bool) -> tuple[str, ...]:
     # When the machine runs out of memory, a sandbox is ended rather than the training.
     prefix = ["/bin/sh", "-c", 'echo 1000 2>/dev/null >/proc/self/oom_score_adj; exec "$@"', "sh", bwrap]
     prefix += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     # Its first process is ours: it outlives no bubblewrap, and what it starts does not outlive it.
     prefix += ["--as-pid-1", "--new-session", "--hostname", "sandbox"]
+    # Of process 1 alone: to protect the devices; to start programs as another user, end them and remove their files.
+    rights = ["SYS_ADMIN"] if protects else []
     if own_uid:
-        # Of process 1 alone: to start programs as another user, to end them and to remove their files.
-        rights = ("SETUID", "SETGID", "CHOWN", "KILL", "DAC_OVERRIDE", "FOWNER")
-        prefix += ["--cap-drop", "ALL", *(x for name in rights for x in ("--cap-add", f"CAP_{name}"))]
+        rights += ["SETUID", "SETGID", "CHOWN", "KILL", "DAC_OVERRIDE", "FOWNER"]
     else:
         prefix += ["--unshare-user"]
-    paths, devices = _visible(), ["/dev/null", "/dev/urandom"]
+    if rights:
+        prefix += ["--cap-drop", "ALL", *(x for name in rights for x in ("--cap-add", f"CAP_{name}"))]
+    paths = _visible()
     if own_uid:  # directories on the way are made for their owner alone unless told otherwise
-        for parent in sorted({str(parent) for path in paths + devices for parent in Path(path).parents} - {"/"}):
+        for parent in sorted({str(parent) for path in [*paths, *DEVICES] for parent in Path(path).parents} - {"/"}):
             prefix += ["--perms", "0755", "--dir", parent]
     for path in paths:  # parents first
         prefix += ["--ro-bind-try", path, path]
-    for device in devices:
+    for device in DEVICES:
         prefix += ["--dev-bind", device, device]
     prefix += [*_size(bwrap), "--tmpfs", SCRATCH, "--chdir", SCRATCH, "--remount-ro", "/"]
     return tuple(prefix)

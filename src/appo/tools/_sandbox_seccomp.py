@@ -1,4 +1,4 @@
-"""What becomes of a program's system calls in the sandbox, as a seccomp filter for `bwrap --seccomp`.
+"""What becomes of a program's system calls in the sandbox, as a seccomp filter.
 
 Namespaces and missing rights stop most of what a program should not do. The filter covers what they do not, by naming
 what is allowed: calls as a whole (`_sandbox_calls`) or with some arguments. The others fail with EPERM; those that

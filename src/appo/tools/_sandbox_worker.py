@@ -34,7 +34,7 @@ PRELOAD = (
 )
 # fmt: on
 # The interpreter cannot see the package: it gets these modules as text.
-_MODULES = ("_sandbox_program", "_sandbox_zygote")
+_MODULES = ("_sandbox_program", "_sandbox_rights", "_sandbox_zygote")
 _BOOT = """
 import json, sys, types
 settings = json.loads(sys.argv[1])
@@ -105,8 +105,11 @@ class Worker:
             if launcher.isolated
             else tempfile.TemporaryDirectory(prefix="appo-sandbox-", ignore_cleanup_errors=True)
         )
+        rules = seccomp_filter() if launcher.isolated else None
         given = {
             "isolated": launcher.isolated,
+            "protects": launcher.protects,
+            "filter": rules.hex() if rules else "",
             "uid": next_uid() if launcher.own_uid else 0,
             "scratch": self._directory.name if self._directory else SCRATCH,
             "modules": [
@@ -120,24 +123,18 @@ class Worker:
         command = [interpreter(), "-S", "-s", "-B", "-X", "utf8", "-c", _BOOT, json.dumps(given)]
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        rules = seccomp_filter() if launcher.isolated else None
-        fds = [_file_of(rules)] if rules else []
-        prefix = [*launcher.prefix, *(x for fd in fds for x in ("--seccomp", str(fd)))]
         try:
             self._process = subprocess.Popen(
-                [*prefix, *command],
+                [*launcher.prefix, *command],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 cwd=self._directory.name if self._directory else "/",
                 env=_ENVIRONMENT,
-                pass_fds=fds,
                 start_new_session=True,
             )
         finally:
             theirs.close()
-            for fd in fds:
-                os.close(fd)
 
     @property
     def pid(self) -> int:

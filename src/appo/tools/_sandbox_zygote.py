@@ -1,9 +1,9 @@
 """What runs inside a sandbox: process 1, which has the libraries loaded, forks a child for every call and cleans up.
 
-A bare interpreter gets this module's source and that of `_sandbox_program` (`_sandbox_worker` sees to that), so they
-import nothing else of the package. Standard input is a socket to the caller: `run`, with the program and a pipe for
-what it prints as file descriptors, is answered by how the program ended; `stop` ends what is running or kept; the end
-of the socket, so also the caller's death, ends the sandbox.
+A bare interpreter gets this module's source and those of `_sandbox_program` and `_sandbox_rights` (`_sandbox_worker`
+sees to that), so they import nothing else of the package. Standard input is a socket to the caller: `run`, with the
+program and a pipe for what it prints as file descriptors, is answered by how the program ended; `stop` ends what is
+running or kept; the end of the socket, so also the caller's death, ends the sandbox.
 
 Process 1 never reads a program or what it prints, since the next child inherits its memory. It can be neither traced
 nor signalled from inside. When a call is over it kills every other process (atomically, as process 1 of their
@@ -35,6 +35,7 @@ from os import _exit  # a program may put something else into `os`
 from typing import Any
 
 from appo.tools._sandbox_program import execute, finish
+from appo.tools._sandbox_rights import install_filter, protect_devices
 
 MAX_FDS = 64
 MAX_FILES = 1000  # that process 1 removes after a call; with more it is quicker to start another sandbox
@@ -53,6 +54,10 @@ class Zygote:
     def __init__(self, settings: dict[str, Any], control: socket.socket) -> None:
         self.settings, self.control = settings, control
         self.isolated = settings["isolated"]
+        if settings["protects"]:
+            protect_devices()
+        if settings["filter"]:
+            install_filter(bytes.fromhex(settings["filter"]))
         self.devnull = os.open("/dev/null", os.O_RDWR)
         self.mapped = 0
         self.child = 0  # 0: none

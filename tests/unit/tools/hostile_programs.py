@@ -145,6 +145,17 @@ import os, stat
 os.mknod('disk', stat.S_IFBLK | 0o666, os.makedev(8, 0))
 open('disk', 'rb').read(1)
 """),
+    "what others see of the devices": Hostile(FINE, "^30 30 30 30 30 30 30 30 b'' 16$", """
+import os
+open('/dev/null', 'w').write('x')
+for path in ('/dev/null', '/dev/urandom'):
+    with open(path, 'rb') as file:
+        for change in (lambda: os.utime(path), lambda: os.utime(file.fileno(), (1, 1)), lambda: os.chmod(path, 0o666),
+                       lambda: os.fchown(file.fileno(), -1, -1)):
+            try: change()
+            except OSError as error: print(error.errno, end=' ')
+print(open('/dev/null', 'rb').read(), len(open('/dev/urandom', 'rb').read(16)))
+"""),
     "memory of the kernel": Hostile(FAILED, "FileNotFoundError", "open('/dev/mem', 'rb').read(1)"),
     "escape through /proc": Hostile(FAILED, "FileNotFoundError", "print(open('/proc/1/environ', 'rb').read())"),
     "escape through /proc/self/root": Hostile(FAILED, "FileNotFoundError", """

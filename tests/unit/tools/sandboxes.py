@@ -11,9 +11,10 @@ from appo.tools._sandbox_launch import PLAIN, Launcher, candidates, installed, p
 
 
 def isolating() -> list[Launcher]:
-    """The ways of using the first bubblewrap that works here; root has two."""
+    """The ways of using the first bubblewrap that works here, root has two; the weakest only where it is the one."""
     ways = ([launcher for launcher in candidates(path) if not probe(launcher)] for path in installed())
-    return next(filter(None, ways), [])
+    found = next(filter(None, ways), [])
+    return [launcher for launcher in found if launcher.protects] or found
 
 
 # The one that is used by default, and none.

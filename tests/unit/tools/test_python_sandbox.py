@@ -3,13 +3,14 @@
 import copy
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandboxes import LAUNCHERS, children, isolated_only, make
+from sandboxes import LAUNCHERS, children, isolated_only, isolating, make
 from transformers.utils import get_json_schema
 
 from appo.tools import PythonSandbox, ToolResult, _sandbox_launch, python_sandbox
@@ -148,6 +149,17 @@ shutil.rmtree([path for path in os.listdir(".") if os.path.isdir(path)][0])
 @pytest.mark.parametrize("name", USES_OF_THE_SYSTEM)
 def test_what_ordinary_programs_ask_of_the_system_is_allowed(name: str, sandbox: PythonSandbox) -> None:
     assert sandbox(USES_OF_THE_SYSTEM[name]) == ToolResult("42")
+
+
+@pytest.mark.parametrize("launcher", isolating(), ids=lambda x: f"own_uid={x.own_uid}")
+def test_no_process_of_a_sandbox_may_mount(launcher: Launcher) -> None:
+    with make(launcher, workers=1) as sandbox:
+        sandbox("1")
+        (worker,) = sandbox._pool._workers
+        (first,) = children(worker.pid) or [worker.pid]
+        rights = re.findall(r"Cap(?:Inh|Prm|Eff|Amb):\s(\w+)", Path(f"/proc/{first}/status").read_text())
+    assert len(rights) == 4
+    assert not any(int(sets, 16) & 1 << 21 for sets in rights)  # CAP_SYS_ADMIN
 
 
 def test_the_caller_is_not_visible(sandbox: PythonSandbox, monkeypatch: pytest.MonkeyPatch) -> None:
