@@ -58,7 +58,6 @@ class Zygote:
             protect_devices()
         if settings["filter"]:
             install_filter(bytes.fromhex(settings["filter"]))
-        self.devnull = os.open("/dev/null", os.O_RDWR)
         self.mapped = 0
         self.child = 0  # 0: none
         self.channel: socket.socket | None = None
@@ -92,8 +91,10 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self.mapped = mapped_bytes()
+        devnull = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
-            os.dup2(self.devnull, fd)
+            os.dup2(devnull, fd)
+        os.close(devnull)
 
     def serve(self) -> None:
         """Calls, one after another, until the caller is gone."""
@@ -150,10 +151,10 @@ class Zygote:
         self.child = os.fork()
         if not self.child:
             try:
-                for fd in set(range(3, MAX_FDS)) - {theirs.fileno(), self.devnull}:  # the control socket among them
+                for fd in set(range(3, MAX_FDS)) - {theirs.fileno()}:  # the control socket among them
                     with contextlib.suppress(OSError):
                         os.close(fd)
-                Child(self.settings, theirs, self.devnull, self.mapped).serve()
+                Child(self.settings, theirs, self.mapped).serve()
             finally:  # whatever a program did: never back into process 1's code
                 _exit(STATUS_BROKEN)
         theirs.close()
@@ -230,10 +231,14 @@ class Zygote:
 class Child:
     """What runs programs: one, or with `keep` one after another with the same variables."""
 
-    def __init__(self, settings: dict[str, Any], channel: socket.socket, devnull: int, mapped: int) -> None:
-        self.settings, self.channel, self.devnull = settings, channel, devnull
+    def __init__(self, settings: dict[str, Any], channel: socket.socket, mapped: int) -> None:
+        self.settings, self.channel = settings, channel
         self.mapped = mapped
         self.pid = os.getpid()
+        # Opened anew: flags that a program sets of an open file are those of all who inherited it.
+        self.devnull = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(self.devnull, fd)
 
     def serve(self) -> None:
         """Gives up rights, then runs what the channel brings."""

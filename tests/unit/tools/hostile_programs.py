@@ -484,6 +484,12 @@ import ctypes, struct
 libc = ctypes.CDLL(None, use_errno=True)
 print(libc.syscall(469, -100, b'.', struct.pack('QIIII', 0x80, 0, 0, 0, 0), 24, 0), ctypes.get_errno())
 """),
+    "flags of the standard files": Hostile(FINE, r"^\d+ 1 1$", """
+import fcntl, os
+flags = [fcntl.fcntl(fd, fcntl.F_GETFL) for fd in range(3)]
+for fd in range(3): fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
+print(*flags)
+"""),
     "attributes of the scratch directory": Hostile(FAILED, "PermissionError", """
 import os
 os.utime('.', (123, 456))

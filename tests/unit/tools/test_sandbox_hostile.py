@@ -97,14 +97,15 @@ def check(program: Hostile, sandbox: PythonSandbox, result: ToolResult, host: Ho
     (worker,) = sandbox._pool._workers
     first, *others = children(worker.pid) or [0]
     assert gone(others), f"processes besides {first}"
-    assert sandbox(AFTER).text == "[] /scratch 0 [] 0.0 448 6"
+    assert sandbox(AFTER).text == "[] /scratch 0 [] 0.0 448 0 6"
 
 
 AFTER = """
-import os, numpy
+import fcntl, os, numpy
 here = os.stat('.')
 print(os.listdir('.'), os.getcwd(), len(os.environ), os.listxattr('.'), here.st_mtime, here.st_mode & 0o777, end=' ')
-print(numpy.arange(4).sum())
+flags = [fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_NONBLOCK | os.O_APPEND) for fd in range(3)]
+print(sum(flags), numpy.arange(4).sum())
 """
 
 
