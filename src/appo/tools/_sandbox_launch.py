@@ -168,6 +168,7 @@ def _prefix(bwrap: str, own_uid: bool, protects: bool) -> tuple[str, ...]:
         prefix += ["--ro-bind-try", path, path]
     for device in DEVICES:
         prefix += ["--dev-bind", device, device]
+    prefix += ["--symlink", SCRATCH, "/dev/shm"]  # where the C library puts semaphores and memory with a name
     prefix += [*_size(bwrap), "--tmpfs", SCRATCH, "--chdir", SCRATCH, "--remount-ro", "/"]
     return tuple(prefix)
 

@@ -505,9 +505,16 @@ while True: kept.append((os.pipe(), socket.socketpair()))
 import subprocess, sys
 subprocess.run([sys.executable, '-S', '-c', 'while True: pass'])
 """),
-    "pool of processes": Hostile(ENDED, "", """
-import multiprocessing
-multiprocessing.Pool(4).map(print, range(8))
+    "pool of too many processes": Hostile(SLOW, "", """
+import multiprocessing, time
+multiprocessing.Pool(64).map(time.sleep, [9] * 64)
+"""),
+    "memory and semaphores with a name": Hostile(FINE, "^40000000 True$", """
+import multiprocessing.shared_memory, os, _multiprocessing
+blocks = [multiprocessing.shared_memory.SharedMemory(f'b{i}', create=True, size=10 ** 7) for i in range(4)]
+_multiprocessing.SemLock(1, 1, 1, '/kept', False)
+print(sum(os.stat(f'/scratch/b{i}').st_size for i in range(4)), 'sem.kept' in os.listdir('.'))
+os._exit(0)
 """),
     "asynchronous code that never ends": Hostile(STOPPED, "", """
 import asyncio

@@ -126,6 +126,24 @@ child.join()
 with concurrent.futures.ThreadPoolExecutor(4) as threads:
     print(ours.recv() * list(threads.map(int, "7777"))[0])
 """,
+    "pools, queues, locks and memory of processes": """
+import concurrent.futures, multiprocessing
+from multiprocessing.shared_memory import SharedMemory
+queue, total, block = multiprocessing.Queue(), multiprocessing.Value("i", 0), SharedMemory(create=True, size=8)
+def work():
+    for _ in range(100):
+        with total: total.value += 1
+    block.buf[0] = 7
+    queue.put(6)
+child = multiprocessing.Process(target=work)
+child.start()
+work()
+child.join()
+with multiprocessing.Pool(2) as pool, concurrent.futures.ProcessPoolExecutor(2) as executor:
+    numbers = pool.map(abs, [-queue.get()]) + list(executor.map(abs, [-block.buf[0]]))
+block.close(), block.unlink()
+print(numbers[0] * numbers[1] if total.value == 200 else total.value)
+""",
     "an alarm": """
 import signal, time
 signal.signal(signal.SIGALRM, lambda *a: print(42))
