@@ -12,13 +12,13 @@ disks (sync), and what is known for bugs of the kernel and needed by few (BPF, i
 UNCONDITIONAL: dict[str, tuple[int, int | None]] = {
     # Files, directories, pipes: what of the host can be seen cannot be written.
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
-    "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70), "preadv2": (327, 286), "pwritev2": (328, 287),
+    "pwrite64": (18, 68), "preadv": (295, 69), "pwritev": (296, 70),
     "open": (2, None), "openat": (257, 56), "creat": (85, None), "close": (3, 57), "close_range": (436, 436),
     "lseek": (8, 62), "stat": (4, None), "lstat": (6, None), "fstat": (5, 80), "newfstatat": (262, 79),
     "statx": (332, 291), "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "dup": (32, 23),
     "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None), "pipe2": (293, 59), "sendfile": (40, 71),
     "copy_file_range": (326, 285), "fallocate": (285, 47), "truncate": (76, 45), "ftruncate": (77, 46),
-    "fsync": (74, 82), "fdatasync": (75, 83), "fadvise64": (221, 223), "getdents": (78, None), "getdents64": (217, 61),
+    "fsync": (74, 82), "fdatasync": (75, 83), "getdents": (78, None), "getdents64": (217, 61),
     "getcwd": (79, 17), "chdir": (80, 49), "fchdir": (81, 50), "umask": (95, 166), "mkdir": (83, None),
     "mkdirat": (258, 34), "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None),
     "renameat": (264, 38), "renameat2": (316, 276), "link": (86, None), "linkat": (265, 37), "symlink": (88, None),
@@ -37,7 +37,7 @@ UNCONDITIONAL: dict[str, tuple[int, int | None]] = {
     "getpeername": (52, 205), "getsockopt": (55, 209),
     # Memory
     "brk": (12, 214), "mmap": (9, 222), "munmap": (11, 215), "mprotect": (10, 226), "mremap": (25, 216),
-    "madvise": (28, 233), "msync": (26, 227), "membarrier": (324, 283),
+    "msync": (26, 227), "membarrier": (324, 283),
     # Processes and threads of the sandbox.
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281), "exit": (60, 93),
     "exit_group": (231, 94), "wait4": (61, 260), "waitid": (247, 95), "pidfd_open": (434, 434),

@@ -9,6 +9,8 @@ Locks on files (`flock`, `lockf`) are pretended: the call succeeds and does noth
 locked, and a filter cannot tell it from one of the program's own, which only its own processes see (sqlite3 needs
 locks).
 
+Hints about files (`posix_fadvise`) are pretended too.
+
 Left out on purpose: processors other than x86-64 and ARM64, where programs run without the filter.
 """
 
@@ -62,6 +64,13 @@ _CONDITIONAL: dict[str, tuple[tuple[int, int], Rule | int]] = {
     "sched_setparam": ((142, 118), _ON_ITSELF),
     "sched_setattr": ((314, 274), _ON_ITSELF),
     "flock": ((73, 32), _PRETEND),
+    "fadvise64": ((221, 223), _PRETEND),  # it could take a file of the host out of memory
+    # With RWF_NOWAIT they say what of a file of the host is in memory; without flags the C library has others.
+    "preadv2": ((327, 286), _UNKNOWN),
+    "pwritev2": ((328, 287), _UNKNOWN),
+    # MADV_: NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, DONTFORK, DOFORK, (NO)HUGEPAGE, (DONT, DO)DUMP,
+    # WIPEONFORK, KEEPONFORK. So none that takes files of the host out of memory or merges pages with others.
+    "madvise": ((28, 233), _one_of(2, 0, 1, 2, 3, 4, 8, 10, 11, 14, 15, 16, 17, 18, 19)),
     # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_OFD_GETLK, F_DUPFD_CLOEXEC, F_GETPIPE_SZ; pretended
     # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW. So no leases, no notices, no signals, no hints for the disk.
     "fcntl": ((72, 25), _one_of(1, 0, 1, 2, 3, 4, 5, 36, 1030, 1032, pretended=(6, 7, 37, 38))),

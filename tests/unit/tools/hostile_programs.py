@@ -72,6 +72,25 @@ libc.mmap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 5]
 at = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, os.open(os.__file__, os.O_RDONLY), 0)
 print(libc.mincore(ctypes.c_void_p(at), 4096, ctypes.create_string_buffer(1)), ctypes.get_errno())
 """),
+    "what of a file of the host can be read without the disk": Hostile(FAILED, "Errno (38|95)", """
+import os
+os.preadv(os.open(os.__file__, os.O_RDONLY), [bytearray(1)], 0, os.RWF_NOWAIT)
+"""),
+    "what of a file can be written without the disk": Hostile(FAILED, "Errno (38|95)", """
+import os
+os.pwritev(os.open('x', os.O_RDWR | os.O_CREAT), [b'x'], 0, os.RWF_DSYNC)
+"""),
+    "taking a file of the host out of memory": Hostile(FINE, "^None -1 1 -1 1$", """
+import ctypes, mmap, os
+file = os.open(os.__file__, os.O_RDONLY)
+print(os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED + 99), end=' ')  # pretended, or it would be invalid
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, *[ctypes.c_size_t] * 5]
+at = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+for advice in (20, 21):  # MADV_COLD, MADV_PAGEOUT
+    print(libc.madvise(ctypes.c_void_p(at), 4096, advice), ctypes.get_errno(), end=' ')
+"""),
     "flushing the host's disks": Hostile(FINE, "^-1 1$", """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
@@ -242,6 +261,12 @@ resource.prlimit(1, resource.RLIMIT_NOFILE, (3, 3))
     "slow down process 1": Hostile(FAILED, "PermissionError", """
 import os
 os.sched_setscheduler(1, os.SCHED_IDLE, os.sched_param(0))
+"""),
+    "slow down process 1, with all attributes": Hostile(FINE, "^-1 1$", """
+import ctypes, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+idle = struct.pack('IIQiIQQQ', 48, os.SCHED_IDLE, 0, 0, 0, 0, 0, 0)
+print(libc.syscall({sched_setattr}, 1, idle, 0), ctypes.get_errno())
 """),
     "trace process 1": Hostile(FINE, "^-1 1$", """
 import ctypes

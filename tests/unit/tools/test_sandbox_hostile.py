@@ -63,6 +63,7 @@ def filled(code: str, host: Host, canary: Path) -> str:
         "repository": REPOSITORY,
         "clone": (56, 220)[column],
         "add_key": (248, 217)[column],
+        "sched_setattr": (314, 274)[column],
         "modify_ldt": (154, 999)[column],  # on x86-64 only
     }
     for name, value in values.items():

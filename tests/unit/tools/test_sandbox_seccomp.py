@@ -70,7 +70,18 @@ def verdict(machine: str, number: int, *arguments: int, architecture: int | None
         ("x86_64", 16, (3, 0x5412), NO_DEVICE),  # TIOCSTI
         ("x86_64", 157, (1, 9), ALLOWED),  # prctl PR_SET_PDEATHSIG
         ("x86_64", 157, (22, 2), DENIED),  # PR_SET_SECCOMP
+        ("x86_64", 188, (), DENIED),  # setxattr
+        ("x86_64", 221, (3, 0, 0, 4), PRETENDED),  # fadvise64
+        ("x86_64", 327, (), UNKNOWN),  # preadv2
+        ("x86_64", 328, (), UNKNOWN),  # pwritev2
+        ("x86_64", 28, (0, 4096, 4), ALLOWED),  # madvise MADV_DONTNEED
+        ("x86_64", 28, (0, 4096, 21), DENIED),  # MADV_PAGEOUT
+        ("x86_64", 314, (0,), ALLOWED),  # sched_setattr on itself
+        ("x86_64", 314, (1,), DENIED),
         ("aarch64", 63, (), ALLOWED),  # read
+        ("aarch64", 5, (), DENIED),  # setxattr
+        ("aarch64", 286, (), UNKNOWN),  # preadv2
+        ("aarch64", 274, (1,), DENIED),  # sched_setattr
         ("aarch64", 198, (2,), DENIED),  # socket
         ("aarch64", 25, (3, 1026), DENIED),  # fcntl F_NOTIFY
         ("aarch64", 29, (3, 0x40086602), NO_DEVICE),
