@@ -97,7 +97,7 @@ def _assistant_pieces(message: dict[str, Any], results: list[dict[str, Any]]) ->
     A template has all calls of a message before their results; the paper's protocol has one after the other.
     """
     thought = message.get("reasoning_content")
-    pieces = [_tagged("think", str(thought))] if thought else []
+    pieces = [_tagged("think", str(thought))] if thought is not None else []
     pieces += [_content(message)] if _content(message) else []
     for name, call in zip(_call_names(message), message.get("tool_calls") or [], strict=True):
         result = results.pop(0) if results else None

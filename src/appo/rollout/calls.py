@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from appo.unknown_words import UnknownWords
 
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
+EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>")
+LAST_THOUGHT = re.compile(r"(<think>(?:(?!<think>).)*</think>|<think>)\s*\Z", re.DOTALL)
 PAPER_TAGS = ("think", "search", "python", "result", "answer")
 MAX_CALL_CHARS = 65_536  # a longer call is not run: what a policy babbles should not reach a tool
 
@@ -87,9 +89,8 @@ class ReadableText:
         return self.tokenizer.decode([index for index in ids if index not in self._left_out])
 
     def begun(self, text: str, context_ids: list[int]) -> str:
-        """The text of a turn with the `<think>` that its context ends with; it may have written one of its own."""
-        missing = opens_thought(self.tokenizer, context_ids) and not text.lstrip().startswith("<think>")
-        return f"<think>{text}" if missing else text
+        """The text of a turn with the thought that its context ends with; it may have written one of its own."""
+        return text if text.lstrip().startswith("<think>") else last_thought(self.tokenizer, context_ids) + text
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
@@ -99,9 +100,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     return tokenizer.decode(ids) if backend is None else backend.decode(ids, skip_special_tokens=False)
 
 
+def last_thought(tokenizer: PreTrainedTokenizerBase, context_ids: list[int]) -> str:
+    """What the prompt already wrote of a turn's thoughts, as some templates do: `<think>`, a whole thought, mostly an
+    empty one, where the policy is not to think, or nothing."""
+    found = LAST_THOUGHT.search(decode(tokenizer, context_ids[-64:]))
+    return found[1] if found else ""
+
+
 def opens_thought(tokenizer: PreTrainedTokenizerBase, context_ids: list[int]) -> bool:
     """Whether the prompt already wrote the opening tag of a turn's thoughts, as some templates do."""
-    return decode(tokenizer, context_ids[-16:]).rstrip().endswith("<think>")
+    return last_thought(tokenizer, context_ids) == "<think>"
 
 
 def has_begun_to_answer(text: str, answer_tag: str = "answer") -> bool:

@@ -25,6 +25,7 @@ from trl.chat_template_utils import (
 from appo.errors import UserError
 from appo.rollout.call_faults import called_name, fault_of, find_mark
 from appo.rollout.calls import (
+    EMPTY_THOUGHT,
     MAX_CALL_CHARS,
     THOUGHT,
     ParsedCall,
@@ -187,6 +188,9 @@ class ChatProtocol:
             for call in message.get("tool_calls") or []:
                 function = call.get("function", call)
                 function["arguments"] = _read_arguments(function["arguments"])
+            # The parser leaves out an empty thought, with which a policy begins that is not to think.
+            if EMPTY_THOUGHT.match(self._text.begun(self._text(turn_ids), context_ids)):
+                message.setdefault("reasoning_content", "")
             # JSON may escape half a character ("\\ud800"), which no tokenizer and no file takes.
             return json.loads(json.dumps(message, ensure_ascii=False).encode("utf-8", "replace"))
         except (RecursionError, KeyError):  # thousands of nested brackets; a call in a list that has no name

@@ -76,6 +76,62 @@ def test_a_thought_that_is_opened_twice_is_written_once():
     assert protocol.completion(rollout, conversational=False) == ANSWER
 
 
+@pytest.mark.parametrize("before", ["", "\n", " \n\n"])
+def test_a_thought_that_is_opened_twice_is_written_once_whatever_space_is_between(before):
+    tokenizer = with_tags(special=False)
+    rollout = write(
+        tokenizer, protocol := TagProtocol(tokenizer, ["search"]), "Q: capital?\n<think>", [before + ANSWER]
+    )
+    assert protocol.completion(rollout, conversational=False) == before + ANSWER
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+@pytest.mark.parametrize("protocol_for", [lambda t: TagProtocol(t, []), lambda t: chat_protocol_for(t, [])])
+@pytest.mark.parametrize("thought", ["\n\n", "\nI have thought.\n"])
+def test_a_thought_that_the_prompt_closed_is_rewarded_like_one_that_the_policy_wrote(
+    thought, protocol_for, conversational
+):
+    tokenizer = with_tags(special=False)
+    protocol = protocol_for(tokenizer)
+    rollout = write(
+        tokenizer, protocol, f"Q: capital?\n<think>{thought}</think>\n\n", [ANSWER.partition("</think>")[2]]
+    )
+    completion = protocol.completion(rollout, conversational)
+    assert completion_text(completion) == rf"<think>{thought}</think><answer>\boxed{{Paris}}</answer>"
+    assert paper_reward_func(completions=[completion], answer=["Paris"]) == [1.0]
+
+
+@pytest.mark.parametrize("calls", [False, True])
+@pytest.mark.parametrize("conversational", [False, True])
+@pytest.mark.parametrize(("template", "call"), [("qwen3", QWEN3_CALL), ("qwen3_5_think", QWEN3_5_CALL)])
+def test_a_chat_template_that_closes_the_thought_is_rewarded_alike(template, call, conversational, calls):
+    tokenizer = with_tags(False, template)
+    off = {"enable_thinking": False}
+    protocol = chat_protocol_for(tokenizer, [search], chat_template_kwargs=off)
+    prompt = tokenizer.apply_chat_template(
+        QUESTION, [search], add_generation_prompt=True, tokenize=False, chat_template=protocol.chat_template, **off
+    )
+    assert prompt.endswith("<think>\n\n</think>\n\n")
+    turns = [call + tokenizer.eos_token] * calls + [r"<answer>\boxed{Paris}</answer>"]
+    rollout = write(tokenizer, protocol, prompt, turns)
+    assert [call.error for call in rollout.tool_calls] == [None] * calls
+    completion = protocol.completion(rollout, conversational)
+    assert paper_reward_func(completions=[completion], answer=["Paris"]) == [1.0]
+
+
+@pytest.mark.parametrize("opens", [False, True])
+def test_an_empty_thought_of_the_policys_own_is_not_lost_by_the_parser(opens):
+    tokenizer = with_tags(False, "qwen3_5_think" if opens else "qwen3")
+    protocol = chat_protocol_for(tokenizer, [search])
+    prompt = tokenizer.apply_chat_template(
+        QUESTION, [search], add_generation_prompt=True, tokenize=False, chat_template=protocol.chat_template
+    )
+    assert prompt.endswith("<think>\n") is opens
+    turn = ("" if opens else "<think>") + "\n</think>\n\n<answer>\\boxed{Paris}</answer>"
+    completion = protocol.completion(write(tokenizer, protocol, prompt, [turn]), conversational=True)
+    assert paper_reward_func(completions=[completion], answer=["Paris"]) == [1.0]
+
+
 @pytest.mark.parametrize("special", [False, True])
 def test_an_end_token_is_no_text_even_beside_special_tags(special):
     tokenizer = with_tags(special)
