@@ -36,6 +36,7 @@ QUESTION_FIELDS = ("question", "problem", "prompt", "input", "query")
 ANSWER_FIELDS = ("golden_answers", "answers", "answer", "final_answer", "ground_truth", "target", "expected_answer")
 ALIAS_FIELDS = ("answer_aliases", "aliases")
 ID_FIELDS = ("id", "_id", "task_id", "unique_id", "idx", "index")
+NO, YES = ("false", "no", "n", "0", "0.0"), ("true", "yes", "y", "1", "1.0")  # as text, in small letters
 
 
 class DataError(UserError):
@@ -173,11 +174,24 @@ def is_unanswerable(row: Row) -> bool:
     """Whether a row says that its question has no answer, as half of MuSiQue-Full's; the answer it holds is another's.
 
     The field is `answerable`, or SQuAD's `is_impossible`, of the row or of what it keeps under `metadata` or
-    `extra_info`.
+    `extra_info`, as an object or as JSON; it holds a truth value, as such, as 0 or 1, or as a word.
     """
-    parts = [row, *(row[name] for name in ("metadata", "extra_info") if isinstance(row.get(name), dict))]
-    said = [(part.get("answerable"), part.get("is_impossible")) for part in parts]
-    return any(str(answerable).lower() == "false" or str(no).lower() == "true" for answerable, no in said)
+    parts = [row, *(_object(row.get(name)) for name in ("metadata", "extra_info"))]
+    return any(_says(part.get("answerable"), NO) or _says(part.get("is_impossible"), YES) for part in parts)
+
+
+def _object(value: Any) -> Row:
+    """The object that a field holds, perhaps as JSON; an empty one where it holds none."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _says(value: Any, words: tuple[str, ...]) -> bool:
+    return str(value).strip().lower() in words
 
 
 def repair_latex(text: str) -> str:

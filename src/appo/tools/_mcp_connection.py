@@ -11,15 +11,21 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx2
-from mcp import Client, StdioServerParameters, stdio_client
+from mcp import Client, MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import METHOD_NOT_FOUND, EmptyResult, PingRequest
 
 STDERR_BYTES = 1000  # of the end of what a server wrote, for the message when it does not start
+PING_SECONDS = 5.0  # in which a server that is not stuck answers
 CLOSE_SECONDS = 10.0  # more than `mcp` takes to end a program that does not want to end
 
 
 class Connection:
-    """One session from its opening to its end. Lives in one event loop."""
+    """One session from its opening to its end. Lives in one event loop.
+
+    Attributes:
+        doubtful: Whether a call was given up or failed, so that the server may be gone or stuck.
+    """
 
     def __init__(self, command: list[str], url: str | None, variables: dict[str, str]) -> None:
         self._command, self._url, self._variables = command, url, variables
@@ -28,6 +34,7 @@ class Connection:
         self._opened: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         self._input: Any = None
         self._broken = False
+        self.doubtful = False
         # The session's task groups must be entered and left by one task.
         self._task = asyncio.create_task(self._live())
 
@@ -41,9 +48,19 @@ class Connection:
         ended = self._input is not None and self._input.statistics().open_send_streams == 0
         return self._broken or self._task.done() or ended
 
-    @broken.setter
-    def broken(self, value: bool) -> None:
-        self._broken = value
+    async def answers(self) -> bool:
+        """Whether calls can be made; asks the server where that is in doubt."""
+        if self.doubtful and not self.broken:
+            try:
+                await asyncio.wait_for(self.client.session.send_request(PingRequest(), EmptyResult), PING_SECONDS)
+            except TimeoutError:
+                self._broken = True
+            except MCPError as error:
+                # Over HTTP a server may not know the session any more; over its output any answer of its own is one.
+                lost = error.message == "Connection closed" if self._command else error.code != METHOD_NOT_FOUND
+                self._broken = self._broken or lost
+            self.doubtful = False
+        return not self.broken
 
     async def open(self, timeout: float) -> None:
         """Waits until calls can be made.

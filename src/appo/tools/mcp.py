@@ -10,7 +10,8 @@
 `tools` are the server's own JSON schemas, and can be called (`appo.tools.schema_tool`); TRL's trainers take them too.
 They may be called from many threads at once; one thread per server runs the session. A call in which the connection
 breaks is a `ConnectionError`, as it may or may not have had its effect; the next call starts the server again, or
-connects anew. Lines of a server that are no messages are skipped, and logged by `mcp`.
+connects anew. So it does where a call was given up and the server does not answer a ping. Lines of a server that are
+no messages are skipped, and logged by `mcp`.
 
 Needs the package `mcp`: `pip install appo[mcp]`. Left out on purpose: resources, prompts, sampling and elicitation,
 which are not tools; OAuth; tools that a server adds later; pickling of the tools.
@@ -38,7 +39,6 @@ from appo.tools.schema_tool import SchemaTool
 try:
     from mcp import Client, MCPError
     from mcp.types import (
-        CONNECTION_CLOSED,
         AudioContent,
         CallToolResult,
         ImageContent,
@@ -167,7 +167,7 @@ class MCPServer:
         """The connection; a new one where there is none or it broke."""
         async with self._opening:
             self._raise_if_closed()
-            if self._connection is None or self._connection.broken:
+            if self._connection is None or not await self._connection.answers():
                 if self._connection is not None:
                     await self._connection.close()
                 self._connection = Connection(self._command, self._url, _filled(self._variables))
@@ -193,7 +193,9 @@ class MCPServer:
         cursor, seen = None, set()
         while True:
             page = await client.list_tools(cursor=cursor)
-            found += [tool for tool in page.tools if tool not in found]
+            for tool in page.tools:  # the same one twice is one
+                if tool not in found:
+                    found.append(tool)
             cursor = page.next_cursor
             if not cursor:  # some write "" for none
                 return found
@@ -207,11 +209,11 @@ class MCPServer:
         try:
             result = await asyncio.wait_for(connection.client.call_tool(name, arguments), self.timeout_s)
         except TimeoutError:
+            connection.doubtful = True
             return ToolResult(f"error: timeout after {self.timeout_s:g} s", "timeout")  # a ToolRunner's words
         except MCPError as error:
-            # Over HTTP a server that was started anew does not know the session of the one before.
-            if error.code == CONNECTION_CLOSED or error.message == "Session terminated":
-                connection.broken = True
+            connection.doubtful = True  # codes tell nothing: servers use that of a closed connection for any error
+            if not await connection.answers():
                 raise ConnectionError(f"the connection to the {self.name} broke during the call") from None
             raise ToolError(error.message) from None
         except (ValidationError, RuntimeError) as error:  # the latter where it is not what the tool's schema promises

@@ -181,9 +181,14 @@ def test_an_error_or_a_result_whose_text_cannot_be_had_is_a_failure_and_no_timeo
 
 
 def test_control_c_still_ends_the_run(gate):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
+
     def press() -> None:
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         gate.wait()
 
-    with pytest.raises(KeyboardInterrupt):
-        call(ToolRunner(timeout=60), press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call(ToolRunner(timeout=60), press)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -242,6 +242,13 @@ def test_a_cursor_that_comes_again_ends_the_list_and_is_said(caplog):
     assert "repeats a page of its tools; 1 were named until then." in caplog.text
 
 
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_tool_that_is_named_twice_is_one(pages):
+    twice = {"tools": [named("a"), named("a")]}
+    with raw(pages=[twice] if pages == 1 else [{**twice, "nextCursor": "2"}, twice]) as server:
+        assert [tool.__name__ for tool in server.tools] == ["a"]
+
+
 @pytest.mark.parametrize(
     ("page", "words"),
     [
@@ -293,6 +300,34 @@ def test_a_server_that_dies_in_a_call_is_said_to_and_started_again():
         assert tools["process"]() != first
 
 
+@pytest.mark.parametrize("code", [-32000, -32603])
+@pytest.mark.parametrize("message", ["no such row", "Connection closed", "Session terminated"])
+def test_an_error_of_the_servers_is_its_own_words_whatever_its_code(code, message):
+    with raw(error={"code": code, "message": message}) as server:
+        first = server._connection
+        assert outcome(server, "echo", {"fail": 1}) == (f"error: {message}", "ToolError")
+        assert outcome(server, "echo", {"n": 1}) == ('{"n": 1}', None)
+        assert server._connection is first
+
+
+def test_a_server_that_hangs_for_ever_is_started_again(monkeypatch):
+    monkeypatch.setattr("appo.tools._mcp_connection.PING_SECONDS", 0.2)
+    with raw() as server:
+        monkeypatch.setattr(server, "timeout_s", 0.2)
+        assert outcome(server, "echo", {"hang": 1}) == ("error: timeout after 0.2 s", "timeout")
+        monkeypatch.undo()
+        assert outcome(server, "echo", {"n": 1}) == ('{"n": 1}', None)
+
+
+def test_a_server_that_answers_again_after_a_call_was_given_up_is_kept(server, monkeypatch):
+    first = server._connection
+    monkeypatch.setattr(server, "timeout_s", 0.2)
+    assert outcome(server, "wait", {"seconds": 30})[1] == "timeout"
+    monkeypatch.undo()
+    assert outcome(server, "add", {"a": 2, "b": 3}) == ("5", None)
+    assert server._connection is first
+
+
 def test_a_server_that_died_between_calls_is_started_again():
     with MCPServer(COMMAND) as server:
         tools = tools_of(server)
@@ -328,6 +363,57 @@ def test_an_http_server_that_comes_back_is_connected_to_again():
         assert outcome(server, "add", {"a": 1, "b": 2}) == ("3", None)
     process.kill()
     process.wait()
+
+
+def test_a_session_that_an_http_server_ended_is_opened_again():
+    sessions = []
+
+    class Sessions(BaseHTTPRequestHandler):
+        def do_POST(self):
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if request["method"] == "initialize":
+                sessions.append(f"s{time.monotonic_ns()}")
+                info = {"name": "sessions", "version": "1"}
+                version = request["params"]["protocolVersion"]
+                result = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
+            elif self.headers["Mcp-Session-Id"] not in sessions:
+                return self.answer(404 if "Mcp-Session-Id" in self.headers else 400, None)
+            elif "id" not in request:
+                return self.answer(202, None)
+            elif request["method"] == "tools/list":
+                result = {"tools": [named("session")]}
+            else:
+                result = {"content": [{"type": "text", "text": str(len(sessions))}]}
+            return self.answer(200, {"jsonrpc": "2.0", "id": request["id"], "result": result})
+
+        def do_GET(self):
+            self.answer(405, None)
+
+        do_DELETE = do_GET
+
+        def answer(self, status, message):
+            body = b"" if message is None else json.dumps(message).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json" if body else "text/plain")
+            self.send_header("Content-Length", str(len(body)))
+            if sessions:
+                self.send_header("Mcp-Session-Id", sessions[-1])
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    web = ThreadingHTTPServer(("127.0.0.1", 0), Sessions)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    with MCPServer(url=f"http://127.0.0.1:{web.server_port}/mcp") as server:
+        assert outcome(server, "session", {}) == ("1", None)
+        sessions[:] = ["another's"]
+        text, error = outcome(server, "session", {})
+        assert (error, "broke during the call" in text) == ("ConnectionError", True)
+        assert outcome(server, "session", {}) == ("2", None)
+    web.shutdown()
+    web.server_close()
 
 
 def test_a_server_that_does_not_start_is_one_sentence_with_its_last_words():
