@@ -7,7 +7,17 @@ import pyarrow.parquet
 import pytest
 
 from appo import rows as module
-from appo.rows import BadRows, DataError, as_texts, distinct, find_field, hub_rows, read_rows, repair_latex
+from appo.rows import (
+    BadRows,
+    DataError,
+    as_texts,
+    distinct,
+    find_field,
+    hub_rows,
+    is_unanswerable,
+    read_rows,
+    repair_latex,
+)
 
 
 def read(path):
@@ -114,3 +124,23 @@ def test_only_what_was_mangled_is_repaired():
 
 def test_names_become_distinct_and_the_first_keeps_its_own():
     assert distinct(["a", "a", "a-2", "b", "a"]) == ["a", "a-2", "a-2-2", "b", "a-3"]
+
+
+@pytest.mark.parametrize("no", [False, "false", "False ", 0, 0.0, "0", "no", "No"])
+def test_a_row_may_say_in_many_ways_that_its_question_has_no_answer(no):
+    kept = json.dumps({"answerable": no})
+    rows = [{"answerable": no}, {"metadata": {"answerable": no}}, {"metadata": kept}, {"extra_info": kept}]
+    assert [is_unanswerable(row) for row in rows] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"answerable": 1, "is_impossible": "no"},
+        {"answerable": None, "metadata": "{no JSON"},
+        {"metadata": "false", "extra_info": '["answerable"]'},
+    ],
+)
+def test_a_row_that_does_not_say_so_has_an_answer(row):
+    assert not is_unanswerable(row)

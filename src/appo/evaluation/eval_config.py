@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from jinja2.defaults import DEFAULT_NAMESPACE
 from transformers import PreTrainedTokenizerBase
 
 from appo.errors import UserError
@@ -22,6 +23,8 @@ NOT_SETTINGS = (
     "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
     "judge_url", "judge_model", "judge_concurrency", "overwrite",
 )  # fmt: skip
+# What transformers and the template engine define in a template themselves.
+TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)
 
 
 @dataclass
@@ -93,7 +96,7 @@ class EvalConfig:
         self.search_options = read_mapping("search_options", self.search_options)
         self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
         own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
-        taken = [name for name in self.chat_template_kwargs or () if name in own]
+        taken = [name for name in self.chat_template_kwargs or () if name in own or name in TEMPLATE_NAMES]
         if taken:
             raise UserError(f"chat_template_kwargs must hold names of the template's own, not {', '.join(taken)}.")
         if self.search_options is not None and self.search is None:

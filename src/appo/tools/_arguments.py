@@ -7,10 +7,10 @@ as they are, too.
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Any, get_type_hints, is_typeddict
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -22,15 +22,19 @@ def bind_arguments(function: Callable[..., Any], arguments: Any) -> dict[str, An
     """Keyword arguments for `function` from what the policy wrote.
 
     A mapping is taken by name. Text goes to the only required parameter, as a value of its hint: as it is where the
-    hint takes text, else read as JSON or as pydantic reads text (`True`, `nan`, an enum's value, a date). A function
-    with several required parameters takes a JSON object.
+    hint takes text, else read as JSON or as pydantic reads text (`True`, `nan`, an enum's value, a date). A
+    `TypedDict` is any JSON object; in a union or a list, before Python 3.12, it has to be that of `typing_extensions`,
+    or its argument stays text. A function with several required parameters takes a JSON object.
 
     Raises:
         TypeError, ValueError: with a sentence for the policy.
     """
     if isinstance(function, SchemaTool):
         return function.bind(arguments)
-    signature, readers = _signature(getattr(function, "__func__", function), hasattr(function, "__func__"))
+    plain = getattr(function, "__func__", function)
+    # Objects that can be called may have no hash, or be equal to others.
+    read = _signature if inspect.isroutine(plain) else _signature.__wrapped__
+    signature, readers = read(plain, hasattr(function, "__func__"))
     named = [p for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if isinstance(arguments, str):
         required = [p.name for p in named if p.default is p.empty] or [p.name for p in named[:1]]
@@ -66,7 +70,10 @@ def _reader(annotation: Any, names: dict[str, Any]) -> TypeAdapter[Any] | None:
     cannot be looked up, as its names are imported for type checkers only."""
     try:
         # A hint at a time, so that one that cannot be looked up spoils no other.
-        hint = get_type_hints(SimpleNamespace(__annotations__={"value": annotation}), names)["value"]
+        hints = get_type_hints(SimpleNamespace(__annotations__={"value": annotation}), names, include_extras=True)
+        hint = hints["value"]
+        if is_typeddict(hint):  # before Python 3.12 pydantic knows those of `typing_extensions` alone
+            hint = dict[str, Any]
         return None if hint is str else TypeAdapter(hint)
     except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError):
         return None
@@ -78,14 +85,17 @@ def _value(text: str, reader: TypeAdapter[Any] | None) -> Any:
         return text
     with suppress(ValidationError):
         value = reader.validate_python(text, strict=True)
-        if isinstance(value, str):  # and no iterator over its characters
+        if isinstance(value, str):
             return value
     try:
-        return reader.validate_json(text)
+        value = reader.validate_json(text)
+        return iter(list(value)) if isinstance(value, Iterator) else value  # else it would fail in the tool
     except ValidationError as error:
         faults = error.errors(include_url=False)
     try:
-        return reader.validate_python(text)
+        value = reader.validate_python(text)
+        if not isinstance(value, Iterator):  # over the text's characters
+            return value
     except ValidationError as error:
         if any(fault["type"] == "json_invalid" for fault in faults):
             faults = error.errors(include_url=False)

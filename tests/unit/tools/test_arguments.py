@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, TypedDict, Union
 
 import pytest
+from pydantic import Field, PositiveInt
 
 from appo.tools.runner import ToolRunner, bind_arguments
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
 class Colour(enum.Enum):
     RED = "red"
     TWO = 2
+
+
+class Point(TypedDict):
+    x: int
 
 
 def taking(hint):
@@ -51,6 +58,8 @@ def taking(hint):
         (Colour, "red", Colour.RED),
         (Colour, "2", Colour.TWO),
         (dict, '{"a": 1}', {"a": 1}),
+        (Point, '{"x": 1}', {"x": 1}),
+        (PositiveInt, "3", 3),
     ],
 )
 def test_text_becomes_a_value_of_its_hint(hint, text, value):
@@ -70,6 +79,11 @@ def test_text_stays_text_where_the_hint_takes_text_or_says_nothing(hint):
         (Literal[1, 2], "3", "'3' does not fit: Input should be 1 or 2"),
         (list[int], '["a"]', "Input should be a valid integer"),
         (list[int], "1, 2", "Input should be a valid list"),
+        (PositiveInt, "-5", "'-5' does not fit: Input should be greater than 0"),
+        (Annotated[int, Field(gt=3)], "2", "'2' does not fit: Input should be greater than 3"),
+        (Iterable[str], "abc", "'abc' does not fit: Invalid JSON"),
+        (Iterable[int], '["a"]', "Input should be a valid integer"),
+        (Point, "x", "'x' does not fit: "),
     ],
 )
 def test_text_that_is_no_value_of_its_hint_is_refused_with_a_reason(hint, text, reason):
@@ -96,3 +110,22 @@ def test_the_values_of_an_object_are_passed_as_they_are():
         return width
 
     assert bind_arguments(area, '{"width": 2, "height": "3"}') == {"width": 2, "height": "3"}
+
+
+def test_an_iterable_is_read_from_json():
+    assert list(bind_arguments(taking(Iterable[str]), '["ab", "c"]')["value"]) == ["ab", "c"]
+
+
+@dataclass
+class Scale:
+    """A tool that has no hash."""
+
+    factor: int
+
+    def __call__(self, number: float) -> float:
+        return self.factor * number
+
+
+def test_an_object_without_a_hash_can_be_a_tool():
+    found = ToolRunner().submit({"scale": Scale(3)}, "scale", {"number": 2}).result()
+    assert (found.text, found.error) == ("6", None)
