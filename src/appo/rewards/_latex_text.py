@@ -1,7 +1,7 @@
 r"""Words that are written as LaTeX, as a reader sees them: `\text{New}~\textbf{York}` is New York.
 
 Only commands that set or space words; mathematics stays as it is written. Left out on purpose: braces, `$`, `\(`, `\&`
-and dashes, which are punctuation to those who ask; letters with names of their own (`\ss`, `\o`).
+and dashes, which are punctuation to those who ask.
 """
 
 import re
@@ -13,9 +13,15 @@ WRAPPERS = rf"(?:text|math)(?:{_FONTS})?|emph|underline|uline|[mhf]box|boxed|bol
 _BREAK = r"(?![A-Za-z])\s*"
 _SWITCHES = (
     r"left|right|[bB]igg?[lrm]?|(?:display|text|script)style|rm|bf|it|sf|tt|sc|sl|em|"
+    r"tiny|scriptsize|footnotesize|small|normalsize|[lL]arge|LARGE|[hH]uge|"
     r"(?:bf|rm|tt|sf|md)(?:series|family)|(?:it|sl|sc|up)shape|normalfont|text(?:quote[a-z]+|e[nm]dash)|[ld]?dots"
 )
-_COMMANDS = re.compile(rf"(\\?)\\(?:(?:{WRAPPERS}|operatorname\*?){_BREAK}|(?:{_SWITCHES})(?![A-Za-z])(?:\{{\}})?)")
+# A superscript is what it raises, as in 20th; a colour shows nothing.
+_RAISED = r"text(?:super|sub)script"
+_COLOUR = r"(?:text)?color\s*\{[^{}]*\}\s*"
+_COMMANDS = re.compile(
+    rf"(\\?)\\(?:(?:{WRAPPERS}|{_RAISED}|operatorname\*?){_BREAK}|{_COLOUR}|(?:{_SWITCHES})(?![A-Za-z])(?:\{{\}})?)"
+)
 _DEGREES = re.compile(r"\^? ?\{? ?\\(?:circ|degree|textdegree)(?![A-Za-z]) ?\}?")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\\[,;:!]|~)(?=\d{3}(?!\d))")
 _SPACES = re.compile(r"\\\\|\\newline(?![A-Za-z])|\\[,;:> ]|~|\\q?quad(?![A-Za-z])|\\(?:thin|en)?space(?![A-Za-z])")
@@ -23,8 +29,11 @@ _SIGNS = "\u0300\u0301\u0302\u0308\u0303\u0304\u0307\u0306\u030c\u030b\u0327\u03
 _ACCENTS = dict(zip("`'^\"~=.uvHcdrk", _SIGNS, strict=True))
 # Without braces only inside a word, and of apostrophes only before vowels: `It\'s \"odd\"` has no accents.
 _ACCENT = re.compile(
-    r"\\([`'^\"~=.uvHcdrk])\s*\{\s*\\?([A-Za-z])\s*\}|(?<=[A-Za-z])(?:\\([`^\"~])([a-z])|\\(')([aeiouy]))"
+    r"\\([`'^\"~=.uvHcdrk])\s*\{\s*\\?([A-Za-z])\s*\}|(?<=[^\W\d_]|\})(?:\\([`^\"~])([a-z])|\\(')([aeiouy]))"
+    r"|(?<!\\)\\([uvHcdrk]) +([A-Za-z])"
 )
+_LETTERS = dict(zip("ss o O l L ae AE oe OE aa AA".split(), "ßøØłŁæÆœŒåÅ", strict=True))
+_LETTER = re.compile(rf"(?<!\\)\\({'|'.join(_LETTERS)})(?:\{{\}}| +|(?![A-Za-z]))")
 
 
 def plain_words(text: str) -> str:
@@ -32,6 +41,7 @@ def plain_words(text: str) -> str:
     if "\\" not in text and "~" not in text:
         return text
     text = _ACCENT.sub(_accented, text)
+    text = _LETTER.sub(lambda match: _LETTERS[match[1]], text)
     # Two backslashes end a line, or were escaped once more.
     text = _COMMANDS.sub(lambda match: " " if match[1] else "", text)
     return _SPACES.sub(" ", _THOUSANDS.sub("", _DEGREES.sub("°", text)))

@@ -1,8 +1,9 @@
 r"""Answers in words: exact match and token F1, as SQuAD and HotpotQA define them.
 
 Normalisation: LaTeX for words (`\text{..}`, `~`) as words, as prompts ask for a box; Unicode compatibility form, lower
-case, no punctuation (SQuAD's ASCII and all of Unicode's), no English articles, single spaces. One departure: articles
-and punctuation stay where nothing else would be left, so that the choice "A" is not the empty answer. Left out on
+case, no punctuation (SQuAD's ASCII and all of Unicode's), no English articles, single spaces. Two departures: articles
+and punctuation stay where nothing else would be left, so that the choice "A" is not the empty answer, and a sign
+between digits parts them (1.8 m is not 18 m), but for a separator of thousands. Left out on
 purpose: numbers in words, and segmenting languages without spaces.
 
 Try it: `python -c "from appo.rewards import f1; print(f1('the Eiffel Tower', ['Eiffel tower in Paris']))"`.
@@ -16,6 +17,9 @@ from collections.abc import Iterable
 
 from appo.rewards._latex_text import plain_words
 
+_THOUSANDS = re.compile(r"(?<![\d.,}])\d{1,3}(?:(?:,|\{,\})\d{3})+(?![,{]*\d)")
+_BETWEEN_DIGITS = re.compile(r"(?<=\d)[^\w\s]+(?=\d)|(?<=\d)_+(?=\d)")
+_PARTING = "\ue000\ue001"  # private characters, which no answer holds: a point, and any other sign between digits
 _VERDICTS = frozenset({"yes", "no", "noanswer"})
 
 
@@ -49,9 +53,22 @@ def _f1(prediction: str, truth: str) -> float:
 
 def _normalised(text: str) -> str:
     text = unicodedata.normalize("NFKC", plain_words(text)).lower()
-    bare = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
+    text = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number[0]), text)
+    parted = _BETWEEN_DIGITS.sub(lambda signs: _parting(signs[0]), text)
+    bare = "".join(c for c in parted if c in _PARTING or not _is_punctuation(c))
     words = re.sub(r"\b(a|an|the)\b", " ", bare).split()
     return " ".join(words or bare.split() or text.split())
+
+
+def _parting(signs: str) -> str:
+    """What parts two numbers, as one sign that stays: a point, or anything else."""
+    if not all(map(_is_punctuation, signs)):
+        return signs
+    return _PARTING[0] if signs == "." else _PARTING[1]
+
+
+def _is_punctuation(character: str) -> bool:
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
 
 
 def _aliases(truths: str | Iterable[str]) -> list[str]:

@@ -64,6 +64,37 @@ def test_exact_match(prediction, truths, expected):
     assert exact_match(prediction, truths) is expected
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1.8 m tall", "18 m tall", False),
+        ("1.8 m tall", "1-8 m tall", False),
+        ("1.8 m tall", "1.8 m tall.", True),
+        ("a 4-3 win", "43 win", False),
+        ("a 4-3 win", "4–3 win", True),
+        ("4--3 win", "4–3 win", True),
+        ("1/2/2020", "12/2020", False),
+        ("10:30 train", "1030 train", False),
+        ("in 1,2", "in 12", False),
+        ("1,000 men", "1000 men", True),
+        ("1,234,567.5 men", "1234567.5 men", True),
+        ("1,234,56 men", "123456 men", False),
+        ("Boeing-747", "Boeing 747", False),  # as SQuAD has it
+        ("No. 5", "no 5", True),
+        ("U.S.A.", "USA", True),
+        ("snake_case", "snakecase", True),
+    ],
+)
+def test_signs_between_digits_count_and_other_signs_do_not(one, other, same):
+    assert exact_match(one, [other]) is same
+    assert exact_match(other, [one]) is same
+    assert (f1(one, [other]) == 1.0) is same
+
+
+def test_a_decimal_is_one_word():
+    assert f1("1.8 m", ["1.9 m"]) == 0.5
+
+
 @given(st.text(), st.text())
 def test_any_text_has_a_score(prediction, truth):
     assert 0.0 <= f1(prediction, [truth]) <= 1.0
@@ -112,6 +143,16 @@ def test_any_text_has_a_score(prediction, truth):
         (r"30^\circ\text{C}", "30°C"),
         (r"\textquoteleft Yes\textquoteright", "yes"),
         (r"Jos\'e G\"odel, Fran\c{c}ois Erd\H{o}s", "José Gödel, François Erdős"),
+        (r"Dvo\v{r}\'ak, Fran\c cois, \v Skoda", "Dvořák, François, Škoda"),
+        (r"Stra\ss e, S\o ren, \AA land, \L{}uk{\ae}", "Straße, Søren, Åland, Łukæ"),
+        (r"\textcolor{red}{Paris}", "Paris"),
+        (r"{\color{red} Paris}", "Paris"),
+        (r"{\Large Paris}", "Paris"),
+        (r"\Large{Paris}", "Paris"),
+        (r"\small Paris", "Paris"),
+        (r"20\textsuperscript{th} century", "20th century"),
+        (r"H\textsubscript{2}O", "H2O"),
+        (r"1{,}000 men", "1,000 men"),
         (r"It\'s O\'Neill, \"odd\"", "It's O'Neill, odd"),  # apostrophes and quotation marks, escaped
     ],
 )
