@@ -32,7 +32,7 @@ _ACCENT = re.compile(
     r"\\([`'^\"~=.uvHcdrk])\s*\{\s*\\?([A-Za-z])\s*\}|(?<=[^\W\d_]|\})(?:\\([`^\"~])([a-z])|\\(')([aeiouy]))"
     r"|(?<!\\)\\([uvHcdrk]) +([A-Za-z])"
 )
-_LETTERS = dict(zip("ss o O l L ae AE oe OE aa AA".split(), "ßøØłŁæÆœŒåÅ", strict=True))
+_LETTERS = dict(zip(["ss", "o", "O", "l", "L", "ae", "AE", "oe", "OE", "aa", "AA"], "ßøØłŁæÆœŒåÅ", strict=True))
 _LETTER = re.compile(rf"(?<!\\)\\({'|'.join(_LETTERS)})(?:\{{\}}| +|(?![A-Za-z]))")
 
 

@@ -3,8 +3,8 @@ r"""Answers in words: exact match and token F1, as SQuAD and HotpotQA define the
 Normalisation: LaTeX for words (`\text{..}`, `~`) as words, as prompts ask for a box; Unicode compatibility form, lower
 case, no punctuation (SQuAD's ASCII and all of Unicode's), no English articles, single spaces. Two departures: articles
 and punctuation stay where nothing else would be left, so that the choice "A" is not the empty answer, and a sign
-between digits parts them (1.8 m is not 18 m), but for a separator of thousands. Left out on
-purpose: numbers in words, and segmenting languages without spaces.
+between digits parts them (1.8 m is not 18 m), but for a separator of thousands. Left out on purpose:
+numbers in words, and segmenting languages without spaces.
 
 Try it: `python -c "from appo.rewards import f1; print(f1('the Eiffel Tower', ['Eiffel tower in Paris']))"`.
 """

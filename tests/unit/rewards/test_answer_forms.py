@@ -27,6 +27,12 @@ NUMBERS = [
     ("1.41421356", r"\sqrt{2}", True),
     ("1.414213", r"\sqrt{2}", False),
     ("1.4142", r"\sqrt{2}", False),
+    ("1.41422", r"\sqrt{2}", False),  # more than half of the last place away, less than all of it
+    (r"\frac{1}{2}+\frac{146912}{200000}+4.9\cdot 10^{-6}", "1.23456", True),
+    (r"\frac{1}{2}+\frac{146912}{200000}+5.1\cdot 10^{-6}", "1.23456", False),
+    (r"\frac{1}{2}+\frac{146912}{200000}-4.9\cdot 10^{-6}", "1.23456", True),
+    (r"\frac{1}{2}+\frac{146912}{200000}-5.1\cdot 10^{-6}", "1.23456", False),
+    (r"\frac{1}{2}+\frac{146912}{200000}-9.9\cdot 10^{-6}", "1.23456", False),
     ("3162277.66", r"1000000\sqrt{10}", True),
     ("3162277.67", r"1000000\sqrt{10}", False),
     ("0.00000141421356", r"\sqrt{2}\cdot 10^{-6}", True),
