@@ -75,8 +75,8 @@ _REWRITES = [
 ]
 _WRAPPED = re.compile(rf"\\(?:{WRAPPERS})\s*\{{([^{{}}]*)\}}")
 _STOPS = ".,;: "
-_BOLD = re.compile(r"\*\*(?P<inner>[^*]+)\*\*")
-_QUOTED = re.compile(r"([\"'])(?P<inner>[^\"']+)\1")
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
+_QUOTED = re.compile(r"([\"'])([^\"']+)\1")
 
 
 def normalise(text: str) -> str:
@@ -92,15 +92,16 @@ def normalise(text: str) -> str:
     # Symbols first: compatibility forms would make a degree sign a letter.
     text = unicodedata.normalize("NFKC", text.translate(_CHARACTERS)).translate(_CHARACTERS)
     text = _without_dollars(text).strip()
-    for around in (_BOLD, _QUOTED):
-        if match := around.fullmatch(text):
-            text = match["inner"]
+    if match := _BOLD.fullmatch(text):
+        text = match[1]
     found = 1
     while found:  # the innermost first
         text, found = _WRAPPED.subn(r" \1 ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return _unbrace(" ".join(text.split()))
+    text = _unbrace(" ".join(text.split()))
+    match = _QUOTED.fullmatch(text)
+    return _unbrace(match[2].strip()) if match else text
 
 
 def closing_brackets(text: str) -> dict[int, int]:

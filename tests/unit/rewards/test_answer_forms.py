@@ -262,6 +262,7 @@ SIGNS = [
     ("2'", "2", False),
     ("x_1'", "x_1", False),
     ('"5x"', "5x", True),
+    (r'\boxed{"King of Cool"}', '"King of Cool"', True),
     ("A^T", "A", False),
     ("M^{T}", "M", False),
     ("A^TB", "AB", False),
