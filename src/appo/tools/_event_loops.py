@@ -8,10 +8,13 @@ Left out on purpose: stopping a coroutine that blocks, which Python cannot do.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 CHECKS = 10  # of a loop before it counts as blocked, so that a pause of the whole process is no block
 
@@ -122,6 +125,11 @@ class _Loop:
             # SystemExit of a task that a tool made ends `run_forever`, but no other task.
             with suppress(BaseException):
                 self._loop.run_forever()
+        if left := asyncio.all_tasks(self._loop):
+            logger.warning(
+                "%d coroutines of tools still ran when their event loop was closed; they end there.", len(left)
+            )
+            self._loop.set_exception_handler(lambda loop, context: None)  # Python would tell of each once more
         self._loop.close()
 
     def post(self, function: Callable[[], Any]) -> None:

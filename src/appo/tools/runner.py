@@ -11,6 +11,7 @@ Left out on purpose: isolation. A tool that runs foreign code brings its own (`p
 import inspect
 import logging
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -173,6 +174,8 @@ class ToolRunner:
         try:
             self._marked[id(owner)] = owner
         except TypeError:
+            # Nobody can ask for what is held here alone: by the list, the variable and the argument.
+            self._held = [held for held in self._held if sys.getrefcount(held) > 3]
             self._held.append(owner)
 
     def gave_up(self, owner: Any) -> bool:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import inspect
 import logging
 import signal
 import threading
@@ -9,6 +11,7 @@ import time
 
 import pytest
 
+from appo.tools._event_loops import AsyncCall
 from appo.tools.runner import ToolRunner
 
 
@@ -144,6 +147,43 @@ def test_a_coroutine_that_was_given_up_before_it_began_never_begins(gate):
     blocked.result()
     call(runner, loop_id)
     assert ran == []
+
+
+def test_a_coroutine_that_was_given_up_before_it_began_is_closed():
+    coroutine = hang()
+    AsyncCall(coroutine).give_up()
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED  # else Python warns that it was never awaited
+
+
+def test_coroutines_that_will_not_be_cancelled_are_told_of_once_when_the_runner_is_closed(caplog):
+    async def stay() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+    runner = ToolRunner(timeout=0.05)
+    assert [call(runner, stay).error for _ in range(3)] == ["timeout"] * 3
+    runner.close()
+    assert eventually(lambda: bool(caplog.messages))
+    del runner
+    gc.collect()
+    assert caplog.messages == ["3 coroutines of tools still ran when their event loop was closed; they end there."]
+
+
+def test_objects_without_weak_references_are_not_kept_for_ever_for_a_call_that_was_given_up():
+    class Slots:
+        __slots__ = ()
+
+        async def wait(self) -> None:
+            await asyncio.sleep(3600)
+
+    runner = ToolRunner(timeout=0.02)
+    kept = Slots()
+    assert call(runner, kept.wait).error == "timeout"
+    for _ in range(20):
+        assert call(runner, Slots().wait).error == "timeout"
+    assert eventually(lambda: call(runner, Slots().wait).error and len(runner._held) < 10)
+    assert runner.gave_up(kept)
 
 
 async def leave(kind: str) -> None:
