@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from transformers.utils import logging
 from trl import GRPOConfig
 
 from appo.algorithm import FUTURE_CLIP, half_life_to_gamma
@@ -30,6 +31,9 @@ CHOICES = {
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
 }
 
+SEEDS = 2**32  # numpy takes no larger ones
+
+# Of every dataclass that has such a field, TRL's included; None is for them to refuse.
 LEAST: dict[str, float] = {
     "num_initial_rollouts": 1,
     "num_branch_points": 0,
@@ -46,14 +50,29 @@ LEAST: dict[str, float] = {
     "rollout_batch_size": 1,
     "future_weight": 0,
     "local_weight": 0,
+    "num_iterations": 1,
+    "gradient_accumulation_steps": 1,
+    "steps_per_generation": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "beta": 0,
+    "max_grad_norm": 0,
+    "weight_decay": 0,
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "adam_epsilon": 0,
+    "top_k": 0,
+    "data_seed": 0,
 }
+BELOW = {"seed": SEEDS, "data_seed": SEEDS, "adam_beta1": 1, "adam_beta2": 1}
+NO_NONE = ("max_completion_length",)  # TRL's annotation takes it
+LEVELS = (*logging.get_log_levels_dict(), "passive")
 
 # Where infinity means that there is no bound.
 UNBOUNDED = (
     "delta", "epsilon_high", "future_clip", "max_grad_norm", "off_policy_mask_threshold",
     "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
 )  # fmt: skip
-SEEDS = 2**32  # numpy takes no larger ones
 
 PRESETS: dict[str, dict[str, Any]] = {
     # What did best in docs/study.md; equations in docs/algorithm.md.
@@ -68,11 +87,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_numbers(settings: Any) -> None:
-    """Looks at every number among the fields of a dataclass.
+def check_values(settings: Any) -> None:
+    """Looks at each field of a dataclass by itself: those of TRL and transformers break far from the field.
 
     Raises:
-        UserError: for nan, for infinity where it is no bound, and for a seed that numpy does not take.
+        UserError: for nan, for infinity where it is no bound, and for values outside the tables above.
     """
     for name in [f.name for f in fields(settings)]:
         value = getattr(settings, name, None)
@@ -80,8 +99,26 @@ def check_numbers(settings: Any) -> None:
             unbounded = number == math.inf and name in UNBOUNDED
             if isinstance(number, float) and not math.isfinite(number) and not unbounded:
                 raise UserError(f"{name} must be a finite number, got {number}.")
-    if not 0 <= getattr(settings, "seed", 0) < SEEDS:
-        raise UserError(f"seed must be at least 0 and below 2**32, got {settings.seed}.")
+        as_json = isinstance(value, str) and value.startswith("{")  # transformers reads it
+        if name.endswith("_kwargs") and not (value is None or isinstance(value, dict) or as_json):
+            raise UserError(f"{name} must be a mapping, got {value!r}.")
+        if name in ("log_level", "log_level_replica") and value not in LEVELS:
+            raise UserError(f"{name} must be one of {', '.join(LEVELS)}, got {value!r}.")
+        _check_range(name, value)
+    if getattr(settings, "max_steps", 1) <= 0 and getattr(settings, "num_train_epochs", 1) <= 0:
+        raise UserError(f"num_train_epochs must be above 0 without max_steps, got {settings.num_train_epochs}.")
+    if getattr(settings, "eval_on_start", False) and getattr(settings, "eval_strategy", None) == "no":
+        raise UserError("eval_on_start = True needs an eval_strategy, got 'no'; set it to steps or epoch.")
+
+
+def _check_range(name: str, value: Any) -> None:
+    if value is None and name not in NO_NONE:
+        return
+    if name in LEAST and (value is None or not value >= LEAST[name]):
+        raise UserError(f"{name} must be at least {LEAST[name]}, got {value}.")
+    if name in BELOW and not value < BELOW[name]:
+        high = "2**32" if BELOW[name] == SEEDS else BELOW[name]
+        raise UserError(f"{name} must be at least {LEAST[name]} and below {high}, got {value}.")
 
 
 @dataclass
@@ -181,8 +218,8 @@ class APPOConfig(GRPOConfig):
         if self.report_to is None:  # type: ignore[has-type]
             self.report_to = "none"  # transformers would look for a logger called None
         self._check_choices()
+        check_values(self)
         self._check_ranges()
-        check_numbers(self)
         self._check_tree()
         self._check_unsupported()
         super().__post_init__()
@@ -210,16 +247,10 @@ class APPOConfig(GRPOConfig):
             raise UserError(f"half_life must be a positive number of tokens, got {self.half_life}.")
         if not 0 < self.tool_timeout < math.inf:
             raise UserError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
-        if "{}" not in self.result_format:
+        if self.result_format.count("{}") != 1:
             raise UserError(f"result_format must hold one {{}} for the result's text, got {self.result_format!r}.")
 
     def _check_ranges(self) -> None:
-        for name, bound in LEAST.items():
-            value = getattr(self, name)
-            if value is None and name in ("max_tool_calling_iterations", "max_tool_calls"):
-                continue  # no limit
-            if value is None or value < bound:
-                raise UserError(f"{name} must be at least {bound}, got {value}.")
         if self.temperature <= 0:
             raise UserError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
         if not 0 <= self.weight_floor <= 1:

@@ -20,6 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
+from appo.checkpoints import named_checkpoint
 from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
@@ -125,6 +126,13 @@ class DryRun:
             self.mistakes.append(f"output_dir = {self.args.output_dir!r} cannot be made: {error.strerror} in {place}.")
         if (directory / "result.json").exists():
             self.notes.append(f"a run in {self.args.output_dir} has finished; --overwrite true trains again")
+        if self.command == "train" and (checkpoint := self.args.resume_from_checkpoint):
+            try:
+                named_checkpoint(checkpoint)
+            except UserError as error:
+                self.mistakes.append(str(error))
+        if any(settings.push_to_hub for settings in (self.args, self.sft_args)):
+            self.unchecked.append("push_to_hub: whether the hub takes the model")
 
     def _processes(self) -> None:
         found = self.args.world_size
@@ -229,6 +237,7 @@ class DryRun:
 
     def _model(self, task: Task | None) -> None:
         source = self.config.model
+        peft = self._try("lora", lambda: lora_config(self.config))
         if source is None:
             if task is not None and task.make_model is None:
                 self.mistakes.append(f"task = {self.config.task!r} makes no model; name one: model: DIR_OR_NAME.")
@@ -247,7 +256,7 @@ class DryRun:
             return
         self._try("model", lambda: check_full_attention(self.model))
         total = trained = self.model.num_parameters()
-        if self.config.lora is not None and (peft := self._try("lora", lambda: lora_config(self.config))):
+        if peft is not None:
             from peft import get_peft_model
 
             with torch.device("meta"):

@@ -7,8 +7,8 @@ import sys
 
 # What reads a user's values while a trainer is made, beside this package.
 LIBRARIES = (
-    "accelerate", "deepspeed", "huggingface_hub", "jinja2", "liger_kernel", "peft", "tokenizers", "transformers",
-    "trl",
+    "accelerate", "deepspeed", "httpcore", "httpx", "huggingface_hub", "jinja2", "liger_kernel", "peft", "tokenizers",
+    "transformers", "trl",
 )  # fmt: skip
 
 

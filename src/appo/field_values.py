@@ -42,11 +42,26 @@ class _Loader(yaml.SafeLoader):
     }
 
 
+class GivenTwice(yaml.YAMLError):
+    """A key that a mapping holds twice, of which YAML's loader would keep the last in silence."""
+
+
+def _construct_mapping(loader: _Loader, node: Any) -> Any:
+    seen = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value in seen:
+            raise GivenTwice(f"{key.value} is given twice, again in line {key.start_mark.line + 1}; keep one")
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            seen.add(key.value)
+    yield from yaml.SafeLoader.construct_yaml_map(loader, node)
+
+
 def _construct_text(loader: _Loader, node: Any) -> str:
     return node.value if node.style else Plain(node.value)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
 def parse(text: str) -> Any:

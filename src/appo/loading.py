@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import transformers
@@ -190,13 +190,23 @@ def lora_config(config: RunConfig) -> Any:
         return None
     assert isinstance(config.lora, dict)
     try:
-        from peft import LoraConfig
+        from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
         raise RecipeError("lora needs the package peft: run `pip install appo[peft]`.") from None
+    hints = get_type_hints(LoraConfig)
     try:
+        for name, value in config.lora.items():
+            kind = hints.get(name)
+            if kind in (int, float, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r}")
+        # Ranges are only looked at where a layer is made.
+        numbers = {name: config.lora[name] for name in ("r", "lora_alpha", "lora_dropout") if name in config.lora}
+        with torch.random.fork_rng(devices=[]):
+            layers = torch.nn.ModuleDict({"layer": torch.nn.Linear(1, 1)})
+            inject_adapter_in_model(LoraConfig(**numbers, target_modules=["layer"]), layers)
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config.lora})
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"lora: {' '.join(str(error).split())}.") from None
+        raise RecipeError(f"lora: {' '.join(str(error).split()).rstrip('.')}.") from None
 
 
 def settle_embeddings(model: Any) -> None:

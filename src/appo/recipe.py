@@ -18,10 +18,10 @@ from typing import Any, get_type_hints
 
 import jinja2
 import yaml
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import SFTConfig
 
-from appo.config import PRESETS, APPOConfig, check_numbers
+from appo.buildable import check_buildable
+from appo.config import PRESETS, APPOConfig, check_values
 from appo.errors import UserError, is_complaint
 from appo.field_values import parse, read_texts, read_value, resolve
 
@@ -49,21 +49,6 @@ def in_one_sentence() -> Iterator[None]:
         said = " ".join(str(error).split()) or type(error).__name__
         template = isinstance(error, jinja2.TemplateError)
         raise RecipeError(f"the chat template refuses messages: {said}." if template else said) from error
-
-
-def check_loggers(names: Sequence[str]) -> None:
-    """
-    Raises:
-        UserError: for a logger of `report_to` that transformers does not know, or whose package is missing.
-    """
-    for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            there = ", ".join(INTEGRATION_TO_CALLBACK)
-            raise UserError(f"report_to: there is no logger {name!r}; use some of {there}, or none.")
-        try:
-            INTEGRATION_TO_CALLBACK[name]()
-        except (RuntimeError, ImportError) as error:  # each says what to install
-            raise UserError(f"report_to = {name}: {error} Or set report_to: none.") from None
 
 
 @dataclass
@@ -186,7 +171,7 @@ def _make_settings(
     (sft,) = read_dataclasses((SFTConfig,), {**shared, **nested}, nested_flags, path, f", {NESTED}")
     for settings, part in ((args, ""), (sft, f", {NESTED}")):
         try:
-            check_loggers(settings.report_to)
+            check_buildable(settings)
         except UserError as error:
             raise RecipeError(f"{path}{part}: {error}") from None
     return run, args, sft
@@ -309,7 +294,7 @@ def read_dataclasses(
     try:
         made = [kind(**{f.name: read[f.name] for f, _ in _fields_of(kind) if f.name in read}) for kind in kinds]
         for settings in made:
-            check_numbers(settings)
+            check_values(settings)
         return tuple(made)
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise RecipeError(f"{path}{part}: {' '.join(str(error).split())}") from None

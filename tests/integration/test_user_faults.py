@@ -129,11 +129,32 @@ def test_a_fault_in_the_code_of_a_task_keeps_its_place(recipe, tmp_path, place, 
         (["--temperature", "nan"], "temperature must be a finite number, got nan."),
         (["--reward_weights", "nan"], "reward_weights must be a finite number, got nan."),
         (["--traces_min_reward", "nan", "--traces", "x.jsonl"], "traces_min_reward must be a finite number, got nan."),
+        (
+            ["--cold_start.gradient_accumulation_steps", "0"],
+            "cold_start: gradient_accumulation_steps must be at",
+        ),
+        (["--cold_start.log_level", "chatty"], "cold_start: log_level must be one of detail"),
+        (["--lora", "{r: '4'}"], "lora: r must be of type int, got '4'."),
+        (["--lora", "{r: four}"], "lora: r must be of type int, got 'four'."),
+        (["--lora", "{lora_dropout: high}"], "lora: lora_dropout must be of type float, got 'high'."),
+        (["--lora", "{r: 0}"], "lora: `r` should be a positive integer value but the value passed is 0."),
+        (["--lora", "{lora_dropout: 2}"], "lora: dropout probability has to be between 0 and 1, but got 2."),
+        (
+            ["--lr_scheduler_kwargs", "{bogus: 1}"],
+            "lr_scheduler_type = linear, lr_scheduler_kwargs = {'bogus': 1}: get_linear_schedule_with_warmup() got",
+        ),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], "lr_scheduler_type = cosine_with_min_lr: One of min_lr or"),
+        (["--optim", "adamw_bnb_8bit"], "optim = adamw_bnb_8bit: You need to install `bitsandbytes`"),
+        (["--cold_start.optim", "adamw_bnb_8bit"], "cold_start: optim = adamw_bnb_8bit: You need to install"),
+        (["--use_liger_kernel", "true"], "use_liger_kernel = True: You have set `use_liger_kernel` to `True` but"),
+        (["--resume_from_checkpoint", "nope"], "resume_from_checkpoint = 'nope' is no directory; name one"),
     ],
 )
 def test_a_value_that_no_run_can_use_is_one_sentence(recipe, capsys, flags, sentence, dry):
-    if flags[1] in ("wandb", "comet_ml") and find_spec(flags[1]):
-        pytest.skip(f"{flags[1]} is installed")
+    packages = {"adamw_bnb_8bit": "bitsandbytes", "wandb": "wandb", "comet_ml": "comet_ml"}
+    package = "liger_kernel" if flags[0] == "--use_liger_kernel" else packages.get(flags[1])
+    if package and find_spec(package):
+        pytest.skip(f"{package} is installed")
     assert main(["train", recipe, *flags, *dry]) == 2
     shown = capsys.readouterr()
     if dry:
@@ -141,6 +162,14 @@ def test_a_value_that_no_run_can_use_is_one_sentence(recipe, capsys, flags, sent
     else:
         assert sentence in shown.err
         assert shown.err.startswith("appo: ") and shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_push_is_told_where_the_hub_is_offline(recipe, capsys, monkeypatch, dry):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["train", recipe, "--push_to_hub", "true", *dry]) == 2
+    shown = capsys.readouterr()
+    assert "push_to_hub = True, but HF_HUB_OFFLINE is set; unset it" in shown.out + shown.err
 
 
 def test_what_a_library_says_of_a_value_is_one_sentence(recipe, capsys):

@@ -134,6 +134,28 @@ def test_a_truth_value_of_yaml_1_1_below_a_mapping_is_told(read):
     assert read("lora: {bias: 'no'}")[0].lora == {"bias": "no"}
 
 
+@pytest.mark.parametrize("word", ["yes", "No", "ON", "oFf"])
+def test_a_truth_value_of_yaml_1_1_is_told_in_any_case(read, word):
+    with pytest.raises(RecipeError, match=f"lora.use_rslora: {word} may be a word or a truth value"):
+        read(f"lora: {{use_rslora: {word}}}")
+
+
+def test_an_empty_text_of_a_flag_is_no_null(read):
+    assert read("", "--run_name", "")[1].run_name == ""
+    with pytest.raises(RecipeError, match="epsilon_high: invalid float value: ''"):
+        read("", "--epsilon_high", "")
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2", "lora: {r: 4, r: 8}", "cold_start:\n  seed: 1\n  'seed': 2"])
+def test_a_key_that_is_given_twice_is_told(read, text):
+    with pytest.raises(RecipeError, match=r"not readable YAML: (seed|r) is given twice, again in line \d; keep one"):
+        read(text)
+
+
+def test_a_merged_key_may_be_given_again():
+    assert parse("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}")["b"] == {"x": "3", "y": "2"}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

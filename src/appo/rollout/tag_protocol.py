@@ -59,7 +59,7 @@ class TagProtocol:
     ) -> None:
         self.tokenizer = tokenizer
         before, placeholder, after = result_format.partition("{}")
-        if not placeholder:
+        if not placeholder or "{}" in after:
             raise UserError(f"result_format must hold one {{}} for the result's text, got {result_format!r}.")
         taken = {answer_tag, *NO_TOOLS, *re.findall(r"<(\w+)>", result_format)}.intersection(tool_names)
         if taken:
