@@ -13,7 +13,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from appo.environments.base import Demonstration
+from appo.environments.base import Demonstration, each_demonstration
 from appo.files import fingerprint
 
 
@@ -28,7 +28,7 @@ def of_rows(rows: Dataset) -> str:
 def of_demonstrations(demonstrations: Iterable[Demonstration]) -> str:
     """Of what is said in demonstrations, and which of it carries loss."""
     mark = hashlib.sha256()
-    for demonstration in demonstrations:
+    for demonstration in each_demonstration(demonstrations):
         pieces = [(segment.text, segment.trained, segment.token_ids) for segment in demonstration.segments]
         mark.update(json.dumps([demonstration.prompt, pieces], default=str).encode() + b"\n")
     return mark.hexdigest()[:16]

@@ -11,12 +11,15 @@ Left out on purpose: asking servers, the overlap with benchmarks (`python -m app
 import logging
 import tempfile
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
@@ -24,11 +27,13 @@ from appo.checkpoints import named_checkpoint
 from appo.config import APPOConfig
 from appo.data import overlap_note
 from appo.demonstrations import check_traces, prompt_template, trace_demonstrations
-from appo.environments.base import Demonstration, Task
+from appo.environments.base import Demonstration, Task, each_demonstration
+from appo.environments.pool import EnvironmentPool
 from appo.errors import UserError, is_complaint
 from appo.generation.transformers_engine import check_full_attention
 from appo.loading import (
     check_dtype,
+    check_rewards,
     load_task,
     lora_config,
     precision_note,
@@ -39,7 +44,7 @@ from appo.loading import (
 )  # fmt: skip
 from appo.memory import GB, Memory, Sizes, estimate
 from appo.recipe import RecipeError, RunConfig, collect_settings
-from appo.row_prompts import check_prompts
+from appo.row_prompts import check_reset, check_rows
 from appo.rows import SUFFIXES, HubError
 from appo.run_plan import RunPlan, cold_start_line
 from appo.sft import tokenize_demonstrations
@@ -86,6 +91,8 @@ class DryRun:
             self.unchecked.append("tools, data and prompts: the task could not be made")
         else:
             self._tools(task)
+            if self.command == "train":
+                self._try("rewards", lambda: check_rewards(task, self.args))
             tasks = self._data(task) if self.command == "train" else None
         if self.cold:
             self._cold_start(task)
@@ -194,21 +201,30 @@ class DryRun:
         config = self.config
         if any(mistake.startswith("task_args: data") for mistake in self.mistakes):
             return None
-        rows = self._try("data", lambda: task.dataset(config.train_size, config.train_seed))
+        rows = self._rows(task, "data", lambda: task.dataset(config.train_size, config.train_seed))
         if config.eval_size:
-            asked = self._try("evaluation", lambda: task.questions(config.eval_size, config.eval_seed))
+            asked = self._rows(task, "evaluation", lambda: task.questions(config.eval_size, config.eval_seed))
             if asked is not None:
                 note = overlap_note(rows, asked) if rows is not None else None
                 shown = f"{len(asked):,} questions, before and after"
                 self.plan.append(("evaluation", f"{shown}; {note}" if note else shown))
-                self._try("evaluation", lambda: check_prompts("its data", asked, task.environment_factory is not None))
         if rows is None:
             return None
-        mistakes = len(self.mistakes)
-        self._try("data", lambda: check_prompts("the task's data", rows, task.environment_factory is not None))
-        if len(self.mistakes) == mistakes and self.tokenizer is not None and "prompt" in rows.column_names:
+        if self.tokenizer is not None and "prompt" in rows.column_names:
             self._prompts(task, rows)
         return len(rows)
+
+    def _rows(self, task: Task, name: str, make: Any) -> Dataset | None:
+        """What `make()` returns, or None where a run could not use it."""
+
+        def look() -> Dataset:
+            rows, own = make(), "the task's data" if name == "data" else "the task's questions"
+            check_rows(self.config.task, own, rows, task.environment_factory is not None)
+            if task.environment_factory is not None:
+                check_reset(own, rows, EnvironmentPool(list(task.tools), task.environment_factory))
+            return rows
+
+        return self._try(name, look)
 
     def _prompts(self, task: Task, data: Any) -> None:
         prompts = data[: min(len(data), LOOKED_AT)]["prompt"]
@@ -293,23 +309,28 @@ class DryRun:
         elif not number:
             self.mistakes.append("demonstrations = 0, so there is nothing to learn from; give their number.")
         self.plan.append(("cold start", cold_start_line(args, self.processes, config.traces, number)))
-        if self.tokenizer is not None and task is not None and traces is not None and number:
-            self._demonstration_lengths(task, traces)
+        if task is not None and traces is not None and number:
+            self._demonstrations(task, traces)
 
-    def _demonstration_lengths(self, task: Task, traces: list[Trace]) -> None:
+    def _demonstrations(self, task: Task, traces: list[Trace]) -> None:
         tools = tools_of(task)
         looked_at = min(self.config.demonstrations or LOOKED_AT, LOOKED_AT)
 
         def rows() -> list[dict[str, list[int]]]:
+            found: Iterable[Demonstration]
+            if traces and self.tokenizer is None:
+                return []
             if traces:
                 found = trace_demonstrations(traces[:LOOKED_AT], self.tokenizer, tools, self.args)
             else:
                 if task.demonstrations is None:
                     return []
-                found = iter(task.demonstrations(looked_at, self.config.train_seed))
+                found = task.demonstrations(looked_at, self.config.train_seed)
+            if self.tokenizer is None:
+                return [{} for _ in islice(each_demonstration(found), LOOKED_AT)]
             return tokenize_demonstrations(self.tokenizer, found, prompt_template(self.tokenizer, tools, self.args))
 
-        lengths = [len(row["input_ids"]) for row in self._try("cold start", rows) or []]
+        lengths = [len(row["input_ids"]) for row in self._try("cold start", rows) or [] if row]
         limit = self.sft_args.max_length
         if lengths and limit is not None and (long := sum(length > limit for length in lengths)):
             message = f"{long} of the first {len(lengths)} demonstrations are longer than max_length = {limit}"

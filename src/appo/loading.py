@@ -106,6 +106,21 @@ def tools_of(task: Task) -> list[Callable[..., Any]]:
     return list(EnvironmentPool(list(task.tools), task.environment_factory).all_tools().values())
 
 
+def check_rewards(task: Task, args: APPOConfig) -> None:
+    """
+    Raises:
+        UserError: where nothing scores the rollouts, and for another number of weights than of reward functions.
+    """
+    environments = EnvironmentPool(list(task.tools), task.environment_factory).probe()
+    if not task.reward_funcs and not any(hasattr(environment, "get_reward") for environment in environments):
+        raise UserError("the task has no reward source; give its reward_funcs, or its environment a get_reward().")
+    if args.reward_weights is not None and len(args.reward_weights) != len(task.reward_funcs):
+        raise UserError(
+            f"reward_weights = {args.reward_weights}, but the task's reward functions are {len(task.reward_funcs)}; "
+            "give a weight for each."
+        )
+
+
 def check_dtype(args: APPOConfig) -> None:
     """
     Raises:

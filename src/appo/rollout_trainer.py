@@ -27,6 +27,7 @@ from appo.counters import RunCounters
 from appo.environments.pool import EnvironmentPool, as_texts
 from appo.errors import UserError
 from appo.generation.transformers_engine import TransformersEngine
+from appo.reward_values import checked
 from appo.rollout.agent_loop import AgentLoop, Start
 from appo.rollout.chat_protocol import ChatProtocol, set_up_tools
 from appo.rollout.protocol import ToolProtocol
@@ -87,6 +88,8 @@ class RolloutTrainer(GRPOTrainer):
             args = copy.copy(args)  # the caller may use it again
             reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
         super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        named = zip(self.reward_funcs, self.reward_func_names, strict=True)  # type: ignore[has-type]
+        self.reward_funcs = [checked(function, name) for function, name in named]
         if self._is_vlm:
             raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         for name in ("train_dataset", "eval_dataset"):

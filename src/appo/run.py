@@ -44,7 +44,7 @@ from appo.loading import (
 from appo.model_card import CardFacts, settings_of_card
 from appo.progress import RichProgress, progress_bar
 from appo.recipe import RecipeError, RunConfig, in_one_sentence
-from appo.row_prompts import check_prompts
+from appo.row_prompts import check_rows
 from appo.run_directory import (
     alone_in,
     checkpoint_of,
@@ -218,7 +218,8 @@ def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
     rows = task.dataset(config.train_size, config.train_seed)
     questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
     for name, data in (("the task's data", rows), ("the task's questions", questions)):
-        check_prompts(name, data, task.environment_factory is not None)
+        if name == "the task's data" or config.eval_size:
+            check_rows(config.task, name, data, task.environment_factory is not None)
     return rows, questions
 
 

@@ -22,7 +22,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from appo.environments.base import Demonstration
+from appo.environments.base import Demonstration, each_demonstration
 from appo.errors import UserError
 from appo.unknown_words import UnknownWords, text_of
 
@@ -103,7 +103,7 @@ def tokenize_demonstrations(
     if tokenizer.eos_token_id is None:
         raise UserError("tokenizer.eos_token is None, but a demonstration has to end with it: set it.")
     rows: list[dict[str, list[int]]] = []
-    remaining = iter(demonstrations)
+    remaining = each_demonstration(demonstrations)
     while chunk := list(islice(remaining, CHUNK)):
         segments = [segment for demonstration in chunk for segment in demonstration.segments]
         texts = [segment.text for segment in segments if segment.token_ids is None]

@@ -79,6 +79,9 @@ def test_rows_without_a_prompt_are_told_when_the_trainer_is_made(tmp_path, tiny,
         ([[]], r"row 0: `prompt` is \[\], but"),
         ([""], "row 0: `prompt` is empty; give a text"),
         ([[{"role": "user", "content": ""}]], "row 0: `prompt` is empty"),
+        (["boss e1", ""], "row 1: `prompt` is empty"),
+        ([[{"role": "user", "content": "boss"}], [{"role": "user", "content": ""}]], "row 1: `prompt` is empty"),
+        ([[{"role": "user", "content": "boss"}], []], r"row 1: `prompt` is \[\], but"),
     ],
 )
 def test_a_prompt_that_is_none_is_told(prompts, sentence):
@@ -121,6 +124,95 @@ def test_an_environment_that_gives_no_prompt_does_not_make_up_for_one(tmp_path, 
     trainer = make(tmp_path, tiny, Dataset.from_list([{"kind": 1}] * 4), environment_factory=lambda: Asking(question))
     with pytest.raises(UserError, match=r"^a row has no column `prompt`, but kind; .* reset\(\) has to return"):
         trainer.train()
+
+
+@pytest.mark.parametrize("prompt", ["", [{"role": "user", "content": ""}]])
+@pytest.mark.parametrize("observation", [None, ""])
+def test_an_empty_prompt_without_an_observation_is_told_with_its_row(prompt, observation):
+    with pytest.raises(UserError, match=r"^the row with seed = 3, answer = 'e2': `prompt` is empty"):
+        starting_prompt({"prompt": prompt, "seed": 3, "answer": "e2"}, observation)
+    with pytest.raises(UserError, match=r"^a row: `prompt` is empty"):
+        starting_prompt({"prompt": prompt}, observation)
+
+
+def test_one_message_with_a_text_is_enough():
+    prompt = [{"role": "system", "content": ""}, {"role": "user", "content": "boss e1"}]
+    assert starting_prompt({"prompt": prompt}, None) == prompt
+    check_prompts("data", Dataset.from_dict({"prompt": [prompt]}), with_environment=False)
+
+
+ROWS = [{"prompt": "start e1", "seed": 1, "answer": "e1"}] * 8
+SHAPES = {
+    "ROWS": "the task's {} must be a datasets.Dataset, got list;",
+    "None": "the task's {} must be a datasets.Dataset, got None;",
+    "Dataset.from_list(ROWS).to_iterable_dataset()": "the task's {} must be a datasets.Dataset, got IterableDataset;",
+    "DatasetDict(train=Dataset.from_list(ROWS))": "the task's {} must be a datasets.Dataset, got DatasetDict;",
+    "Dataset.from_list([])": "the task's {} must have rows, but there are none.",
+}
+
+
+def shown_by(tmp_path, monkeypatch, capsys, fields, *flags):
+    """What `appo train` says of a task with these fields, in its run and in its dry run; each has to fail with 2."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "shaped.py").write_text(
+        "from dataclasses import replace\n"
+        "from datasets import Dataset, DatasetDict\n"
+        "from appo.environments import kinship\n"
+        f"ROWS = {ROWS}\nTASK = replace(kinship.TASK, {fields})\n"
+    )
+    lines = [f"{name}: {value}" for name, value in SETTINGS.items() if name != "disable_tqdm"]
+    (tmp_path / "recipe.yaml").write_text(f"task: shaped\ntrain_size: 8\neval_size: 0\noutput_dir: {tmp_path}/run\n")
+    with (tmp_path / "recipe.yaml").open("a") as file:
+        file.write("\n".join(lines))
+    told = []
+    for dry in ([], ["--dry-run"]):
+        monkeypatch.delitem(sys.modules, "shaped", raising=False)
+        assert main(["train", str(tmp_path / "recipe.yaml"), *flags, *dry]) == 2
+        shown = capsys.readouterr()
+        told.append(shown.out + shown.err)
+    return told
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("of", ["dataset", "eval_dataset"])
+def test_data_of_the_wrong_shape_is_told_by_the_run_and_the_dry_run(tmp_path, monkeypatch, capsys, shape, of):
+    sentence = "task = 'shaped': " + SHAPES[shape].format("data" if of == "dataset" else "questions")
+    fields = f"{of}=lambda size, seed: {shape}"
+    for told in shown_by(tmp_path, monkeypatch, capsys, fields, "--eval_size", "4"):
+        assert told.count(sentence) == 1
+
+
+def test_an_empty_prompt_that_no_reset_makes_up_for_is_told_by_the_run_and_the_dry_run(tmp_path, monkeypatch, capsys):
+    fields = "dataset=lambda size, seed: Dataset.from_list([{**row, 'prompt': ''} for row in ROWS])"
+    run, dry = shown_by(tmp_path, monkeypatch, capsys, fields)
+    assert "the row with seed = 1, answer = 'e1': `prompt` is empty" in run
+    assert "mistake: data: the task's data, row 0: `prompt` is empty" in dry
+
+
+def test_missing_rewards_and_weights_are_told_by_the_run_and_the_dry_run(tmp_path, monkeypatch, capsys):
+    run, dry = shown_by(tmp_path, monkeypatch, capsys, "reward_funcs=[]")
+    assert "No reward source provided" in run
+    assert "mistake: rewards: the task has no reward source; give its reward_funcs" in dry
+    run, dry = shown_by(tmp_path, monkeypatch, capsys, "", "--reward_weights", "1", "2")
+    assert "Number of reward weights (2) must match number of reward functions (1)" in run
+    assert "mistake: rewards: reward_weights = [1.0, 2.0], but the task's reward functions are 1; give" in dry
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ("None", "got None."),
+        ("'text'", "got a str."),
+        ("['text'] * size", "but number 0 is a str."),
+        ("[None] * size", "but number 0 is None."),
+    ],
+)
+def test_demonstrations_that_are_none_are_told_by_the_run_and_the_dry_run(
+    tmp_path, monkeypatch, capsys, returned, sentence
+):
+    fields = f"demonstrations=lambda size, seed: {returned}"
+    for told in shown_by(tmp_path, monkeypatch, capsys, fields, "--demonstrations", "4"):
+        assert f"demonstrations() must return a list, or an iterator, of Demonstration, {sentence}" in told
 
 
 def test_an_observation_is_appended_to_the_rows_prompt():

@@ -9,11 +9,13 @@ Left out on purpose: a registry. A recipe names a task by its module; the module
 function of that name that returns one and takes the recipe's `task_args`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset
+
+from appo.errors import UserError
 
 
 @dataclass
@@ -40,6 +42,21 @@ class Demonstration:
 
     prompt: str | list[dict[str, Any]]
     segments: list[Segment]
+
+
+def each_demonstration(found: Any) -> Iterator[Demonstration]:
+    """What `Task.demonstrations` returned, one after the other.
+
+    Raises:
+        UserError: for anything but demonstrations.
+    """
+    rule = "the task's demonstrations() must return a list, or an iterator, of Demonstration"
+    if not isinstance(found, Iterable) or isinstance(found, str | Mapping):
+        raise UserError(f"{rule}, got {found if found is None else f'a {type(found).__name__}'}.")
+    for number, one in enumerate(found):
+        if not isinstance(one, Demonstration):
+            raise UserError(f"{rule}, but number {number} is {one if one is None else f'a {type(one).__name__}'}.")
+        yield one
 
 
 @dataclass
