@@ -189,6 +189,9 @@ def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | No
                 raise
             raise RecipeError(str(error)) from None
     check_dtype(args)
+    path = Path(source)  # the hub's names have one slash
+    if not path.exists() and (len(path.parts) > 2 or (len(path.parts) > 1 and path.parent.is_dir())):
+        raise RecipeError(f"model = {source!r} cannot be loaded: there is no such directory; train it first.")
     try:
         return read_model(source, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
     except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:

@@ -125,8 +125,8 @@ def _usage(trainer: Any, source: str, base_is_known: bool) -> str:
     called = ""
     if tools:
         called = (
-            f"\n\nThe model calls {', '.join(tools)} (protocol `{trainer.args.tool_protocol}`). This writes what "
-            "comes before a tool answers; `appo eval` runs the tools."
+            f"\n\nThe model calls {', '.join(tools)} (protocol `{trainer.args.tool_protocol}`). This runs no "
+            "tools, so that what follows a call is made up; `appo eval` runs them."
         )
     whole = trainer.card_facts.model_directory is not None or not is_peft_model(trainer.model)
     if not (whole or base_is_known):

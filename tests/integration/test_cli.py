@@ -77,7 +77,7 @@ def test_every_recipe_is_read(name):
         (["--cold_start.learning_rat", "1"], "cold_start: unknown field learning_rat; did you mean learning_rate?"),
         (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, reasoning_gym, tool_qa"),
         (["--task", "json"], "the module holds no `TASK`"),
-        (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded"),
+        (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded: there is no such directory"),
         (["--model", "/none", "--model_init_kwargs", '{"dtype": "bf"}'], "model_init_kwargs: torch has no dtype 'bf'"),
         (["--eval_size", "-1"], "eval_size must not be below 0, got -1"),
         (["--bf16", "perhaps"], "bf16"),

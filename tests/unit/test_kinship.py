@@ -24,6 +24,7 @@ from appo.environments.kinship import (
 from appo.recipe import RecipeError, RunConfig
 from appo.rollout.calls import PlainText
 from appo.run import load_task
+from appo.tools import ToolError
 
 CLEAN = (
     "<think> well plan start mother so </think> <search> mother e12 </search> <result> weak e9 </result> "
@@ -142,7 +143,7 @@ def test_a_fork_starts_in_the_present_state_and_goes_its_own_way():
 def test_a_malformed_query_is_an_error_in_words_of_the_tokenizer(tokenizer, query):
     environment = KinshipEnvironment()
     environment.reset(1)
-    with pytest.raises(ValueError, match="search got") as error:
+    with pytest.raises(ToolError, match="search got") as error:
         environment.search(query)
     words = set(str(error.value).split()) - set(query.split())
     assert tokenizer.unk_token_id not in tokenizer(" ".join(sorted(words)))["input_ids"]

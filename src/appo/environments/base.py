@@ -88,6 +88,16 @@ class Task:
     eval_dataset: Callable[[int, int], Dataset] | None = None
     token_kinds: Callable[[list[str]], list[str]] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("reward_funcs", "tools"):
+            given = getattr(self, name)
+            if not isinstance(given, (list, tuple)) or not all(map(callable, given)):
+                raise UserError(f"Task({name}=..) must be a list of functions, got {given!r}.")
+        for name in ("dataset", "environment_factory", "demonstrations", "make_model", "eval_dataset"):
+            given = getattr(self, name)
+            if not callable(given) and (given is not None or name == "dataset"):
+                raise UserError(f"Task({name}=..) must be a function, got {given!r}.")
+
     def questions(self, size: int, seed: int) -> Dataset:
         """Rows for an evaluation."""
         return (self.eval_dataset or self.dataset)(size, seed)

@@ -34,6 +34,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.environments.base import Demonstration, Segment, Task
+from appo.tools.results import ToolError
 
 RELATIONS = ["boss", "friend", "mother", "father", "sister", "brother", "teacher", "neighbour"]
 ENTITIES = [f"e{number}" for number in range(24)]
@@ -49,7 +50,7 @@ TAGS = [f"<{slash}{name}>" for name in ("think", "search", "result", "answer") f
 TOOL_WORDS = [
     "weak",
     "error:",
-    "ValueError:",
+    "malformed",
     "search",
     "got",
     "nothing",
@@ -120,7 +121,7 @@ class KinshipEnvironment:
         if len(words) != 2 or words[0] not in RELATIONS or words[1] not in ENTITIES:
             # Without punctuation, since the tokenizer knows words only.
             got = " ".join(words) or "nothing"
-            raise ValueError(f"search got {got} but needs one relation and one entity like mother e12")
+            raise ToolError(f"search got {got} but needs one relation and one entity like mother e12")
         relation, entity = words
         first_time = (relation, entity) not in self._asked
         self._asked |= {(relation, entity)}

@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class ToolRunner:
         self._marked: MutableMapping[int, Any] = weakref.WeakValueDictionary()  # what `gave_up` tells of, by id
         self._held: list[Any] = []  # and what of it takes no weak reference
         self._reported: set[str] = set()  # tools that are known to hang
+        self._raised: set[tuple[str, type[BaseException]]] = set()  # and what of whose exceptions was told
         self._loops = EventLoops(min(timeout / 4, LONGEST_PATIENCE))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -253,8 +255,25 @@ class ToolRunner:
             kind = type(raised).__name__
             if isinstance(raised, ToolError):
                 return ToolOutcome(self._readable(f"error: {_message(raised)}"), kind), True
+            self._report(job.name, raised)
             text = self._readable(f"error: {kind}: {_message(raised)}")
             return ToolOutcome(text, kind), not isinstance(raised, Exception)
+
+    def _report(self, name: str, raised: BaseException) -> None:
+        """Says where a tool's code raised, once for each tool and kind: else only the policy would read of it."""
+        if (name, type(raised)) in self._raised:
+            return
+        self._raised.add((name, type(raised)))
+        try:
+            trace = "".join(traceback.format_exception(raised))
+        except BaseException:  # a class of the tool's own whose text cannot be had
+            trace = "".join(traceback.format_tb(raised.__traceback__)) + type(raised).__name__
+        logger.warning(
+            "The tool %s raised, which the policy reads as an error; raise appo.tools.ToolError where that is the "
+            "tool's answer. This is said once for each kind of exception.\n%s",
+            name,
+            trace.rstrip(),
+        )
 
     def _await(self, job: _Job, awaitable: Awaitable[Any]) -> Any:
         call = AsyncCall(awaitable)

@@ -255,3 +255,18 @@ def test_errors_without_words():
 def test_the_least_limit_of_a_result():
     text = ToolRunner(max_result_chars=1).submit(TOOLS, "echo", "a" * 50).result().text
     assert text == "\n[50 characters cut]\n"
+
+
+def test_a_fault_in_a_tools_code_is_told_once_with_its_place_and_a_tools_own_answer_is_not(caplog):
+    def broken() -> str:
+        return undefined_name  # noqa: F821
+
+    def strict() -> str:
+        raise ToolError("give a city")
+
+    runner = ToolRunner()
+    tools = {"broken": broken, "strict": strict}
+    assert [runner.submit(tools, "broken", {}).result().error for _ in range(3)] == ["NameError"] * 3
+    assert runner.submit(tools, "strict", {}).result().error == "ToolError"
+    (message,) = caplog.messages
+    assert message.startswith("The tool broken raised") and "test_runner.py" in message and "undefined_name" in message
