@@ -273,8 +273,8 @@ def test_nonsense_in_a_call_becomes_a_result_the_policy_reads(tiny):
     scripts = {0: ["<search> e1 </search>", "mother </search>", ANSWER]}
     loop = make_loop(ScriptedEngine(tokenizer, scripts), tokenizer)
     (rollout,) = loop.run([start(tokenizer, pool)], seed=0)
-    assert [call.error for call in rollout.tool_calls] == ["ValueError", "malformed call"]
-    assert loop.counters.errors == {"ValueError": 1, "malformed call": 1}
+    assert [call.error for call in rollout.tool_calls] == ["ToolError", "malformed call"]
+    assert loop.counters.errors == {"ToolError": 1, "malformed call": 1}
     assert rollout.finish_reason == "stop"
 
 
