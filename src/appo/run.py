@@ -327,7 +327,7 @@ def _report(result: dict[str, Any], console: Console) -> None:
     for name in ("before", "after"):
         if result[name]:
             evaluation = Evaluation(**result[name])
-            failed = f" ({evaluation.tool_failures:.1f} failed)" if evaluation.tool_failures else ""
+            failed = f" ({evaluation.tool_failures:.1f} failed)" if evaluation.tool_failures >= 0.05 else ""
             calls = f"{evaluation.tool_calls:.1f} tool calls{failed}, {evaluation.tokens:.0f} tokens each"
             console.print(f"{name:11} success {evaluation}, {calls}")
     for name in ("checkpoint", "records", "curves"):
