@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from test_cli import TINY
@@ -348,8 +347,8 @@ def test_two_processes_measure_what_one_measures(recipe, tmp_path):
 
 
 def test_accelerate_that_starts_one_process_of_two_is_one_sentence(recipe):
-    launcher = Path(sys.executable).with_name("accelerate")
-    command = [str(launcher), "launch", "--cpu", "--num_processes", "2", "-m", "appo", "train", str(recipe)]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command = [*launcher, "-m", "appo", "train", str(recipe)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert "`accelerate launch` was asked for several processes and started one" in run.stderr
