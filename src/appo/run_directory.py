@@ -102,10 +102,11 @@ def run_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> di
 def forget_run(args: APPOConfig) -> None:
     """Removes what an earlier run would be resumed from or reported by; its records are kept under another name."""
     directory = Path(args.output_dir)
-    for path in [*directory.glob("checkpoint-*"), cold_dir(args), model_dir(args)]:
-        shutil.rmtree(path, ignore_errors=True)
+    # First what says that there is a finished run: a kill here must not leave that without its model.
     for path in [directory / "result.json", _run_path(args), *directory.glob("evaluation-*.json")]:
         path.unlink(missing_ok=True)
+    for path in [*directory.glob("checkpoint-*"), cold_dir(args), model_dir(args)]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_found(path: Path, console: Console) -> dict[str, Any] | None:

@@ -228,6 +228,21 @@ def test_a_second_command_in_one_directory_is_refused(recipe, tmp_path, monkeypa
     assert len(steps) == 4 * 8
 
 
+def test_an_overwrite_that_was_killed_leaves_nothing_that_says_finished(recipe, tmp_path, monkeypatch):
+    from appo import run_directory
+
+    out = tmp_path / "run"
+    assert main(["train", str(recipe)]) == 0
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_directory.shutil, "rmtree", killed)
+        assert main(["train", str(recipe), "--overwrite", "true"]) == 130
+    assert not (out / "result.json").exists()
+
+
 def test_records_that_are_lost_are_told(interrupted, tmp_path):
     records = tmp_path / "run" / "records.jsonl"
     lines = records.read_text().splitlines(keepends=True)
