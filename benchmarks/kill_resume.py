@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 RECIPE = """
 task: kinship

@@ -3,7 +3,7 @@
     python benchmarks/memory.py [ROWS] [TOKENS]
 
 Prints, with and without gradient checkpointing, the weights and what the process grew by from there to the peak of two
-steps (loss with all logits, backward, AdamW) of SmolLM2-135M in float32, and what `appo.memory` says. Needs the
+steps (loss with all logits, backward, AdamW) of SmolLM2-135M in float32, and what `appo.cli.memory` says. Needs the
 weights of the recipe smollm2-arithmetic. Left out on purpose: GPUs (`torch.cuda.max_memory_allocated` tells).
 """
 
@@ -13,8 +13,8 @@ import sys
 
 import torch
 
-from appo.environments.smollm2 import make_model
-from appo.memory import GB, Memory, Sizes, estimate
+from appo.cli.memory import GB, Memory, Sizes, estimate
+from appo.models.smollm2 import make_model
 
 
 def peak_growth(rows: int, tokens: int, checkpointing: bool) -> tuple[float, Memory]:

@@ -15,11 +15,11 @@ import time
 import torch
 from transformers import AutoModelForCausalLM
 
+from appo.engines.transformers_engine import TransformersEngine
 from appo.environments import kinship
-from appo.environments.pool import EnvironmentPool
-from appo.generation.transformers_engine import TransformersEngine
-from appo.rollout.agent_loop import AgentLoop, Start
-from appo.rollout.protocol import TagProtocol
+from appo.protocols.base import TagProtocol
+from appo.rollout.environments import EnvironmentPool
+from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from appo.cli import main
+from appo.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ from appo.checkpoints import STATE, find_checkpoint, seal, unseal
 from appo.config import APPOConfig
 from appo.errors import UserError
 from appo.files import fingerprint
-from appo.rollout.mini_batches import MiniBatch, NotStorable, load_mini_batches, save_mini_batches
+from appo.rollout.batches import MiniBatch, NotStorable, load_mini_batches, save_mini_batches
 from appo.rollout_trainer import RolloutTrainer
 
 GENERATION = "generation"  # the folder in a checkpoint

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 
 from appo.algorithm.rivals import step_group_advantage, tree_group_advantage, vine_advantage
-from appo.metrics import mean
+from appo.rollout.metrics import mean
 from appo.rollout.rewards import among_scored, rewards_of
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout

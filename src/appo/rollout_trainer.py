@@ -21,23 +21,23 @@ from trl.data_utils import is_conversational
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
-from appo import metrics
 from appo.config import APPOConfig
-from appo.counters import RunCounters
-from appo.environments.pool import EnvironmentPool, as_texts
+from appo.engines.transformers_engine import TransformersEngine
 from appo.errors import UserError
-from appo.generation.transformers_engine import TransformersEngine
-from appo.reward_values import checked
-from appo.rollout.agent_loop import AgentLoop, Start
-from appo.rollout.chat_protocol import ChatProtocol, set_up_tools
-from appo.rollout.protocol import ToolProtocol
+from appo.protocols.base import ToolProtocol
+from appo.protocols.chat_template import ChatProtocol, set_up_tools
+from appo.protocols.tags import TagProtocol
+from appo.rewards.checked import checked
+from appo.rollout import metrics
+from appo.rollout.counters import RunCounters
+from appo.rollout.environments import EnvironmentPool, as_texts
+from appo.rollout.loop import AgentLoop, Start
+from appo.rollout.prompts import check_prompts, starting_prompt
 from appo.rollout.scoring import RolloutBatch, TokenScores, collate
-from appo.rollout.tag_protocol import TagProtocol
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
-from appo.row_prompts import check_prompts, starting_prompt
+from appo.rollout.unknown_words import UnknownWords, text_of
 from appo.tools.runner import ToolRunner
-from appo.unknown_words import UnknownWords, text_of
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 

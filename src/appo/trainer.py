@@ -20,17 +20,17 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from appo import metrics
 from appo.algorithm import fork_weight, future_value
 from appo.branching import BranchPoint, choose_branch_points
 from appo.credit import busy_rows, group_credit, loss_mask, token_advantages, without_idle_rows
 from appo.errors import UserError
 from appo.files import write_text
-from appo.model_card import CardFacts, model_card
-from appo.records import append_records, rollout_records, start_records
+from appo.report.model_card import CardFacts, model_card
 from appo.resumable_trainer import ResumableTrainer
-from appo.rollout.agent_loop import Start
-from appo.rollout.mini_batches import MiniBatch
+from appo.rollout import metrics
+from appo.rollout.batches import MiniBatch
+from appo.rollout.loop import Start
+from appo.rollout.records import append_records, rollout_records, start_records
 from appo.rollout.scoring import RolloutBatch, TokenScores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
 from appo.rollout_trainer import Pair

@@ -12,7 +12,7 @@ import torch
 from judge_server import JudgeServer
 from scripted_model import save_random, save_scripted
 
-from appo.cli import main
+from appo.cli.main import main
 from appo.evaluation import policy
 from appo.evaluation.eval_config import EvalConfig
 from appo.tools import python_sandbox
@@ -101,7 +101,7 @@ def test_a_question_longer_than_the_context_scores_zero(tmp_path, answering):
 # The command, in a process that gets SIGKILL when its 13th sample is in the file: in the middle of the second batch.
 KILLED = """
 import os, signal, sys
-from appo.cli import main
+from appo.cli.main import main
 from appo.evaluation.samples import SampleFile
 
 add = SampleFile.add

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appo.cli import main
+from appo.cli.main import main
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -45,8 +45,8 @@ def recipe(tmp_path):
 HELP = """
 import sys
 before = set(sys.modules)
-import appo.cli
-assert appo.cli.main(["--help"]) == 0
+import appo.cli.main
+assert appo.cli.main.main(["--help"]) == 0
 names = {name.partition(".")[0] for name in set(sys.modules) - before}
 print("IMPORTED", *sorted(names - set(sys.stdlib_module_names)))
 """
@@ -62,7 +62,7 @@ def test_help_answers_at_once_because_it_imports_the_standard_library_alone():
 
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_every_recipe_is_read(name):
-    from appo.recipe import read_recipe
+    from appo.cli.recipe import read_recipe
 
     read_recipe(str(RECIPES / name), [])
 
@@ -278,7 +278,7 @@ def test_a_reference_policy_from_the_tasks_own_model(recipe):
 
 
 def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
-    from appo import cold_start
+    from appo.cli import cold_start
     from appo.trainer import APPOTrainer
 
     original = APPOTrainer.training_step
@@ -300,7 +300,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
 
 
 def test_a_run_interrupted_behind_its_last_step_takes_none_more(recipe, tmp_path, monkeypatch):
-    from appo import run
+    from appo.cli import train as run
 
     out = tmp_path / "run"
     evaluation = run._evaluation
@@ -330,7 +330,7 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(recipe, capsys):
 
 
 def test_missing_data_is_told_before_anything_is_loaded(tmp_path, capsys, monkeypatch):
-    from appo import cold_start
+    from appo.cli import cold_start
 
     monkeypatch.setattr(cold_start, "load_model", lambda *a: pytest.fail("the model was loaded"))
     path = tmp_path / "recipe.yaml"
@@ -345,7 +345,7 @@ def test_missing_data_is_told_before_anything_is_loaded(tmp_path, capsys, monkey
 
 
 def test_missing_isolation_is_told_before_anything_is_loaded(recipe, tmp_path, monkeypatch, capsys):
-    from appo import cold_start, loading
+    from appo.cli import cold_start, loading
 
     def missing():
         raise RuntimeError("bubblewrap is missing")

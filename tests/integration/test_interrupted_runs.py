@@ -10,7 +10,7 @@ import sys
 import pytest
 from test_cli import TINY
 
-from appo.cli import main
+from appo.cli.main import main
 from appo.trainer import APPOTrainer
 
 # The cold start, the rows, a reward of its own, and one number that a test may edit.
@@ -136,7 +136,7 @@ def test_a_cold_start_from_other_demonstrations_is_done_again(recipe, tmp_path, 
 def test_a_cold_start_killed_between_its_weights_and_its_description_leaves_the_old_one(
     recipe, tmp_path, monkeypatch, capsys
 ):
-    from appo import cold_start
+    from appo.cli import cold_start
 
     weights = tmp_path / "run" / "cold_start" / "model.safetensors"
     assert main(["sft", str(recipe)]) == 0
@@ -229,7 +229,7 @@ def test_a_second_command_in_one_directory_is_refused(recipe, tmp_path, monkeypa
 
 
 def test_an_overwrite_that_was_killed_leaves_nothing_that_says_finished(recipe, tmp_path, monkeypatch):
-    from appo import run_directory
+    from appo.cli import run_directory
 
     out = tmp_path / "run"
     assert main(["train", str(recipe)]) == 0
@@ -269,7 +269,7 @@ def test_a_broken_description_is_found_out(recipe, tmp_path, capsys, name):
 
 
 def test_a_kill_behind_the_last_update_does_not_change_what_is_measured(recipe, tmp_path, monkeypatch):
-    from appo import run
+    from appo.cli import train as run
 
     assert main(["train", str(recipe)]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())

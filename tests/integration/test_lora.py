@@ -5,8 +5,8 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM
 
-from appo import cold_start, run
-from appo.cli import main
+from appo.cli.main import cold_start, main
+from appo.cli.main import train as run
 from appo.environments import kinship
 
 RECIPE = """

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 import appo
 from appo import APPOConfig, APPOTrainer
-from appo.cli import main
+from appo.cli.main import main
 from appo.environments import kinship
 
 RECIPE = """

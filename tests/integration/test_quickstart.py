@@ -3,7 +3,7 @@
 import runpy
 from pathlib import Path
 
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 

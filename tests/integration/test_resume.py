@@ -13,7 +13,7 @@ from appo import APPOTrainer
 from appo.checkpoints import fault_of, find_checkpoint
 from appo.environments import kinship
 from appo.errors import UserError
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 EACH = {"max_steps": 4, "steps_per_generation": 4, "save_strategy": "steps", "save_steps": 1}
 

@@ -8,9 +8,9 @@ from trl import GRPOTrainer
 
 from appo.algorithm.rivals import gppo_coefficient, step_group_advantage
 from appo.environments import kinship
-from appo.records import read_records
 from appo.rival_credit import result_at
 from appo.rivals import RivalConfig, RivalTrainer
+from appo.rollout.records import read_records
 
 ALL = {"train_on": "all", "advantage": "tree"}
 PLAIN = {"num_initial_rollouts": 8, "num_branch_points": 0, "advantage": "group", "future_weight": 0.0}

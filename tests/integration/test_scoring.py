@@ -5,7 +5,7 @@ import torch
 from test_trainer import make_trainer
 
 from appo.environments import kinship
-from appo.records import read_records
+from appo.rollout.records import read_records
 from appo.rollout.types import Rollout
 
 

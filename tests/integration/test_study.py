@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from appo.cli import main
+from appo.cli.main import main
 from appo.environments import kinship
-from appo.records import read_records
+from appo.research import schedule
+from appo.research.charges import ChargedTrainer
+from appo.research.one_run import Curve
+from appo.research.plan import Job, Study
 from appo.rivals import RivalConfig
-from appo.study import schedule
-from appo.study.charges import ChargedTrainer
-from appo.study.one_run import Curve
-from appo.study.plan import Job, Study
+from appo.rollout.records import read_records
 
 RECIPE = """
 task: kinship

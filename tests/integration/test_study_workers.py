@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from appo.cli import main
+from appo.cli.main import main
 
 RECIPE = """
 task: my_task

@@ -15,7 +15,7 @@ from appo.algorithm import fork_weight
 from appo.config import PRESETS
 from appo.environments import kinship
 from appo.evaluation import evaluate
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 RESULT = " <result> {} </result> "
 # Plain rollouts, of which those that succeed are trained on.

@@ -28,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from appo import APPOConfig, APPOTrainer
-from appo.records import read_records
+from appo.rollout.records import read_records
 from appo.tools.schema_tool import SchemaTool
 
 TEMPLATE = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()

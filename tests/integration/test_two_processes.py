@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appo.records import read_records
+from appo.rollout.records import read_records
 
 SCRIPT = """
 import sys

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from appo import APPOConfig
-from appo.cli import main
+from appo.cli.main import main
 from appo.config import UNBOUNDED
 from appo.errors import UserError
 

@@ -75,7 +75,7 @@ class Task:
         decision_positions: `words -> positions` of the tokens known to decide the outcome, for a task made to study
             credit; `words` are a completion's tokens as text.
         token_kinds: `words -> kinds`, a name for each of the tokens, such as "filler"; the pilot study tells them
-            apart (`appo.analysis.pilot`).
+            apart (`appo.research.pilot`).
     """
 
     dataset: Callable[[int, int], Dataset]

@@ -26,7 +26,7 @@ from typing import Any
 from datasets import Dataset
 
 from appo.environments.base import Demonstration, Segment, Task
-from appo.environments.smollm2 import make_model
+from appo.models.smollm2 import make_model
 from appo.tools.python_sandbox import python
 
 try:

@@ -23,14 +23,14 @@ from typing import Any
 
 from datasets import Dataset
 
-from appo.data import load_rl_data
+from appo.data.rl_sets import load_rl_data
+from appo.data.rows import DataError
 from appo.environments.base import Task
 from appo.environments.prompts import system_prompt
 from appo.errors import UserError
 from appo.rewards import paper_reward_func
-from appo.rows import DataError
 from appo.tools import PythonSandbox
-from appo.tools.search_source import open_search
+from appo.tools.search.source import open_search
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def TASK(
         valid: The same for evaluations; with it, nothing of `data` is held out.
         held_out: Share of `data` for evaluations, 0 to 1; 0 trains on all and evaluates on nothing.
         tools: Of `search` and `python`.
-        search: Where to search, as `appo.tools.search_source` has it.
+        search: Where to search, as `appo.tools.search.source` has it.
         search_options: Further arguments of that search, for example `cache`.
         sandbox: Arguments of `appo.tools.PythonSandbox`, for example `timeout_s` and `memory_mb`.
         python_session: Whether the programs of a rollout share their variables.

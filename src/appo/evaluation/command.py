@@ -7,7 +7,7 @@
     results.json      the table's numbers and the settings
 
 Every mistake is one sentence (`RecipeError`), found before the model is loaded where that is possible. Left out on
-purpose: success on a recipe's own task (`appo eval RECIPE`, in `appo.run`).
+purpose: success on a recipe's own task (`appo eval RECIPE`, in `appo.cli.train`).
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 import transformers
 from rich.console import Console
 
-from appo.evaluation.benchmarks import BenchmarkRow, load_benchmark
+from appo.data.benchmarks import BenchmarkRow, load_benchmark
 from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig, read_eval_config
 from appo.evaluation.eval_tools import open_tools, tool_specs
 from appo.evaluation.judge import Judge, Verdict, judge_prompt
@@ -28,7 +28,7 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.evaluation.table import print_results
-from appo.records import append_records
+from appo.rollout.records import append_records
 
 Rows = dict[str, list[BenchmarkRow]]
 

@@ -13,9 +13,9 @@ from typing import Any
 from jinja2.defaults import DEFAULT_NAMESPACE
 from transformers import PreTrainedTokenizerBase
 
+from appo.cli.recipe import FLAGS, RecipeError, read_dataclasses, read_mapping, split_flags
+from appo.data.benchmarks import BENCHMARKS
 from appo.errors import UserError
-from appo.evaluation.benchmarks import BENCHMARKS
-from appo.recipe import FLAGS, RecipeError, read_dataclasses, read_mapping, split_flags
 
 PROTOCOLS = ("tags", "chat_template")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.

@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers.utils import get_json_schema
 
+from appo.cli.recipe import RecipeError
 from appo.evaluation.eval_config import EvalConfig
-from appo.recipe import RecipeError
 from appo.tools import PythonSandbox, ToolError
 from appo.tools.schema_tool import SchemaTool
-from appo.tools.search_source import SERVER_KINDS, open_search, split_spec
+from appo.tools.search.source import SERVER_KINDS, open_search, split_spec
 
 Tools = dict[str, Callable[..., Any]]
 PROGRAM_SECONDS = 5.0  # as the sandbox has it by default, in training too

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 from appo.errors import UserError
 from appo.tools import ToolError
-from appo.tools._disk_cache import DiskCache
-from appo.tools._http import Call, Client
+from appo.tools.search.disk_cache import DiskCache
+from appo.tools.search.requests import Call, Client
 
 JUDGE_PROMPT = """\
 You are grading an answer to a question. Decide whether it means the same as one of the accepted answers.

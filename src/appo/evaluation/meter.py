@@ -1,6 +1,6 @@
 """Progress of many equal pieces of work: a bar in a terminal, a line now and then elsewhere.
 
-Left out on purpose: training, whose progress is `appo.progress.RichProgress`.
+Left out on purpose: training, whose progress is `appo.report.progress.RichProgress`.
 """
 
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from appo.progress import SECONDS_BETWEEN_LINES, progress_bar
+from appo.report.progress import SECONDS_BETWEEN_LINES, progress_bar
 
 
 class Meter:

@@ -14,16 +14,16 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from appo.cli.loading import read_model
+from appo.cli.recipe import RecipeError
+from appo.engines.transformers_engine import check_full_attention
 from appo.environments.prompts import system_prompt
 from appo.errors import UserError
 from appo.evaluation.eval_tools import Tools
-from appo.generation.transformers_engine import check_full_attention
-from appo.loading import read_model
-from appo.recipe import RecipeError
-from appo.rollout.chat_protocol import chat_protocol_for
-from appo.rollout.protocol import ToolProtocol
-from appo.rollout.tag_protocol import TagProtocol
-from appo.unknown_words import UnknownWords
+from appo.protocols.base import ToolProtocol
+from appo.protocols.chat_template import chat_protocol_for
+from appo.protocols.tags import TagProtocol
+from appo.rollout.unknown_words import UnknownWords
 
 WEIGHTS = (".safetensors", ".bin")
 TOKENIZER_AND_CONFIG = (".json", ".jinja", ".model", ".txt")

@@ -16,10 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from appo.evaluation.benchmarks import BenchmarkRow
+from appo.cli.recipe import RecipeError
+from appo.data.benchmarks import BenchmarkRow
 from appo.files import write_json
-from appo.recipe import RecipeError
-from appo.records import append_records, read_records, start_records
+from appo.rollout.records import append_records, read_records, start_records
 
 Key = tuple[str, str, int]  # benchmark, id, sample
 

@@ -10,14 +10,14 @@ Left out on purpose: any engine but the embedded one.
 from collections.abc import Sequence
 from typing import Any
 
+from appo.engines.transformers_engine import TransformersEngine
 from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.meter import Meter
 from appo.evaluation.policy import Policy
 from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.scores import score_text
-from appo.generation.transformers_engine import TransformersEngine
 from appo.rewards import completion_text
-from appo.rollout.agent_loop import AgentLoop, Start
+from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 

@@ -3,7 +3,7 @@
 A sample's record holds `scores` with `em`, `f1` and `math`; `judge` is added where a judge model gave a verdict. A
 score that does not exist is None, never 0, and is left out.
 
-Left out on purpose: comparing two policies (`appo.study.statistics` has paired tests).
+Left out on purpose: comparing two policies (`appo.research.statistics` has paired tests).
 """
 
 import math
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appo.evaluation.success import wilson_interval
+from appo.research.statistics import bootstrap_interval
 from appo.rewards import exact_match, extract_answer, f1, format_errors, math_equal
-from appo.study.statistics import bootstrap_interval
 
 METRICS = ("em", "f1", "math", "judge")
 DRAWS = 2000  # of the bootstrap: memory grows with draws x questions

@@ -12,7 +12,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from datasets import Dataset
 
-from appo.metrics import mean
+from appo.rollout.metrics import mean
 from appo.trainer import EVALUATION_STREAM, APPOTrainer
 
 

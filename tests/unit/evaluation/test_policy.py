@@ -6,12 +6,12 @@ from scripted_model import byte_tokenizer, save_random
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from appo.cli.recipe import RecipeError
 from appo.environments import kinship
 from appo.environments.prompts import system_prompt
 from appo.evaluation import policy
 from appo.evaluation.policy import file_marks, load_policy
-from appo.recipe import RecipeError
-from appo.unknown_words import UnknownWords
+from appo.rollout.unknown_words import UnknownWords
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]{{ message['content'] }}{% endfor %}"

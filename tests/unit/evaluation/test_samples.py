@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from appo.evaluation.benchmarks import BenchmarkRow
+from appo.cli.recipe import RecipeError
+from appo.data.benchmarks import BenchmarkRow
 from appo.evaluation.samples import Job, SampleFile
-from appo.recipe import RecipeError
 
 ROW = BenchmarkRow("q1", "Who?", ["Ann"], "f1")
 

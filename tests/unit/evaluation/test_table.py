@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from appo.evaluation.benchmarks import BENCHMARKS
+from appo.data.benchmarks import BENCHMARKS
 from appo.evaluation.table import print_results
 
 WIDE = {"mean": 0.9999, "low": 0.9991, "high": 1.0, "interval": "wilson", "questions": 5000}

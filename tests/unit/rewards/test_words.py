@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appo.evaluation.benchmarks import BENCHMARKS, benchmark_file, load_benchmark
+from appo.data.benchmarks import BENCHMARKS, benchmark_file, load_benchmark
 from appo.rewards import exact_match, extract_answer, f1
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "benchmarks"

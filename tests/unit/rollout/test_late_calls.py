@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 from test_agent_loop import ANSWER, CALL, RESULT, ScriptedEngine, start
 
-from appo.environments.pool import EnvironmentPool
-from appo.rollout.agent_loop import BUSY, AgentLoop, Start
-from appo.rollout.protocol import TagProtocol
+from appo.protocols.base import TagProtocol
+from appo.rollout.environments import EnvironmentPool
+from appo.rollout.loop import BUSY, AgentLoop, Start
 from appo.tools.runner import ToolRunner
 
 HANG = CALL.replace("e1", "e2")

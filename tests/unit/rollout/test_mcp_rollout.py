@@ -11,10 +11,10 @@ pytest.importorskip("mcp", reason="the package mcp is not installed: pip install
 from test_agent_loop import ScriptedEngine
 from test_protocol import chat_trainer, qwen  # noqa: F401 - fixtures
 
-from appo.rollout.agent_loop import AgentLoop, Start
-from appo.rollout.protocol import ChatProtocol, TagProtocol
+from appo.protocols.base import ChatProtocol, TagProtocol
+from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
-from appo.tools.mcp import MCPServer
+from appo.tools.mcp.server import MCPServer
 from appo.tools.runner import ToolRunner
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "mcp_server.py"

@@ -6,8 +6,8 @@ from test_chat_templates import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from appo import APPOConfig, APPOTrainer
-from appo.environments.pool import as_texts, with_observation
 from appo.errors import UserError
+from appo.rollout.environments import as_texts, with_observation
 
 
 def part(text):

@@ -4,9 +4,9 @@ import pytest
 from test_agent_loop import ScriptedEngine
 from test_chat_templates import TEMPLATES, make_tokenizer
 
+from appo.protocols.base import TagProtocol, chat_protocol_for
 from appo.rewards import completion_text, paper_reward_func
-from appo.rollout.agent_loop import AgentLoop, Start
-from appo.rollout.protocol import TagProtocol, chat_protocol_for
+from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 

@@ -18,9 +18,9 @@ import pytest
 pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
 
 from appo.errors import UserError
-from appo.rollout.agent_loop import snapshot
+from appo.rollout.loop import snapshot
 from appo.tools import ToolError
-from appo.tools.mcp import MCPServer, UnusableServer
+from appo.tools.mcp.server import MCPServer, UnusableServer
 from appo.tools.runner import ToolRunner
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")
@@ -311,7 +311,7 @@ def test_an_error_of_the_servers_is_its_own_words_whatever_its_code(code, messag
 
 
 def test_a_server_that_hangs_for_ever_is_started_again(monkeypatch):
-    monkeypatch.setattr("appo.tools._mcp_connection.PING_SECONDS", 0.2)
+    monkeypatch.setattr("appo.tools.mcp.connection.PING_SECONDS", 0.2)
     with raw() as server:
         monkeypatch.setattr(server, "timeout_s", 0.2)
         assert outcome(server, "echo", {"hang": 1}) == ("error: timeout after 0.2 s", "timeout")
@@ -480,7 +480,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
 def test_the_server_ends_with_the_process_that_started_it(end):
     program = (
         "import os, sys\n"
-        "from appo.tools.mcp import MCPServer\n"
+        "from appo.tools.mcp.server import MCPServer\n"
         f"server = MCPServer({COMMAND!r})\n"
         "tools = {tool.__name__: tool for tool in server.tools}\n"
         "print(tools['process'](), flush=True)\n"
@@ -547,13 +547,17 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
-    monkeypatch.delitem(sys.modules, "appo.tools.mcp")
+    monkeypatch.delitem(sys.modules, "appo.tools.mcp.server")
     with pytest.raises(ModuleNotFoundError, match=r"The package mcp is missing: run `pip install appo\[mcp\]`"):
-        importlib.import_module("appo.tools.mcp")
+        importlib.import_module("appo.tools.mcp.server")
 
 
 def test_the_command_prints_the_tools():
     done = subprocess.run(
-        [sys.executable, "-m", "appo.tools.mcp", *COMMAND], capture_output=True, text=True, timeout=600, check=True
+        [sys.executable, "-m", "appo.tools.mcp", *COMMAND],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
     )
     assert '"name": "look_up"' in done.stdout

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from sandboxes import LAUNCHERS, isolated_only, make
 
-from appo.environments.pool import tool_methods
+from appo.rollout.environments import tool_methods
 from appo.tools import PythonSandbox, ToolResult, python_sandbox
 from appo.tools.python_sandbox import AS_BEFORE
 

@@ -12,12 +12,13 @@ import pytest
 from rich.console import Console
 from transformers.utils import get_json_schema
 
-from appo.rows import DataError
-from appo.tools import ToolError, search
-from appo.tools._pages import show_pages
-from appo.tools._words import words
+from appo.data.rows import DataError
+from appo.tools import ToolError
 from appo.tools.runner import ToolRunner
-from appo.tools.search import CachedSearch, Limits, LocalSearch, Page, corpus_from_cache
+from appo.tools.search.bm25 import CachedSearch, Limits, LocalSearch, Page, corpus_from_cache
+from appo.tools.search.bm25 import bm25 as search
+from appo.tools.search.pages import show_pages
+from appo.tools.search.words import words
 
 REAL_CACHE = Path(__file__).parents[4] / "shared/data/rl/search_cache.json"
 needs_real_cache = pytest.mark.skipif(
@@ -105,7 +106,7 @@ def test_an_index_is_opened_again_until_the_corpus_changes(tmp_path, monkeypatch
     assert local(path, tmp_path).find("city") == [Page("old city")]
     before = indices(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("appo.tools._bm25_index.build", lambda *_: pytest.fail("built again"))
+        patch.setattr("appo.tools.search.bm25_index.build", lambda *_: pytest.fail("built again"))
         assert local(path, tmp_path).find("city") == [Page("old city")]
     write_jsonl(path, [{"text": "new city"}])
     assert local(path, tmp_path).find("city") == [Page("new city")]

@@ -13,12 +13,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from local_server import LocalServer
 
-from appo.rows import DataError
-from appo.tools import ToolError, _disk_cache, _http
-from appo.tools._disk_cache import DiskCache
+from appo.data.rows import DataError
+from appo.tools import ToolError
 from appo.tools.runner import ToolRunner
-from appo.tools.search import Limits
-from appo.tools.search_http import HTTPSearch
+from appo.tools.search.bm25 import Limits
+from appo.tools.search.bm25 import disk_cache as _disk_cache
+from appo.tools.search.bm25 import requests as _http
+from appo.tools.search.disk_cache import DiskCache
+from appo.tools.search.http import HTTPSearch
 
 KEY = "secret-0123456789"
 FOUND = "Page 1: Accra\nThe capital."

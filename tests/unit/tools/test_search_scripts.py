@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
-from appo.tools import search
-from appo.tools._words import words
-from appo.tools.search import LocalSearch, Page
+from appo.tools.search.bm25 import LocalSearch, Page
+from appo.tools.search.bm25 import bm25 as search
+from appo.tools.search.words import words
 
 # Of each language: a capital, boiling water, a cat and a dog, the highest mountain.
 SENTENCES = {
@@ -192,6 +192,6 @@ def test_a_query_has_neighbours_and_characters_that_stand_alone():
 def test_an_index_of_a_former_format_is_not_opened(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(search, "FORMAT", search.FORMAT - 1)
-        patch.setattr("appo.tools._bm25_index.words", lambda text, query=False: ["everything"])
+        patch.setattr("appo.tools.search.bm25_index.words", lambda text, query=False: ["everything"])
         LocalSearch([Page("one")], tmp_path, console=QUIET)
     assert LocalSearch([Page("one")], tmp_path, console=QUIET).find("one") == [Page("one")]

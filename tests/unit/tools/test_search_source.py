@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from appo.tools.search import NO_RESULTS, CachedSearch, LocalSearch
-from appo.tools.search_http import HTTPSearch
-from appo.tools.search_source import open_search, split_spec
+from appo.tools.search.bm25 import NO_RESULTS, CachedSearch, LocalSearch
+from appo.tools.search.http import HTTPSearch
+from appo.tools.search.source import open_search, split_spec
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The command line: recipes, the plan of a run, and the commands."""

@@ -1,0 +1,265 @@
+"""What a recipe names, loaded: the task, its tools, the model and its tokenizer.
+
+Left out on purpose: reading recipes (`recipe.py`), and what is done with all this (`run.py`).
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+import transformers
+from accelerate.utils import is_peft_model
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from appo.cli.recipe import RecipeError, RunConfig
+from appo.config import APPOConfig
+from appo.data.rows import HubError
+from appo.environments.base import Task
+from appo.errors import UserError
+from appo.models import smollm2
+from appo.rollout.environments import EnvironmentPool
+from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
+from appo.tools.python_session import PythonSession
+
+TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
+ADAPTER = "adapter_config.json"
+ModelAndTokenizer = tuple[Any, Any]
+
+
+def load_task(config: RunConfig) -> Task:
+    """The task that a recipe names, made with its `task_args` where it is a function.
+
+    Raises:
+        RecipeError: where there is none, or `task_args` do not fit.
+    """
+    name, _, attribute = config.task.partition(":")
+    name, attribute = TASKS.get(name, name), attribute or "TASK"
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise RecipeError(f"task = {config.task!r} is no module's name; use one of {', '.join(TASKS)}, or my.module.")
+    if config.allow_unisolated:
+        allow_unisolated()
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise RecipeError(
+                f"task = {config.task!r} is none of {', '.join(TASKS)}, nor an importable module; name a module on "
+                "PYTHONPATH that holds a `TASK`."
+            ) from None
+        if name not in TASKS.values():
+            raise  # a package that the user's own module imports
+        raise RecipeError(str(error)) from None
+    found = getattr(module, attribute, None)
+    if callable(found):
+        found = _make_task(config, found)
+    elif config.task_args is not None and isinstance(found, Task):
+        raise RecipeError(f"task_args are given, but task = {config.task!r} takes none; remove them.")
+    if not isinstance(found, Task):
+        raise RecipeError(
+            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...)."
+        )
+    if runs_programs(found.tools):
+        try:
+            check_isolation()
+        except RuntimeError as error:
+            raise RecipeError(str(error)) from error
+    return found
+
+
+def _make_task(config: RunConfig, make: Callable[..., Any]) -> Any:
+    assert config.task_args is None or isinstance(config.task_args, dict)
+    given = config.task_args or {}
+    signature = inspect.signature(make)
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        takes = ", ".join(map(str, signature.parameters.values()))
+        raise RecipeError(f"task_args: {error}; task = {config.task!r} takes {takes or 'none'}.") from None
+    try:
+        return make(**given)
+    except (UserError, RuntimeError) as error:
+        if not (isinstance(error, UserError) or _is_ours(make)):
+            raise
+        raise RecipeError(f"task_args: {' '.join(str(error).split())}") from error
+
+
+def _is_ours(function: Callable[..., Any]) -> bool:
+    """Whether a function is this package's, whose complaints about values are worded for users."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] == "appo"
+
+
+def runs_programs(tools: Iterable[Callable[..., Any]]) -> bool:
+    """Whether one of the tools is this package's Python sandbox."""
+    return any(
+        tool is python or isinstance(getattr(tool, "__self__", None), (PythonSandbox, PythonSession)) for tool in tools
+    )
+
+
+def tools_of(task: Task) -> list[Callable[..., Any]]:
+    """All that the policy may call: the task's functions, then the methods of its environments, by name."""
+    return list(EnvironmentPool(list(task.tools), task.environment_factory).all_tools().values())
+
+
+def check_rewards(task: Task, args: APPOConfig) -> None:
+    """
+    Raises:
+        UserError: where nothing scores the rollouts, and for another number of weights than of reward functions.
+    """
+    environments = EnvironmentPool(list(task.tools), task.environment_factory).probe()
+    if not task.reward_funcs and not any(hasattr(environment, "get_reward") for environment in environments):
+        raise UserError("the task has no reward source; give its reward_funcs, or its environment a get_reward().")
+    if args.reward_weights is not None and len(args.reward_weights) != len(task.reward_funcs):
+        raise UserError(
+            f"reward_weights = {args.reward_weights}, but the task's reward functions are {len(task.reward_funcs)}; "
+            "give a weight for each."
+        )
+
+
+def check_dtype(args: APPOConfig) -> None:
+    """
+    Raises:
+        RecipeError: for a dtype in `model_init_kwargs` that torch does not have.
+    """
+    name = (args.model_init_kwargs or {}).get("dtype", "auto")
+    if isinstance(name, str) and name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
+        raise RecipeError(f"model_init_kwargs: torch has no dtype {name!r}; use float32, bfloat16 or float16.")
+
+
+def read_model(source: str, **options: Any) -> ModelAndTokenizer:
+    """A model and its tokenizer, an adapter merged into its base.
+
+    Args:
+        source: A directory of a model or of a LoRA adapter (with peft), a name on the hub, or `smollm2`.
+        options: Of `from_pretrained`; not used for `smollm2`.
+
+    Raises:
+        OSError, ValueError, TypeError, ImportError: as transformers and peft do.
+    """
+    if source == "smollm2":
+        return smollm2.make_model()
+    directory = Path(source)
+    if not (directory / ADAPTER).is_file():
+        return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source)
+    from peft import AutoPeftModelForCausalLM
+
+    own = (directory / "tokenizer_config.json").is_file()
+    config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not base:
+        raise UserError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
+    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
+    return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
+
+
+def read_outline(source: str, kind: Any) -> Any:
+    """What `kind` (AutoConfig, AutoTokenizer) reads of a model, which is not its weights.
+
+    Raises:
+        RecipeError: where the directory, or the hub, has no such thing.
+        HubError: where the hub does not answer.
+    """
+    try:
+        if source == "smollm2":
+            path = smollm2.gguf_path()
+            return kind.from_pretrained(path.parent, gguf_file=path.name)
+        return kind.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        local = Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
+        if local or source == "smollm2" or isinstance(error.__cause__, RepositoryNotFoundError):
+            what = ": its tokenizer" if kind is AutoTokenizer else ""
+            raise RecipeError(f"model = {source!r}{what} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise HubError(f"{source} is not here, and the hub does not answer") from None
+
+
+def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
+    transformers.set_seed(args.seed)
+    if source is None:
+        if task.make_model is None:
+            raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
+        try:
+            return task.make_model()
+        except (FileNotFoundError, ImportError) as error:
+            if not _is_ours(task.make_model):
+                raise
+            raise RecipeError(str(error)) from None
+    check_dtype(args)
+    path = Path(source)  # the hub's names have one slash
+    if not path.exists() and (len(path.parts) > 2 or (len(path.parts) > 1 and path.parent.is_dir())):
+        raise RecipeError(f"model = {source!r} cannot be loaded: there is no such directory; train it first.")
+    try:
+        return read_model(source, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
+        raise RecipeError(f"model = {source!r} cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def lora_config(config: RunConfig) -> Any:
+    """peft's configuration, or None where all weights are trained.
+
+    Raises:
+        RecipeError: for fields that it does not have, and where peft is missing.
+    """
+    if config.lora is None:
+        return None
+    assert isinstance(config.lora, dict)
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise RecipeError("lora needs the package peft: run `pip install appo[peft]`.") from None
+    hints = get_type_hints(LoraConfig)
+    try:
+        for name, value in config.lora.items():
+            kind = hints.get(name)
+            if kind in (int, float, bool) and type(value) not in ((int, float) if kind is float else (kind,)):
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {value!r}")
+        # Ranges are only looked at where a layer is made.
+        numbers = {name: config.lora[name] for name in ("r", "lora_alpha", "lora_dropout") if name in config.lora}
+        with torch.random.fork_rng(devices=[]):
+            layers = torch.nn.ModuleDict({"layer": torch.nn.Linear(1, 1)})
+            inject_adapter_in_model(LoraConfig(**numbers, target_modules=["layer"]), layers)
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **config.lora})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"lora: {' '.join(str(error).split()).rstrip('.')}.") from None
+
+
+def settle_embeddings(model: Any) -> None:
+    """Gives the output layer weights of its own where it shares those of the embeddings and an adapter is on them.
+
+    While an adapter is apart it changes the embeddings alone; merged into shared weights it would change both layers,
+    and what is saved would not be what was trained. Call it when peft has wrapped the model.
+
+    Raises:
+        RecipeError: for adapters on the output layer, which neither loss sees: both read its weights directly.
+    """
+    if not is_peft_model(model):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(head, BaseTunerLayer | TrainableTokensWrapper):
+        raise RecipeError(
+            "lora: an adapter on the output layer is never trained; leave it out of target_modules and "
+            "trainable_token_indices. Where it shares its weights with the embeddings, these may have no "
+            "trainable_token_indices, nor ensure_weight_tying in target_modules. To train either layer, name it in "
+            "modules_to_save, both as one with ensure_weight_tying: true."
+        )
+    if isinstance(table, BaseTunerLayer) and head.weight is table.get_base_layer().weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+
+
+def precision_note(config: RunConfig, args: APPOConfig) -> str | None:
+    """What is wrong with training all weights where they have 16 bits, or None."""
+    dtype = str((args.model_init_kwargs or {}).get("dtype", ""))
+    if config.lora is not None or "16" not in dtype or args.deepspeed_plugin is not None:
+        return None
+    return (
+        f"all weights are trained in {dtype}, which loses updates below 1/256 of a weight; start with DeepSpeed, "
+        "which keeps them in float32, or leave out model_init_kwargs"
+    )

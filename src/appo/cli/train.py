@@ -1,0 +1,334 @@
+"""What the commands do: cold start, training, evaluation, in the directory `output_dir`.
+
+    run.json               settings of the run, and fingerprints of what it is made from
+    cold_start/            the model after the demonstrations
+    checkpoint-*/          transformers' checkpoints; an interrupted run goes on from the last that is whole
+    records.jsonl          one line per rollout and step
+    model/                 the trained model and its tokenizer
+    curves.png, result.json
+
+The main process decides and writes; every process does its share of the work. Left out on purpose: reading recipes
+(`recipe.py`).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import transformers
+from datasets import Dataset
+from rich.console import Console
+from trl import SFTConfig
+
+from appo.checkpoints import STATE
+from appo.cli.cold_start import cold_dir, cold_start_model, refuse_sharded_lora, save_model
+from appo.cli.loading import (
+    ModelAndTokenizer,
+    load_model,
+    load_task,
+    lora_config,
+    precision_note,
+    settle_embeddings,
+    tools_of,
+)
+from appo.cli.recipe import RecipeError, RunConfig, in_one_sentence
+from appo.cli.run_directory import (
+    alone_in,
+    checkpoint_of,
+    forget_run,
+    made_from,
+    model_dir,
+    on_main,
+    read_found,
+    run_settings,
+    start_or_go_on,
+)
+from appo.cli.sigterm import StopOnSigterm, Terminated
+from appo.config import APPOConfig
+from appo.data.rl_sets import overlap_note
+from appo.environments.base import Task
+from appo.errors import UserError
+from appo.evaluation import Evaluation, evaluate
+from appo.files import new_directory, write_json
+from appo.report.curves import plot_curves
+from appo.report.model_card import CardFacts, settings_of_card
+from appo.report.progress import RichProgress, progress_bar
+from appo.rollout.prompts import check_rows
+from appo.sft.demonstrations import prompt_template
+from appo.trainer import APPOTrainer
+
+SHOWN = {
+    "success": "success {:.2f}",
+    "reward": "reward {:.2f}",
+    "entropy": "entropy {:.2f}",
+    "tokens/generated": "{:,.0f} tokens",
+}
+
+
+def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
+    """The cold start alone."""
+    console = _console(args)
+    check_processes(config, args)
+    with alone_in(args):
+        if config.overwrite:
+            on_main(args, lambda: shutil.rmtree(cold_dir(args), ignore_errors=True))
+        cold_start_model(config, args, sft_args, load_task(config), console)
+    console.print(f"cold start in {cold_dir(args)}")
+
+
+def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str | None = None) -> None:
+    """Cold start, evaluation, APPO, evaluation, picture. Finished parts are not done again.
+
+    Raises:
+        RecipeError: where an unfinished run lies in `output_dir` that was started with other settings or data.
+        Terminated: after SIGTERM, once a checkpoint is written.
+    """
+    console = _console(args)
+    check_processes(config, args)
+    if note := precision_note(config, args):
+        console.print(f"note: {note}.")
+    with alone_in(args):
+        _train_alone(config, args, sft_args, recipe, console)
+
+
+def _train_alone(
+    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str | None, console: Console
+) -> None:
+    directory = Path(args.output_dir)
+    mark: dict[str, Any] = {"settings": run_settings(config, args, sft_args), "made_from": {}}
+    if config.overwrite:
+        on_main(args, lambda: forget_run(args))
+    elif (result := on_main(args, lambda: read_found(directory / "result.json", console))) is not None:
+        return _report_finished(result, mark["settings"], console)
+    checkpoint = on_main(args, lambda: checkpoint_of(args, mark, console))
+    task = load_task(config)
+    rows, questions = _read_data(config, task)
+    has_cold_start = bool(config.demonstrations or config.traces)
+    mark["made_from"] = made_from(config, args, task, rows, questions, has_cold_start)
+    on_main(args, lambda: start_or_go_on(args, mark, checkpoint))
+    console.print(f"task {config.task}: loading the model")
+    if has_cold_start:
+        model, tokenizer = cold_start_model(config, args, sft_args, task, console, mark["made_from"]["cold_start"])
+    else:
+        model, tokenizer = load_model(config, args, task, config.model)
+        if args.beta and config.model is None:
+            model, tokenizer = _saved_start(config, args, task, model, tokenizer)
+    trainer = _make_trainer(config, args, task, model, tokenizer, rows, questions)
+    trainer.card_facts = CardFacts(recipe, settings_of_card(config), str(model_dir(args)))
+    if questions is not None and (note := overlap_note(rows, questions)):
+        console.print(f"evaluation: {note}")
+    before = _evaluation("before", trainer, questions, console, fresh=False)
+    _train(trainer, checkpoint, console)
+    save_model(trainer, tokenizer, model_dir(args))
+    after = _evaluation("after", trainer, questions, console, fresh=True)
+    trainer.card_facts.before, trainer.card_facts.after = (str(mark) if mark else None for mark in (before, after))
+    trainer.create_model_card()
+    result = {**_result(config, args, before, after), "settings": mark["settings"]}
+    on_main(args, lambda: _write_result(result, args, before, after))
+    _report(result, console)
+
+
+def _train(trainer: APPOTrainer, checkpoint: str | None, console: Console) -> None:
+    """Trains to the end, or until SIGTERM; goes on from `checkpoint`."""
+    if checkpoint:
+        console.print(f"going on from {checkpoint}")
+    if checkpoint and _is_last(checkpoint, trainer.args):
+        trainer.load_finished(checkpoint)
+    else:
+        RichProgress.attach(trainer, "APPO", SHOWN, console)
+        # A run that goes on has not evaluated: what draws on global random numbers must not notice.
+        transformers.set_seed(trainer.args.seed)
+        stop = StopOnSigterm()
+        trainer.add_callback(stop)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if stop.asked:
+            if trainer.args.save_strategy == "no":
+                raise Terminated("nothing is saved, as save_strategy is 'no'.")
+            raise Terminated(f"checkpoint-{trainer.state.global_step} is written; the same command goes on from it.")
+    trainer.save_state()
+
+
+def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | None = None) -> None:
+    """Success of `model`, else of the trained model, of the cold start, of the model that the recipe starts from."""
+    if not config.eval_size:
+        raise RecipeError("eval_size is 0; give the number of questions to ask.")
+    console = _console(args)
+    task = load_task(config)
+    found = [path for path in (model_dir(args), cold_dir(args)) if (path / "config.json").exists()]
+    source = model or (str(found[0]) if found else config.model)
+    if source is None and task.make_model is None:
+        raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
+    rows, questions = _read_data(config, task)
+    assert questions is not None
+    trainer = _make_trainer(config, args, task, *load_model(config, args, task, source), rows, questions)
+    evaluation = _run_evaluation("evaluation", trainer, questions, console)
+    console.print(f"success {evaluation} ({source or 'the untrained model'})")
+    console.print_json(json.dumps(evaluation.as_dict()))
+
+
+def _report_finished(result: dict[str, Any], settings: dict[str, Any], console: Console) -> None:
+    _report(result, console)
+    old = result.get("settings", {})
+    changed = sorted(name for name in settings if settings[name] != old.get(name))
+    other = f" with other values of {', '.join(changed)}" if changed else ""
+    console.print(f"This run had finished before{other}; --overwrite true (make train FRESH=1) trains again.")
+
+
+def _is_last(checkpoint: str, args: APPOConfig) -> bool:
+    """Whether the training had come to its end when it was interrupted."""
+    state = json.loads((Path(checkpoint) / STATE).read_text())
+    return state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"])
+
+
+def _console(args: APPOConfig) -> Console:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    args.disable_tqdm = True
+    try:
+        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"output_dir = {args.output_dir!r} cannot be made: {error.strerror}.") from None
+    return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_processes(config: RunConfig, args: APPOConfig) -> None:
+    """
+    Raises:
+        RecipeError: where more or fewer processes run than were asked for.
+    """
+    if args.world_size == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+        # accelerate sets the address for several processes, and starts one where it finds neither GPUs nor MPI.
+        raise RecipeError(
+            "`accelerate launch` was asked for several processes and started one, as it does without GPUs; start with "
+            "`torchrun --nproc_per_node N -m appo ..` instead."
+        )
+    if config.num_processes is not None and config.num_processes != args.world_size:
+        raise RecipeError(
+            f"num_processes = {config.num_processes}, but {args.world_size} run, which changes every batch; start "
+            f"with `accelerate launch --num_processes {config.num_processes} -m appo ..`, or change "
+            "gradient_accumulation_steps and num_processes."
+        )
+
+
+def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
+    """The training tasks, and the questions of the evaluations if there are any."""
+    rows = task.dataset(config.train_size, config.train_seed)
+    questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
+    for name, data in (("the task's data", rows), ("the task's questions", questions)):
+        if name == "the task's data" or config.eval_size:
+            check_rows(config.task, name, data, task.environment_factory is not None)
+    return rows, questions
+
+
+def _make_trainer(
+    config: RunConfig,
+    args: APPOConfig,
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    rows: Dataset,
+    questions: Dataset | None,
+) -> APPOTrainer:
+    with in_one_sentence():
+        _check_prompt(rows, args, task, tokenizer)
+        trainer = APPOTrainer(
+            model,
+            list(task.reward_funcs),
+            args,
+            train_dataset=rows,
+            eval_dataset=questions if args.eval_strategy != "no" else None,
+            processing_class=tokenizer,
+            tools=list(task.tools),
+            environment_factory=task.environment_factory,
+            peft_config=lora_config(config),
+        )
+    settle_embeddings(trainer.model)
+    refuse_sharded_lora(config, trainer)
+    return trainer
+
+
+def _check_prompt(rows: Dataset, args: APPOConfig, task: Task, tokenizer: Any) -> None:
+    """Renders the first prompt of messages, as the trainer does that only once training runs."""
+    if not len(rows) or isinstance(rows[0].get("prompt"), str | None):
+        return
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "the task's prompts are messages, but the model's tokenizer has no chat template; use an instruct model."
+        )
+    template = prompt_template(tokenizer, tools_of(task), args)
+    tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, tokenize=False, **template)
+
+
+def _evaluation(
+    name: str, trainer: APPOTrainer, questions: Dataset | None, console: Console, fresh: bool
+) -> Evaluation | None:
+    """An evaluation, kept in a file: a resumed run has lost the policy from before."""
+    if questions is None:
+        return None
+    path = Path(trainer.args.output_dir) / f"evaluation-{name}.json"
+    found = None if fresh else on_main(trainer.args, lambda: read_found(path, console))
+    if found is not None:
+        return Evaluation(**found)
+    evaluation = _run_evaluation(name, trainer, questions, console)
+    on_main(trainer.args, lambda: write_json(path, evaluation.as_dict()))
+    console.print(f"{name}: success {evaluation}")
+    return evaluation
+
+
+def _run_evaluation(name: str, trainer: APPOTrainer, questions: Dataset, console: Console) -> Evaluation:
+    with progress_bar(console) as bar:
+        bar_task = bar.add_task(f"success {name}", total=len(questions), status="")
+        size = trainer.args.rollout_batch_size
+        return evaluate(trainer, questions, size, lambda done: bar.update(bar_task, completed=done))
+
+
+def _result(
+    config: RunConfig, args: APPOConfig, before: Evaluation | None, after: Evaluation | None
+) -> dict[str, Any]:
+    directory = Path(args.output_dir)
+    return {
+        "task": config.task,
+        "seed": args.seed,
+        "before": before.as_dict() if before else None,
+        "after": after.as_dict() if after else None,
+        "checkpoint": str(model_dir(args)),
+        "records": str(directory / "records.jsonl") if args.save_records else None,
+        "curves": str(directory / "curves.png") if args.save_records else None,
+    }
+
+
+def _write_result(
+    result: dict[str, Any], args: APPOConfig, before: Evaluation | None, after: Evaluation | None
+) -> None:
+    """The picture, then what says that the run has finished."""
+    marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
+    if args.save_records:
+        plot_curves(Path(args.output_dir) / "records.jsonl", result["curves"], args.success_reward, marks)
+    write_json(Path(args.output_dir) / "result.json", result)
+
+
+def _saved_start(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> ModelAndTokenizer:
+    """TRL loads the reference policy from where the model came from: one made on the spot needs a place."""
+    start = Path(args.output_dir) / "start"
+
+    def save() -> None:
+        with new_directory(start) as directory:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+
+    on_main(args, save)
+    return load_model(config, args, task, str(start))
+
+
+def _report(result: dict[str, Any], console: Console) -> None:
+    for name in ("before", "after"):
+        if result[name]:
+            evaluation = Evaluation(**result[name])
+            failed = f" ({evaluation.tool_failures:.1f} failed)" if evaluation.tool_failures >= 0.05 else ""
+            calls = f"{evaluation.tool_calls:.1f} tool calls{failed}, {evaluation.tokens:.0f} tokens each"
+            console.print(f"{name:11} success {evaluation}, {calls}")
+    for name in ("checkpoint", "records", "curves"):
+        console.print(f"{name:11} {result[name]}")

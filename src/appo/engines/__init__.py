@@ -1,0 +1,1 @@
+"""Engines that write turns: where text comes from."""

@@ -1,1 +1,0 @@
-"""Engines that write turns: transformers, embedded."""

@@ -1,0 +1,1 @@
+"""How calls are written and read: tags, and chat templates."""

@@ -1,0 +1,94 @@
+"""Training curves of a run: reward, success, entropy and branch positions over optimizer steps.
+
+Drawn from `records.jsonl` alone, so a picture can be made of any run, also of one that is still going:
+
+    python -m appo.report.curves runs/kinship/records.jsonl curves.png
+"""
+
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display needed
+import matplotlib.pyplot as plt
+
+from appo.rollout.metrics import mean
+from appo.rollout.records import read_records
+
+SMOOTHED_OVER = 8  # steps
+
+
+def step_series(path: str | Path, success_reward: float = 1.0) -> dict[str, list[float]]:
+    """Per-step means from records: `step`, `reward`, `branch_reward`, `success`, `entropy`, `branch_position`."""
+    sums: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    lengths: dict[tuple[int, str, int], int] = {}
+    for record in read_records(path):
+        step = sums[record["step"]]
+        lengths[record["step"], record["task"], record["rollout"]] = len(record["completion_ids"])
+        reward = record["reward"]
+        if record["parent"] is None:
+            step["reward"] += [] if reward is None else [reward]
+            step["success"] += [] if reward is None else [float(reward >= success_reward)]
+            pairs = zip(record["entropies"], record["policy_mask"], strict=True)
+            step["entropy"].append(mean(entropy for entropy, written in pairs if written))
+        else:
+            step["branch_reward"] += [] if reward is None else [reward]
+            parent = lengths[record["step"], record["task"], record["parent"]]
+            step["branch_position"].append(record["branch_position"] / max(parent - 1, 1))
+    series: dict[str, list[float]] = {"step": [float(step) for step in sorted(sums)]}
+    for name in ("reward", "branch_reward", "success", "entropy", "branch_position"):
+        series[name] = [mean(sums[step][name]) for step in sorted(sums)]
+    return series
+
+
+def smooth(values: list[float], over: int = SMOOTHED_OVER) -> list[float]:
+    """Mean of the last `over` values at each place."""
+    return [mean(values[max(0, i + 1 - over) : i + 1]) for i in range(len(values))]
+
+
+def plot_curves(records: str | Path, picture: str | Path, success_reward: float = 1.0, marks: Any = None) -> None:
+    """Draws four panels.
+
+    Args:
+        records: `records.jsonl` of a run.
+        picture: Where to write the PNG.
+        success_reward: Least reward that counts as success.
+        marks: `{"before": Evaluation, "after": Evaluation}`, shown with their intervals in the success panel.
+    """
+    series = step_series(records, success_reward)
+    figure, panels = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex=True)
+    drawn = {
+        "reward": [("reward", "initial rollouts"), ("branch_reward", "branches")],
+        "success": [("success", "initial rollouts")],
+        "entropy (nats per token)": [("entropy", "policy tokens")],
+        "branch position (0 start, 1 end)": [("branch_position", "mean of a step")],
+    }
+    for panel, (title, lines) in zip(panels.flat, drawn.items(), strict=True):
+        for (name, label), color in zip(lines, ("C0", "C1"), strict=False):
+            panel.plot(series["step"], series[name], color=color, alpha=0.25, linewidth=0.8)
+            panel.plot(series["step"], smooth(series[name]), color=color, label=label)
+        panel.set_title(title)
+        panel.grid(alpha=0.3)
+    panels[0, 0].legend()
+    last = max(series["step"], default=1.0)
+    for (name, evaluation), x in zip((marks or {}).items(), (0.0, last), strict=False):
+        error = [[evaluation.success - evaluation.low], [evaluation.high - evaluation.success]]
+        label = f"{name}: {evaluation.success:.1%} of {evaluation.questions} fresh questions"
+        panels[0, 1].errorbar([x], [evaluation.success], yerr=error, fmt="o", capsize=4, label=label)
+        panels[0, 1].legend()
+    for panel in panels[1]:
+        panel.set_xlabel(f"optimizer step (line: mean of {SMOOTHED_OVER})")
+    if all(math.isnan(value) for value in series["branch_position"]):
+        panels[1, 1].text(0.5, 0.5, "no branches", transform=panels[1, 1].transAxes, ha="center")
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_file():
+        sys.exit("usage: python -m appo.report.curves RECORDS.jsonl PICTURE.png")
+    plot_curves(sys.argv[1], sys.argv[2])

@@ -1,0 +1,170 @@
+"""Environments of a batch of rollouts: built once, reset often, as in TRL; copied or replayed for branches.
+
+A rollout's tools are the plain functions and the public methods of its environment, except `reset`, `get_reward` and
+`fork`. Where an environment can neither fork nor be copied, a branch resets a new one with the task's row and replays
+the calls of its prefix: such an environment has to be deterministic.
+
+A call that was given up (a time-out) may go on and change its environment. From then on that belongs to its rollout
+alone: it is neither copied nor handed out again, and while the call runs, no other is made of it. A branch from behind
+such a call replays the others: the policy read that this one failed.
+
+Left out on purpose: running the policy's calls (`tools/runner.py`).
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from appo.errors import UserError
+from appo.rollout.loop import snapshot
+from appo.rollout.types import Rollout
+from appo.tools.runner import ToolRunner
+
+NOT_TOOLS = ("reset", "get_reward", "fork")
+
+
+def tool_methods(environment: Any) -> list[Callable[..., Any]]:
+    """The bound public methods of an environment that the policy may call."""
+    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
+    return [getattr(environment, name) for name, _ in members if name not in NOT_TOOLS and not name.startswith("_")]
+
+
+def with_observation(prompt: Any, observation: Any) -> Any:
+    """The prompt with what `reset` returned appended to its last message, as TRL does it; the input is not changed.
+
+    Args:
+        prompt: A text or messages, whose contents are texts or lists of parts (`{"type": "text", "text": ..}`).
+        observation: None, a text or a list of parts. A text and parts together become parts.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if observation is None:
+        return prompt
+    if not isinstance(observation, (str, list)):
+        kind = type(observation).__name__
+        raise UserError(f"reset of the environment returned a {kind}; return None, a text or a list of parts.")
+    if isinstance(prompt, str):
+        return prompt + text_of(observation)
+    content = prompt[-1]["content"]
+    if isinstance(observation, list) and isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if isinstance(observation, str) and isinstance(content, list):
+        observation = [{"type": "text", "text": observation}]
+    return [*prompt[:-1], {**prompt[-1], "content": content + observation}]
+
+
+def as_texts(prompt: Any) -> Any:
+    """A prompt to be rendered: parts become one text, as many templates of text models drop them or show their braces.
+
+    Raises:
+        UserError: for a part that is no text.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    return [{**m, "content": text_of(m["content"])} if isinstance(m.get("content"), list) else m for m in prompt]
+
+
+def text_of(content: str | list[Any]) -> str:
+    """The text of a message's content; its parts follow each other without a space, as templates write them."""
+    if isinstance(content, str):
+        return content
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise UserError(f'a prompt holds the part {part!r}; text models take {{"type": "text", "text": ..}} only.')
+    return "".join(part["text"] for part in content)
+
+
+class EnvironmentPool:
+    """Hands out environments and the tools that go with them.
+
+    Args:
+        tools: Plain functions, offered to every rollout.
+        factory: Makes an environment; a dict of factories is chosen from by the row's `environment` column; None where
+            the task has no environment.
+    """
+
+    def __init__(self, tools: list[Callable[..., Any]], factory: Any = None) -> None:
+        self.tools = tools
+        self.factories: dict[str | None, Callable[[], Any]] = {}
+        if factory is not None:
+            self.factories = factory if isinstance(factory, dict) else {None: factory}
+        self.by_name = isinstance(factory, dict)
+        self._free: dict[str | None, list[Any]] = {name: [] for name in self.factories}
+        self._used: dict[int, tuple[str | None, Any]] = {}
+
+    def probe(self) -> list[Any]:
+        """One environment per factory, to read its tools from; it is handed out later like any other."""
+        for name, factory in self.factories.items():
+            if not self._free[name]:
+                self._free[name].append(factory())
+        return [self._free[name][0] for name in self.factories]
+
+    def name_of(self, row: dict[str, Any]) -> str | None:
+        """The environment that a row asks for; None where there is only one."""
+        name = row.get("environment") if self.by_name else None
+        if self.factories and name not in self.factories:
+            raise UserError(
+                f"a row has environment = {name!r}, which is none of those given to environment_factory: "
+                f"{', '.join(map(str, self.factories))}."
+            )
+        return name
+
+    def open(self, row: dict[str, Any]) -> tuple[Any, Any]:
+        """An environment reset with `row`, and what `reset` returned; (None, None) where the task has none."""
+        if not self.factories:
+            return None, None
+        name = self.name_of(row)
+        environment = self._free[name].pop() if self._free[name] else self.factories[name]()
+        self._used[id(environment)] = (name, environment)
+        arguments = {key: value for key, value in row.items() if not (self.by_name and key == "environment")}
+        return environment, environment.reset(**arguments)
+
+    def tools_of(self, environment: Any) -> dict[str, Callable[..., Any]]:
+        """All tools of a rollout by name.
+
+        Raises:
+            ValueError: where two have the same name.
+        """
+        methods = tool_methods(environment) if environment is not None else []
+        found: dict[str, Callable[..., Any]] = {}
+        for tool in [*self.tools, *methods]:
+            if tool.__name__ in found:
+                raise UserError(
+                    f"two tools are called {tool.__name__}; rename one (MCPServer: give a prefix), as the policy "
+                    "calls them by name."
+                )
+            found[tool.__name__] = tool
+        return found
+
+    def all_tools(self) -> dict[str, Callable[..., Any]]:
+        """The tools of every kind of rollout by name."""
+        environments = self.probe() or [None]
+        return {name: tool for environment in environments for name, tool in self.tools_of(environment).items()}
+
+    def enter_prefix(self, prefix: Rollout, row: dict[str, Any], runner: ToolRunner) -> None:
+        """Gives `prefix` an environment in the state that its calls left: a copy, or a replay where copying fails."""
+        if not self.factories:
+            return
+        kept = prefix.snapshots[-1] if len(prefix.snapshots) == len(prefix.answered_turns()) + 1 else None
+        if kept is not None:
+            prefix.environment = snapshot(kept)
+            return
+        prefix.environment, _ = self.open(row)
+        tools = self.tools_of(prefix.environment)
+        for call in prefix.tool_calls:
+            if runner.busy(prefix.environment):
+                return  # a call of the replay was given up: its state cannot be had
+            if call.ran:
+                runner.submit(tools, call.name, call.arguments).result()
+
+    def release(self, runner: ToolRunner, environments: Iterable[Any] | None = None) -> None:
+        """Takes back environments whose rollouts are done with: those given, or all.
+
+        Copies are simply forgotten, and so are environments of which `runner` gave up a call.
+        """
+        for key in list(self._used) if environments is None else map(id, environments):
+            if key in self._used:
+                name, environment = self._used.pop(key)
+                if not runner.gave_up(environment):
+                    self._free[name].append(environment)

@@ -1,0 +1,1 @@
+"""The cold start: supervised training on demonstrations and traces, on TRL's SFTTrainer."""
