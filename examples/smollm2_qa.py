@@ -17,9 +17,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from appo.data.rl_sets import load_rl_data
+from appo.data import load_rl_data
 from appo.environments import reasoning_gym
-from appo.tools.search.bm25 import Limits, LocalSearch, corpus_from_cache
+from appo.tools.search import Limits, LocalSearch, corpus_from_cache
 
 LIMITS = Limits(top_k=3, page_chars=250)  # short, for a small model on a CPU; the recipe searches with the same
 PROMPT = (

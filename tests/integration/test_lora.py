@@ -5,8 +5,9 @@ import torch
 from accelerate.utils import is_peft_model
 from transformers import AutoModelForCausalLM
 
-from appo.cli.main import cold_start, main
-from appo.cli.main import train as run
+from appo.cli import cold_start
+from appo.cli import train as run
+from appo.cli.main import main
 from appo.environments import kinship
 
 RECIPE = """

@@ -16,12 +16,13 @@ from transformers import Trainer
 from trl import SFTConfig
 
 from appo.cli import content
-from appo.cli.loading import ModelAndTokenizer, load_model, lora_config, settle_embeddings, tools_of
+from appo.cli.loading import ModelAndTokenizer, load_model, lora_config, tools_of
 from appo.cli.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
 from appo.config import APPOConfig
 from appo.environments.base import Demonstration, Task
 from appo.errors import UserError
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
+from appo.models.loading import settle_embeddings
 from appo.report.progress import RichProgress
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.sft.traces import read_traces

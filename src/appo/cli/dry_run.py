@@ -30,9 +30,7 @@ from appo.cli.loading import (
     load_task,
     lora_config,
     precision_note,
-    read_outline,
     runs_programs,
-    settle_embeddings,
     tools_of,
 )  # fmt: skip
 from appo.cli.memory import GB, Memory, Sizes, estimate
@@ -44,6 +42,7 @@ from appo.data.rows import SUFFIXES, HubError
 from appo.engines.transformers_engine import check_full_attention
 from appo.environments.base import Demonstration, Task, each_demonstration
 from appo.errors import UserError, is_complaint
+from appo.models.loading import read_outline, settle_embeddings
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.prompts import check_reset, check_rows
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations

@@ -4,7 +4,6 @@ Left out on purpose: reading recipes (`recipe.py`), and what is done with all th
 """
 
 import inspect
-import json
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
@@ -12,24 +11,18 @@ from typing import Any, get_type_hints
 
 import torch
 import transformers
-from accelerate.utils import is_peft_model
-from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from appo.cli.recipe import RecipeError, RunConfig
 from appo.config import APPOConfig
-from appo.data.rows import HubError
 from appo.environments.base import Task
 from appo.errors import UserError
-from appo.models import smollm2
+from appo.models.loading import ModelAndTokenizer, read_model
 from appo.rollout.environments import EnvironmentPool
 from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
 from appo.tools.python_session import PythonSession
 
 TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
-ADAPTER = "adapter_config.json"
-ModelAndTokenizer = tuple[Any, Any]
 
 
 def load_task(config: RunConfig) -> Task:
@@ -131,52 +124,6 @@ def check_dtype(args: APPOConfig) -> None:
         raise RecipeError(f"model_init_kwargs: torch has no dtype {name!r}; use float32, bfloat16 or float16.")
 
 
-def read_model(source: str, **options: Any) -> ModelAndTokenizer:
-    """A model and its tokenizer, an adapter merged into its base.
-
-    Args:
-        source: A directory of a model or of a LoRA adapter (with peft), a name on the hub, or `smollm2`.
-        options: Of `from_pretrained`; not used for `smollm2`.
-
-    Raises:
-        OSError, ValueError, TypeError, ImportError: as transformers and peft do.
-    """
-    if source == "smollm2":
-        return smollm2.make_model()
-    directory = Path(source)
-    if not (directory / ADAPTER).is_file():
-        return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source)
-    from peft import AutoPeftModelForCausalLM
-
-    own = (directory / "tokenizer_config.json").is_file()
-    config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
-    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not base:
-        raise UserError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
-    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
-    return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
-
-
-def read_outline(source: str, kind: Any) -> Any:
-    """What `kind` (AutoConfig, AutoTokenizer) reads of a model, which is not its weights.
-
-    Raises:
-        RecipeError: where the directory, or the hub, has no such thing.
-        HubError: where the hub does not answer.
-    """
-    try:
-        if source == "smollm2":
-            path = smollm2.gguf_path()
-            return kind.from_pretrained(path.parent, gguf_file=path.name)
-        return kind.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        local = Path(source).exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
-        if local or source == "smollm2" or isinstance(error.__cause__, RepositoryNotFoundError):
-            what = ": its tokenizer" if kind is AutoTokenizer else ""
-            raise RecipeError(f"model = {source!r}{what} cannot be loaded: {' '.join(str(error).split())}") from None
-        raise HubError(f"{source} is not here, and the hub does not answer") from None
-
-
 def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
     transformers.set_seed(args.seed)
     if source is None:
@@ -225,33 +172,6 @@ def lora_config(config: RunConfig) -> Any:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **config.lora})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"lora: {' '.join(str(error).split()).rstrip('.')}.") from None
-
-
-def settle_embeddings(model: Any) -> None:
-    """Gives the output layer weights of its own where it shares those of the embeddings and an adapter is on them.
-
-    While an adapter is apart it changes the embeddings alone; merged into shared weights it would change both layers,
-    and what is saved would not be what was trained. Call it when peft has wrapped the model.
-
-    Raises:
-        RecipeError: for adapters on the output layer, which neither loss sees: both read its weights directly.
-    """
-    if not is_peft_model(model):
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils.other import TrainableTokensWrapper
-
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(head, BaseTunerLayer | TrainableTokensWrapper):
-        raise RecipeError(
-            "lora: an adapter on the output layer is never trained; leave it out of target_modules and "
-            "trainable_token_indices. Where it shares its weights with the embeddings, these may have no "
-            "trainable_token_indices, nor ensure_weight_tying in target_modules. To train either layer, name it in "
-            "modules_to_save, both as one with ensure_weight_tying: true."
-        )
-    if isinstance(table, BaseTunerLayer) and head.weight is table.get_base_layer().weight:
-        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
-        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
 
 
 def precision_note(config: RunConfig, args: APPOConfig) -> str | None:

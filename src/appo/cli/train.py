@@ -30,7 +30,6 @@ from appo.cli.loading import (
     load_task,
     lora_config,
     precision_note,
-    settle_embeddings,
     tools_of,
 )
 from appo.cli.recipe import RecipeError, RunConfig, in_one_sentence
@@ -52,6 +51,7 @@ from appo.environments.base import Task
 from appo.errors import UserError
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
+from appo.models.loading import settle_embeddings
 from appo.report.curves import plot_curves
 from appo.report.model_card import CardFacts, settings_of_card
 from appo.report.progress import RichProgress, progress_bar

@@ -1,7 +1,7 @@
 """The paper's system prompt, and the same text for other tools than its two.
 
-`PAPER_PROMPT` is word for word what the authors' RL data hold (with `\\boxed` repaired, see `appo.data.rl_sets`). It asks
-for the tags that `TagProtocol` and `appo.rewards` read. `system_prompt(names)` is that text, reduced to the given tools.
+`PAPER_PROMPT` is word for word what the RL data hold (with `\\boxed` repaired, see `appo.data.rl_sets`). It asks
+for the tags that `TagProtocol` and `appo.rewards` read. `system_prompt(names)` is that text, for fewer tools.
 
 Try it: `python -c "from appo.environments.prompts import system_prompt; print(system_prompt(['python']))"`.
 Left out on purpose: what a tool of yours is for and what it takes; say so in a prompt of your own.

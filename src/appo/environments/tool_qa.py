@@ -23,7 +23,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from appo.data.rl_sets import load_rl_data
+from appo.data import load_rl_data
 from appo.data.rows import DataError
 from appo.environments.base import Task
 from appo.environments.prompts import system_prompt

@@ -10,8 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from appo.evaluation.success import wilson_interval
-from appo.research.statistics import bootstrap_interval
+from appo.report.intervals import bootstrap_interval, wilson_interval
 from appo.rewards import exact_match, extract_answer, f1, format_errors, math_equal
 
 METRICS = ("em", "f1", "math", "judge")

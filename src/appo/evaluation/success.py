@@ -3,7 +3,6 @@
 Left out on purpose: benchmarks and their metrics; this measures the task that is trained on.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from appo.report.intervals import wilson_interval
 from appo.rollout.metrics import mean
 from appo.trainer import EVALUATION_STREAM, APPOTrainer
 
@@ -46,16 +46,6 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def wilson_interval(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a share (E. B. Wilson, 1927); (0, 1) for no observations."""
-    if count == 0:
-        return 0.0, 1.0
-    share = successes / count
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 @dataclass

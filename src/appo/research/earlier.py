@@ -26,8 +26,8 @@ from appo.rollout.records import read_records
 PACKAGE = Path(__file__).parents[1]
 # Parts of the package that decide no result.
 ONLY_REPORTS = (
-    "__main__.py", "cli.py", "dry_run.py", "progress.py", "analysis", "study/earlier.py", "study/report.py",
-    "study/schedule.py", "study/statistics.py", "study/workers.py",
+    "__main__.py", "cli/main.py", "cli/dry_run.py", "report", "research/earlier.py", "research/report.py",
+    "research/schedule.py", "research/statistics.py", "research/workers.py",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl")
 # The plan decides the results; these do not, and a study may go on with other values.

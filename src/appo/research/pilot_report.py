@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from appo.research.statistics import Interval
+from appo.report.intervals import Interval
 
 Rows = list[dict[str, Any]]  # of a table
 

@@ -19,19 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from appo.report.intervals import Interval, bootstrap_interval, check_share, finite_values
+
 AXES = ("generated_tokens", "rollouts", "seconds", "cpu_seconds")
 EXACT_UP_TO = 12  # pairs; 2 ** 12 sign flips
 RANDOM_FLIPS = 20_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean of `count` values with its interval, in the unit of the values."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
 
 
 @dataclass(frozen=True)
@@ -47,55 +39,6 @@ class PairedComparison:
     difference: Interval
     p_value: float
     minimum_detectable_effect: float
-
-
-def _values(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    array = np.asarray(values, dtype=float)
-    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
-        raise ValueError(f"{name} must be a row of one or more finite numbers, got {values!r}; drop what is missing.")
-    return array
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must lie between 0 and 1, got {value}; give 95 % as 0.95.")
-
-
-def bootstrap_interval(
-    values: npt.ArrayLike, clusters: Sequence[Hashable], *, level: float = 0.95, draws: int = 10_000, seed: int = 0
-) -> Interval:
-    """Percentile interval of the mean by a two-stage bootstrap.
-
-    Clusters are drawn with replacement, then values within each drawn cluster with replacement; the statistic is the
-    mean of all drawn values. With one cluster this is the plain bootstrap, for one value an interval of zero width.
-
-    Args:
-        values, clusters: Shape (N,), and N labels, such as the cold-start checkpoint of each run.
-        level, draws: Coverage and samples; memory grows with draws x clusters x size of the largest cluster.
-
-    Raises:
-        ValueError: for no values, values that are not finite, another number of labels, a level that is no share.
-    """
-    values_N = _values("values", values)
-    _check_share("level", level)
-    if len(clusters) != len(values_N):
-        raise ValueError(f"clusters must hold one label per value, got {len(clusters)} for {len(values_N)} values.")
-    members: dict[Hashable, list[float]] = {}
-    for value, label in zip(values_N.tolist(), clusters, strict=True):
-        members.setdefault(label, []).append(value)
-    sizes_K = np.array([len(group) for group in members.values()])
-    table_KM = np.zeros((len(sizes_K), sizes_K.max()))  # a cluster's values, then zeros
-    for row_M, group in zip(table_KM, members.values(), strict=True):
-        row_M[: len(group)] = group
-    generator = np.random.default_rng(seed)
-    drawn_DK = generator.integers(len(sizes_K), size=(draws, len(sizes_K)))
-    sizes_DK = sizes_K[drawn_DK]
-    places_DKM = (generator.random((*drawn_DK.shape, table_KM.shape[1])) * sizes_DK[..., None]).astype(int)
-    picked_DKM = table_KM[drawn_DK[..., None], places_DKM]
-    picked_DKM *= np.arange(table_KM.shape[1]) < sizes_DK[..., None]
-    means_D = picked_DKM.sum((1, 2)) / sizes_DK.sum(1)
-    low, high = np.quantile(means_D, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values_N.mean()), float(low), float(high), len(values_N))
 
 
 def paired_test(
@@ -119,7 +62,7 @@ def paired_test(
     Raises:
         ValueError: for arms of different length, and as `bootstrap_interval`.
     """
-    a_N, b_N = _values("a", a), _values("b", b)
+    a_N, b_N = finite_values("a", a), finite_values("b", b)
     if len(a_N) != len(b_N):
         raise ValueError(f"a and b must be paired, got {len(a_N)} and {len(b_N)} values; keep the common pairs only.")
     interval = bootstrap_interval(a_N - b_N, clusters, level=level, draws=draws, seed=seed)
@@ -133,7 +76,7 @@ def sign_flip_p_value(differences: npt.ArrayLike, *, seed: int = 0) -> float:
     Up to 12 pairs all 2 ** N flips are tried and the p-value is exact (at least 2 / 2 ** N); beyond, 20,000 random
     flips with a fixed seed and the observed one, so that it is never 0.
     """
-    differences_N = _values("differences", differences)
+    differences_N = finite_values("differences", differences)
     count = len(differences_N)
     if count <= EXACT_UP_TO:
         signs_FN = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
@@ -155,9 +98,9 @@ def minimum_detectable_effect(differences: npt.ArrayLike, *, alpha: float = 0.05
     (t(1 - alpha / 2) + t(power)) x sd / sqrt(N) with Student's t of N - 1 degrees of freedom and the observed
     standard deviation of the differences, shape (N,); infinite for one pair.
     """
-    differences_N = _values("differences", differences)
-    _check_share("alpha", alpha)
-    _check_share("power", power)
+    differences_N = finite_values("differences", differences)
+    check_share("alpha", alpha)
+    check_share("power", power)
     count = len(differences_N)
     if count == 1:
         return math.inf
@@ -170,7 +113,7 @@ def student_t_quantile(probability: float, degrees: int) -> float:
 
     In that angle the distribution function is a finite sum (Abramowitz and Stegun, 26.7.3 and 26.7.4).
     """
-    _check_share("probability", probability)
+    check_share("probability", probability)
     if degrees < 1:
         raise ValueError(f"degrees must not be below 1, got {degrees}; give two values or more.")
     if probability < 0.5:
@@ -224,7 +167,7 @@ def holm_intervals(
     """
     if differences.keys() != p_values.keys():
         raise ValueError(f"p_values must be of {sorted(differences)}, got {sorted(p_values)}; give one of each.")
-    _check_share("alpha", alpha)
+    check_share("alpha", alpha)
     ranked = sorted(p_values, key=lambda name: p_values[name])
     levels = {name: 1 - alpha / (len(ranked) - rank) for rank, name in enumerate(ranked)}
     return {

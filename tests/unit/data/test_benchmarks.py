@@ -9,8 +9,8 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
+from appo.data import rows
 from appo.data.benchmarks import BENCHMARKS, BenchmarkRow, final_answer, load_benchmark
-from appo.data.rl_sets import rows
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "benchmarks"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason=f"the real benchmarks are not in {REAL}")

@@ -9,8 +9,9 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, concatenate_datasets
 
+from appo.data import rows
 from appo.data.benchmarks import load_benchmark
-from appo.data.rl_sets import load_rl_data, main, overlap, overlap_note, print_overlap, rows
+from appo.data.rl_sets import load_rl_data, main, overlap, overlap_note, print_overlap
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 needs_real = pytest.mark.skipif(not (REAL / "rl").is_dir(), reason=f"the real RL data is not in {REAL / 'rl'}")

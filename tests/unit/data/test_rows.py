@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from appo.data.rl_sets import rows as module
+from appo.data import rows as module
 from appo.data.rows import (
     BadRows,
     DataError,

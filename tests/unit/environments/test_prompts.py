@@ -12,7 +12,7 @@ RL_DATA = Path(__file__).parents[4] / "shared" / "data" / "rl"
 @pytest.mark.skipif(not RL_DATA.is_dir(), reason=f"the authors' RL data are not in {RL_DATA}")
 @pytest.mark.parametrize("name", ["valid", "hard_search_1k"])
 def test_it_is_the_authors_text(name):
-    from appo.data.rl_sets import load_rl_data
+    from appo.data import load_rl_data
 
     prompts = load_rl_data(RL_DATA / f"{name}.parquet")["prompt"]
     assert {prompt[0]["content"] for prompt in prompts} == {PAPER_PROMPT}

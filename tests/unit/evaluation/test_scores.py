@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from appo.evaluation.scores import mean_with_interval, pass_at_k, score_text, summarise
-from appo.evaluation.success import wilson_interval
+from appo.report.intervals import wilson_interval
 
 
 def record(id="q", scores=None, **fields):

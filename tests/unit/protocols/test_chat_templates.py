@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trl
-from test_agent_loop import ScriptedEngine
+from test_loop import ScriptedEngine
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE

@@ -2,8 +2,8 @@
 
 import pytest
 from datasets import Dataset
-from test_agent_loop import ScriptedEngine
 from test_chat_templates import QUESTION, make_protocol, make_tokenizer, render
+from test_loop import ScriptedEngine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from appo import APPOConfig, APPOTrainer

@@ -6,8 +6,8 @@ A failure names its seed: `mutate(texts, tokenizer, random.Random(seed))` writes
 import random
 
 import pytest
-from test_agent_loop import ScriptedEngine
 from test_chat_templates import FAMILIES, QUESTION, check_alignment, make_protocol, make_tokenizer, render, weather
+from test_loop import ScriptedEngine
 
 from appo.engines.base import Turn
 from appo.protocols.base import TagProtocol

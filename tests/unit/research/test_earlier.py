@@ -156,11 +156,11 @@ def test_any_module_of_the_package_that_a_task_lies_in_counts(tmp_path):
         ("algorithm/future_value.py", True),
         ("trainer.py", True),
         ("rewards/answers.py", True),
-        ("study/one_run.py", True),
+        ("research/one_run.py", True),
         ("environments/kinship.py", True),
-        ("study/report.py", False),
-        ("analysis/curves.py", False),
-        ("cli.py", False),
+        ("research/report.py", False),
+        ("report/curves.py", False),
+        ("cli/main.py", False),
     ],
 )
 def test_runs_of_another_package_are_refused_unless_what_differs_only_reports(tmp_path, monkeypatch, module, counts):

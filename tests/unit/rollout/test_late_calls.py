@@ -5,7 +5,7 @@ import threading
 from dataclasses import dataclass
 
 import pytest
-from test_agent_loop import ANSWER, CALL, RESULT, ScriptedEngine, start
+from test_loop import ANSWER, CALL, RESULT, ScriptedEngine, start
 
 from appo.protocols.base import TagProtocol
 from appo.rollout.environments import EnvironmentPool

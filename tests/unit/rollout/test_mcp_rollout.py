@@ -8,13 +8,13 @@ import pytest
 
 pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
 
-from test_agent_loop import ScriptedEngine
+from test_loop import ScriptedEngine
 from test_protocol import chat_trainer, qwen  # noqa: F401 - fixtures
 
 from appo.protocols.base import ChatProtocol, TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
-from appo.tools.mcp.server import MCPServer
+from appo.tools.mcp import MCPServer
 from appo.tools.runner import ToolRunner
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "mcp_server.py"

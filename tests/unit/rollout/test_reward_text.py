@@ -1,8 +1,8 @@
 """What reward functions read is the same whether tags are text or special tokens, and whoever opened the thought."""
 
 import pytest
-from test_agent_loop import ScriptedEngine
 from test_chat_templates import TEMPLATES, make_tokenizer
+from test_loop import ScriptedEngine
 
 from appo.protocols.base import TagProtocol, chat_protocol_for
 from appo.rewards import completion_text, paper_reward_func

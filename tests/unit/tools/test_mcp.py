@@ -20,7 +20,7 @@ pytest.importorskip("mcp", reason="the package mcp is not installed: pip install
 from appo.errors import UserError
 from appo.rollout.loop import snapshot
 from appo.tools import ToolError
-from appo.tools.mcp.server import MCPServer, UnusableServer
+from appo.tools.mcp import MCPServer, UnusableServer
 from appo.tools.runner import ToolRunner
 
 SCRIPT = Path(__file__).with_name("mcp_server.py")
@@ -480,7 +480,7 @@ def test_a_key_that_is_not_set_is_named(monkeypatch):
 def test_the_server_ends_with_the_process_that_started_it(end):
     program = (
         "import os, sys\n"
-        "from appo.tools.mcp.server import MCPServer\n"
+        "from appo.tools.mcp import MCPServer\n"
         f"server = MCPServer({COMMAND!r})\n"
         "tools = {tool.__name__: tool for tool in server.tools}\n"
         "print(tools['process'](), flush=True)\n"

@@ -15,8 +15,8 @@ from transformers.utils import get_json_schema
 from appo.data.rows import DataError
 from appo.tools import ToolError
 from appo.tools.runner import ToolRunner
-from appo.tools.search.bm25 import CachedSearch, Limits, LocalSearch, Page, corpus_from_cache
-from appo.tools.search.bm25 import bm25 as search
+from appo.tools.search import CachedSearch, Limits, LocalSearch, Page, corpus_from_cache
+from appo.tools.search import bm25 as search
 from appo.tools.search.pages import show_pages
 from appo.tools.search.words import words
 

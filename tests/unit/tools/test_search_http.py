@@ -16,9 +16,9 @@ from local_server import LocalServer
 from appo.data.rows import DataError
 from appo.tools import ToolError
 from appo.tools.runner import ToolRunner
-from appo.tools.search.bm25 import Limits
-from appo.tools.search.bm25 import disk_cache as _disk_cache
-from appo.tools.search.bm25 import requests as _http
+from appo.tools.search import Limits
+from appo.tools.search import disk_cache as _disk_cache
+from appo.tools.search import requests as _http
 from appo.tools.search.disk_cache import DiskCache
 from appo.tools.search.http import HTTPSearch
 

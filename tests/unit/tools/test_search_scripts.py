@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console
 
-from appo.tools.search.bm25 import LocalSearch, Page
-from appo.tools.search.bm25 import bm25 as search
+from appo.tools.search import LocalSearch, Page
+from appo.tools.search import bm25 as search
 from appo.tools.search.words import words
 
 # Of each language: a capital, boiling water, a cat and a dog, the highest mountain.
