@@ -25,8 +25,7 @@ task: kinship
 demonstrations: 400
 cold_start: {max_steps: 20, per_device_train_batch_size: 8, learning_rate: 1.0e-3, save_strategy: "no"}
 num_generations: 8
-num_initial_rollouts: 4
-num_branch_points: 1
+method_args: {num_initial_rollouts: 4, num_branch_points: 1}
 per_device_train_batch_size: 32
 steps_per_generation: 4
 max_steps: 16

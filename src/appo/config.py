@@ -1,12 +1,14 @@
 """`APPOConfig`: TRL's `GRPOConfig` and what APPO adds.
 
 Defaults are the paper's (`docs/algorithm.md`, "Settings"); inherited fields are repeated only where the paper wants
-another default. Checks across fields run before anything is loaded.
+another default. What a method alone has to know stands in `method_args` (`docs/methods.md`). Checks across fields run
+before anything is loaded.
 
 Batch sizes count all rollouts of a task, branches included, as `num_generations` does: an optimizer step takes
 `per_device_train_batch_size * gradient_accumulation_steps / num_generations` tasks per device.
 """
 
+import json
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,30 +17,39 @@ import torch
 from transformers.utils import logging
 from trl import GRPOConfig
 
-from appo.algorithm import FUTURE_CLIP, half_life_to_gamma
 from appo.errors import UserError
+from appo.methods import METHODS, Method, open_method
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
 
 CHOICES = {
-    "branching": ("branching_score", "entropy", "future_value", "weighted_sum", "random", "tool_boundary"),
-    "advantage": ("dual_group", "pooled", "prefix", "group", "success", "tree"),
-    "discount_over": ("all", "policy"),
-    "resample": ("token", "after_token"),
-    "train_on": ("initial", "all"),
-    "token_weight": ("uniform", "fork"),
     "tool_protocol": ("chat_template", "tags"),
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+}
+
+# Fields that are gone, and what to write instead; a recipe that has one is told so.
+UNDER_METHOD_ARGS = (
+    "num_initial_rollouts", "num_branch_points", "num_branch_rounds", "future_weight", "half_life", "future_clip",
+    "branching", "require_positive", "min_branch_distance", "discount_over", "resample", "token_weight",
+    "weight_floor", "local_weight", "shared_prefix",
+)  # fmt: skip
+RENAMED = {
+    **{name: f"write it under method_args: `method_args: {{{name}: ..}}`" for name in UNDER_METHOD_ARGS},
+    "preset": "write `method: raft`, with `num_iterations: 2` for what was the preset plus",
+    "advantage": "write `method: grpo`, `raft` or `whole_tree` for group, success or tree, and else "
+    "`method_args: {advantage: ..}` of appo",
+    "train_on": "write `method: whole_tree` for what was train_on: all",
+    "rival": "write its name as `method: ..`",
+    "control": "write `method: appo.research.controls:OracleBranching` or another of its classes",
+    "loss_on": "write `method: appo.research.controls:DecisionWeights`",
+    "dynamic_sampling": "write `method: dapo` with `loss_type: dapo`",
+    "max_tool_turns": "write `max_tool_calling_iterations`, as in TRL",
 }
 
 SEEDS = 2**32  # numpy takes no larger ones
 
 # Of every dataclass that has such a field, TRL's included; None is for them to refuse.
 LEAST: dict[str, float] = {
-    "num_initial_rollouts": 1,
-    "num_branch_points": 0,
-    "num_branch_rounds": 1,
-    "min_branch_distance": 1,
     "tool_join_steps": 1,
     "tool_retries": 0,
     "max_tool_calls": 0,
@@ -48,8 +59,6 @@ LEAST: dict[str, float] = {
     "seed": 0,
     "learning_rate": 0,
     "rollout_batch_size": 1,
-    "future_weight": 0,
-    "local_weight": 0,
     "num_iterations": 1,
     "gradient_accumulation_steps": 1,
     "steps_per_generation": 1,
@@ -70,21 +79,9 @@ LEVELS = (*logging.get_log_levels_dict(), "passive")
 
 # Where infinity means that there is no bound.
 UNBOUNDED = (
-    "delta", "epsilon_high", "future_clip", "max_grad_norm", "off_policy_mask_threshold",
+    "delta", "epsilon_high", "max_grad_norm", "off_policy_mask_threshold",
     "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
 )  # fmt: skip
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # What did best in docs/study.md; equations in docs/algorithm.md.
-    "plus": {
-        "num_initial_rollouts": 16,
-        "num_branch_points": 0,
-        "advantage": "success",
-        "future_weight": 0.0,
-        "token_weight": "fork",
-        "num_iterations": 2,
-    },
-}
 
 
 def check_values(settings: Any) -> None:
@@ -143,44 +140,13 @@ class APPOConfig(GRPOConfig):
     )
     epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper PPO clip."})
 
-    num_initial_rollouts: int = field(
-        default=4, metadata={"help": "N: rollouts per task that the behaviour policy writes and that are trained on."}
+    method: str = field(
+        default="appo",
+        metadata={"help": f"One of {', '.join(METHODS)}; or a class of yours, my.module:MyMethod (docs/methods.md)."},
     )
-    num_branch_points: int = field(default=3, metadata={"help": "B: branch points per rollout and round."})
-    num_branch_rounds: int = field(
-        default=1, metadata={"help": "L: rounds of branching; from the second on, branches are branched as well."}
+    method_args: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of the method, as a mapping; docs/methods.md lists them."}
     )
-    future_weight: float = field(default=0.5, metadata={"help": "b of Eq. 7; 0 turns the future-aware factor off."})
-    half_life: float = field(default=32.0, metadata={"help": "Tokens after which a log-ratio counts half in Eq. 4."})
-    future_clip: list[float] = field(
-        default_factory=lambda: list(FUTURE_CLIP), metadata={"help": "Bounds of Omega in Eq. 5 and 7."}
-    )
-    branching: str = field(
-        default="branching_score", metadata={"help": f"Score of branch points: {', '.join(CHOICES['branching'])}."}
-    )
-    advantage: str = field(default="dual_group", metadata={"help": f"One of {', '.join(CHOICES['advantage'])}."})
-    local_weight: float = field(
-        default=1.0, metadata={"help": "advantage 'tree': weight of the comparison with rollouts of the same prefix."}
-    )
-    require_positive: bool = field(
-        default=True, metadata={"help": "Whether both factors of Eq. 5 have to be positive at a branch point."}
-    )
-    min_branch_distance: int = field(default=1, metadata={"help": "Least distance of a rollout's branch points."})
-    discount_over: str = field(
-        default="all", metadata={"help": "Whether the distance in Eq. 4 counts 'all' tokens or 'policy' tokens."}
-    )
-    resample: str = field(
-        default="token", metadata={"help": "A branch redraws the branch 'token', or starts 'after_token'."}
-    )
-    train_on: str = field(
-        default="initial",
-        metadata={"help": "Rollouts that carry loss: 'initial' (Eq. 8), or 'all', with the branches' own tokens."},
-    )
-    token_weight: str = field(
-        default="uniform",
-        metadata={"help": "Weight of a token's advantage: 'uniform' (the paper), or by 'fork' (docs/algorithm.md)."},
-    )
-    weight_floor: float = field(default=0.1, metadata={"help": "token_weight 'fork': the least weight, 0 to 1."})
     tool_protocol: str = field(
         default="chat_template", metadata={"help": "How calls are written: 'chat_template' as in TRL, or 'tags'."}
     )
@@ -220,31 +186,15 @@ class APPOConfig(GRPOConfig):
         self._check_choices()
         check_values(self)
         self._check_ranges()
-        self._check_tree()
+        self._check_method()
         self._check_unsupported()
         super().__post_init__()
         self._check_batches()
-
-    @classmethod
-    def preset(cls, name: str, **fields: Any) -> "APPOConfig":
-        """A configuration with the fields of a preset, and others given here, which take precedence.
-
-        Raises:
-            ValueError: for a name that is no preset's.
-        """
-        if name not in PRESETS:
-            raise UserError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.")
-        return cls(**{**PRESETS[name], **fields})
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        self.future_clip = [float(bound) for bound in self.future_clip]
-        if len(self.future_clip) != 2 or not 0 < self.future_clip[0] <= self.future_clip[1]:
-            raise UserError(f"future_clip must be two bounds, 0 < low <= high, got {self.future_clip}.")
-        if not 0 < self.half_life < math.inf:
-            raise UserError(f"half_life must be a positive number of tokens, got {self.half_life}.")
         if not 0 < self.tool_timeout < math.inf:
             raise UserError(f"tool_timeout must be a positive number of seconds, got {self.tool_timeout}.")
         if self.result_format.count("{}") != 1:
@@ -253,36 +203,29 @@ class APPOConfig(GRPOConfig):
     def _check_ranges(self) -> None:
         if self.temperature <= 0:
             raise UserError(f"temperature must be above 0, got {self.temperature}; use a small one for near-greedy.")
-        if not 0 <= self.weight_floor <= 1:
-            raise UserError(f"weight_floor must lie in [0, 1], got {self.weight_floor}.")
         if not 0 < self.top_p <= 1 or not 0 <= (self.min_p or 0) <= 1:
             raise UserError(f"top_p must lie in (0, 1] and min_p in [0, 1], got {self.top_p} and {self.min_p}.")
 
-    def _check_tree(self) -> None:
-        rollouts, initial, points = self.num_generations, self.num_initial_rollouts, self.num_branch_points
-        if rollouts is None:
+    def _check_method(self) -> None:
+        if self.num_generations is None:
             raise UserError("num_generations must be given: it is the number of rollouts per task.")
-        if self.num_branch_rounds == 1 and initial * (points + 1) != rollouts:
-            raise UserError(
-                f"num_initial_rollouts * (num_branch_points + 1) must equal num_generations, got {initial} * "
-                f"({points} + 1) = {initial * (points + 1)} and num_generations = {rollouts}; change one of the three."
-            )
-        if self.num_branch_rounds > 1 and (initial >= rollouts or points < 1):
-            raise UserError(
-                f"num_branch_rounds = {self.num_branch_rounds} needs num_initial_rollouts < num_generations and "
-                f"num_branch_points >= 1, got {initial}, {rollouts} and {points}."
-            )
+        if isinstance(self.method_args, str):  # a flag gives it as JSON
+            try:
+                self.method_args = json.loads(self.method_args)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"method_args must be a mapping, in a flag as JSON ({error.msg}), got {self.method_args!r}."
+                ) from None
+        self.open_method()
 
-        if self.advantage == "success" and points:
-            raise UserError(
-                f"advantage = 'success' takes nothing from branches, got num_branch_points = {points}; set it to 0 "
-                f"and num_initial_rollouts to num_generations = {rollouts}."
-            )
-        if (self.train_on == "all") != (self.advantage == "tree") and self.advantage != "group":
-            raise UserError(
-                f"advantage = {self.advantage!r} and train_on = {self.train_on!r} do not go together; with "
-                "train_on = 'all' use 'tree' or 'group', with 'initial' any but 'tree'."
-            )
+    def open_method(self) -> Method:
+        """The method that `method` and `method_args` name.
+
+        Raises:
+            UserError: where there is none, and for options that contradict each other or other fields.
+        """
+        assert self.method_args is None or isinstance(self.method_args, dict)
+        return open_method(self.method, self.method_args, self)
 
     def _check_unsupported(self) -> None:
         unsupported: dict[str, tuple[Any, str]] = {
@@ -308,10 +251,11 @@ class APPOConfig(GRPOConfig):
                 f"per_device_train_batch_size * gradient_accumulation_steps = {per_update} must hold whole tasks of "
                 f"num_generations = {rollouts} rollouts; use a multiple of {rollouts}."
             )
-        if micro * self.num_initial_rollouts % rollouts:
+        initial = self.num_initial_rollouts
+        if micro * initial % rollouts:
             raise UserError(
                 f"per_device_train_batch_size = {micro} must be a multiple of num_generations / num_initial_rollouts "
-                f"= {rollouts / self.num_initial_rollouts:g}, so that micro-batches hold whole initial rollouts."
+                f"= {rollouts / initial:g}, so that micro-batches hold whole initial rollouts."
             )
         if (self.steps_per_generation or 1) % self.gradient_accumulation_steps:
             raise UserError(
@@ -320,9 +264,9 @@ class APPOConfig(GRPOConfig):
             )
 
     @property
-    def gamma(self) -> float:
-        """Discount of Eq. 4 per token."""
-        return half_life_to_gamma(self.half_life)
+    def num_initial_rollouts(self) -> int:
+        """N: rollouts of a task that the writing policy writes from its prompt; the method says how many."""
+        return self.open_method().num_initial
 
     @property
     def micro_batch_rows(self) -> int:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerState
 from transformers.trainer_utils import rotate_checkpoints
 
 from appo.checkpoints import STATE, find_checkpoint, seal, unseal
@@ -21,7 +20,7 @@ from appo.config import APPOConfig
 from appo.errors import UserError
 from appo.files import fingerprint
 from appo.rollout.batches import MiniBatch, NotStorable, load_mini_batches, save_mini_batches
-from appo.rollout_trainer import RolloutTrainer
+from appo.rollout.trainer import RolloutTrainer
 
 GENERATION = "generation"  # the folder in a checkpoint
 REFERENCE = "reference"  # and that of a reference policy which follows the trained one (`sync_ref_model`)
@@ -37,10 +36,10 @@ class ResumableTrainer(RolloutTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._mini_batches: list[MiniBatch] = []
-        self._evaluation_batches = 0
-        self._records = 0  # that were written down
-        self._begun = False
+        self.mini_batches: list[MiniBatch] = []
+        self.evaluation_batches = 0
+        self.records = 0  # that were written down
+        self.begun = False
         self._resumed_from: str | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -59,25 +58,22 @@ class ResumableTrainer(RolloutTrainer):
                     "out to begin anew."
                 )
         self._resumed_from = resume_from_checkpoint or None
-        self._begun = False
+        self.begun = False
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def load_finished(self, checkpoint: str) -> None:
         """Puts the trainer where a run was when it had ended: `train` would take one step more."""
-        self._load_from_checkpoint(checkpoint)
-        self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE))
-        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-            self._load_best_model()
+        self.load_checkpoint(checkpoint, STATE)
         self._resumed_from = checkpoint
-        self._begin()
+        self.begin()
 
     # ---- where a run begins or goes on ----
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
         """Takes up what the checkpoint holds, if the run goes on from one."""
         # The right place in the generation; TRL would count from 0 again.
-        self._step = self.state.global_step * self.args.gradient_accumulation_steps
-        self._mini_batches, self._records, self._begun = [], 0, True
+        self.micro_step = self.state.global_step * self.args.gradient_accumulation_steps
+        self.mini_batches, self.records, self.begun = [], 0, True
         self.counters.restore(self.state.log_history)
         if self._resumed_from is None:
             return
@@ -88,8 +84,8 @@ class ResumableTrainer(RolloutTrainer):
         found = load_mini_batches(
             Path(self._resumed_from) / GENERATION,
             self.accelerator.process_index,
-            lambda tree: tree.trained(self.args.train_on),
-            self._collate,
+            lambda tree: tree.trained(self.method.needs.trains),
+            self.writer.collate,
         )
         if self._everywhere(found is not None):
             assert found is not None
@@ -97,13 +93,12 @@ class ResumableTrainer(RolloutTrainer):
 
     def _take_up(self, mini_batches: list[MiniBatch], rest: dict[str, Any]) -> None:
         self.counters.load_state(rest["counters"])
-        self._evaluation_batches = rest["evaluation_batches"]
-        self._records = rest["records"]
-        for name, values in rest["metrics"].items():
-            self._metrics["train"][name] = values
+        self.evaluation_batches = rest["evaluation_batches"]
+        self.records = rest["records"]
+        self.restore_metrics(rest["metrics"])
         # A generation of other settings is no generation of this run.
         if rest["shape"] == self._generation_shape():
-            self._mini_batches = mini_batches
+            self.mini_batches = mini_batches
 
     def _everywhere(self, answer: bool) -> bool:
         """Whether every process says so: all have to go the same way."""
@@ -116,14 +111,14 @@ class ResumableTrainer(RolloutTrainer):
 
     # ---- checkpoints ----
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        directory = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+    def write_checkpoint(self, model: Any, trial: Any) -> None:
+        directory = Path(self.checkpoint_root(trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
             unseal(directory)
         # Older checkpoints go only once this one is whole.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            super().write_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self._save_generation(directory / GENERATION)
@@ -144,14 +139,14 @@ class ResumableTrainer(RolloutTrainer):
         ended = step % (self.args.steps_per_generation * self.num_iterations) == 0
         rest = {
             "counters": self.counters.state(),
-            "metrics": {name: [float(value) for value in values] for name, values in self._metrics["train"].items()},
-            "evaluation_batches": self._evaluation_batches,
-            "records": self._records,
+            "metrics": self.waiting_metrics(),
+            "evaluation_batches": self.evaluation_batches,
+            "records": self.records,
             "shape": self._generation_shape(),
         }
         process = self.accelerator.process_index
         try:
-            save_mini_batches(directory, process, [] if ended else self._mini_batches, rest)
+            save_mini_batches(directory, process, [] if ended else self.mini_batches, rest)
         except NotStorable as error:
             warnings.warn(
                 f"{error}: a run that is killed inside a generation writes this generation anew.", stacklevel=2

@@ -2,13 +2,13 @@
 
 `future_value` (Eq. 4) and token entropies (Eq. 3, measured elsewhere) give `branching_score` (Eq. 5), from which
 `branching_priority` and `allocate_budget` choose where to branch; the rewards that come back give
-`dual_group_advantage` (Eq. 6) and `future_aware_advantage` (Eq. 7). Every step has its rivals from the paper's
+`dual_group_advantage` (Eq. 6) and `future_factor` (Eq. 7). Every step has its rivals from the paper's
 ablations beside it. Nothing is here twice: what is exported is what training runs.
 """
 
 from appo.algorithm.advantages import (
     dual_group_advantage,
-    future_aware_advantage,
+    future_factor,
     group_advantage,
     pooled_advantage,
     prefix_advantage,
@@ -35,7 +35,7 @@ __all__ = [
     "dual_group_advantage",
     "entropy_score",
     "fork_weight",
-    "future_aware_advantage",
+    "future_factor",
     "future_value",
     "future_value_score",
     "group_advantage",

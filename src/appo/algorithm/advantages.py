@@ -102,28 +102,23 @@ def prefix_advantage(
     return (z_GN1 + total_GNT / count_GNT.clamp(min=1.0)).to(initial_rewards_GN.dtype)
 
 
-def future_aware_advantage(
-    base_B: Tensor, omega_BT: Tensor, *, b: float = 0.5, clip: tuple[float, float] = FUTURE_CLIP
-) -> Tensor:
-    """Eq. 7: `A_i = A_base * (1 + b * clip(Omega_i))`, a constant for the loss: no gradient flows through it.
+def future_factor(omega_BT: Tensor, *, b: float = 0.5, clip: tuple[float, float] = FUTURE_CLIP) -> Tensor:
+    """Eq. 7: `A_i = A_base * (1 + b * clip(Omega_i))`; this is what the base is multiplied with.
 
     Args:
-        base_B: base advantage of each rollout (B,), or of each token (B, T) as `prefix_advantage` gives it.
         omega_BT: future values (Eq. 4), float32 or float64.
         b: weight of the future.
         clip: (low, high) limits of Omega; the same as for branching.
 
     Returns:
-        (B, T) in the dtype of the inputs. Tool-result tokens have a value too; the loss masks them.
+        (B, T) in the dtype of `omega_BT`, a constant for the loss: no gradient flows through it. Tool-result tokens
+        have a value too; the loss masks them.
 
     Raises:
         ValueError: wrong shapes, a reversed clip.
     """
     check_matrices(omega_BT=omega_BT)
-    if base_B.shape not in (omega_BT.shape[:1], omega_BT.shape):
-        raise ValueError(f"base_B has shape {tuple(base_B.shape)}, but omega_BT has {tuple(omega_BT.shape)}.")
-    base_BT = base_B.unsqueeze(1) if base_B.dim() == 1 else base_B
-    return base_BT.detach() * (1.0 + b * clip_future_value(omega_BT.detach(), clip))
+    return 1.0 + b * clip_future_value(omega_BT.detach(), clip)
 
 
 def _normalise(reward_GN: Tensor, group_GK: Tensor, eps: float) -> Tensor:

@@ -22,7 +22,7 @@ from trl import SFTConfig
 
 from appo.cli.buildable import check_buildable
 from appo.cli.field_values import parse, read_texts, read_value, resolve
-from appo.config import PRESETS, APPOConfig, check_values
+from appo.config import APPOConfig, check_values
 from appo.errors import UserError, is_complaint
 
 NESTED = "cold_start"
@@ -62,9 +62,6 @@ class RunConfig:
     )
     task_args: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Arguments of a `TASK` that is a function returning a task, as a mapping."}
-    )
-    preset: str | None = field(
-        default=None, metadata={"help": "Fields of `APPOConfig.preset`, for example plus; those given here precede."}
     )
     model: str | None = field(
         default=None,
@@ -157,11 +154,7 @@ def _make_settings(
         nested = resolve(nested) or {}  # nothing but comments below it
     if not isinstance(nested, dict):
         raise RecipeError(f"{path}: {NESTED} must be a mapping of SFTConfig fields, got {nested!r}.")
-    # First of all: without its fields, the others may contradict the defaults.
-    preset = _read_one("preset", str | None, values, flags, path)
-    if preset and preset not in PRESETS:
-        raise RecipeError(f"{path}: preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    run, args = read_dataclasses((RunConfig, config), {**PRESETS.get(preset, {}), **values}, flags, path)
+    run, args = read_dataclasses((RunConfig, config), values, flags, path)
     # The cold start shares what both trainers need, unless it says otherwise.
     shared = {name: getattr(args, name) for name in ("seed", "use_cpu", "bf16", "fp16")}
     shared["report_to"] = args.report_to or "none"

@@ -68,7 +68,7 @@ class RunPlan:
 
     @property
     def trained_rollouts_per_update(self) -> int:
-        whole = self.args.train_on == "all"
+        whole = self.args.open_method().needs.trains == "all"
         return self.tasks_per_update * (self.rollouts_per_task if whole else self.args.num_initial_rollouts)
 
     @property

@@ -13,7 +13,8 @@ from datasets import Dataset
 
 from appo.report.intervals import wilson_interval
 from appo.rollout.metrics import mean
-from appo.trainer import EVALUATION_STREAM, APPOTrainer
+from appo.rollout.trainer import RolloutTrainer
+from appo.rollout.writer import EVALUATION_STREAM
 
 
 @dataclass
@@ -62,7 +63,7 @@ class _Outcome:
 
 
 def evaluate(
-    trainer: APPOTrainer, questions: Dataset, batch_size: int, on_batch: Callable[[int], None] = lambda done: None
+    trainer: RolloutTrainer, questions: Dataset, batch_size: int, on_batch: Callable[[int], None] = lambda done: None
 ) -> Evaluation:
     """Writes one rollout per question with the trainer's present policy.
 
@@ -90,13 +91,13 @@ def evaluate(
     return _summary([outcomes[index] for index in sorted(outcomes)])
 
 
-def _write(trainer: APPOTrainer, questions: Dataset, indices: list[int]) -> list[_Outcome]:
+def _write(trainer: RolloutTrainer, questions: Dataset, indices: list[int]) -> list[_Outcome]:
     seeds = [
         int(np.random.SeedSequence([trainer.args.seed, EVALUATION_STREAM, i]).generate_state(1, np.uint64)[0])
         for i in indices
     ]
-    trees = trainer.write_initial([questions[i] for i in indices], 1, seeds=seeds)
-    trainer.release_environments(trees)
+    trees = trainer.writer.write([questions[i] for i in indices], 1, seeds=seeds)
+    trainer.writer.release(trees)
     least = trainer.args.success_reward
     return [
         _Outcome(

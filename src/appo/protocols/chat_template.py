@@ -8,12 +8,10 @@ so that the policy is told what is wrong. Left out on purpose: templates, which 
 import functools
 import json
 from collections.abc import Callable, Collection, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_parsing.response_templates import load_response_template
-from trl import GRPOTrainer
 from trl.chat_template_utils import (
     add_response_schema,
     get_training_chat_template,
@@ -36,6 +34,7 @@ from appo.protocols.calls import (
     opens_thought,
 )
 from appo.rollout.types import Rollout
+from appo.trl_seam import tool_suffix_ids
 
 
 def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -81,17 +80,9 @@ def chat_protocol_for(
         ValueError: if the chat template cannot be used for tools; the sentence says what to do.
     """
     template = set_up_tools(tokenizer) if tools else None
-    # TRL's own method, on what it reads of a trainer: results look the same in training and here.
-    trainer = SimpleNamespace(
-        processing_class=tokenizer,
-        _tokenizer=tokenizer,
-        _is_vlm=False,
-        chat_template=template,
-        chat_template_kwargs=chat_template_kwargs or {},
-    )
 
     def suffix_ids(messages: list[dict[str, str]]) -> list[int]:
-        return GRPOTrainer._get_tool_suffix_ids(trainer, messages)
+        return tool_suffix_ids(tokenizer, template, chat_template_kwargs or {}, messages)
 
     eos = {*eos_token_ids, tokenizer.eos_token_id}
     return ChatProtocol(tokenizer, list(tools), suffix_ids, eos, chat_template=template)
@@ -114,7 +105,7 @@ class ChatProtocol:
     Args:
         tokenizer: The policy's, with a `response_template` where there are tools (TRL sets it).
         tools: The tools, as `apply_chat_template` takes them.
-        suffix_ids: TRL's `GRPOTrainer._get_tool_suffix_ids`: tool messages -> token ids after the assistant's turn.
+        suffix_ids: As `tool_suffix_ids` of `trl_seam.py`: tool messages -> token ids after the assistant's turn.
         eos_token_ids: Tokens that end a turn.
         chat_template: What prompts are rendered with; None: the tokenizer's.
 

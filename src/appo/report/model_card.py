@@ -16,12 +16,12 @@ import yaml
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import get_json_schema
-from trl.trainer.utils import get_config_model_id
 
 from appo import __version__
 from appo.cli.recipe import NOT_SETTINGS, RunConfig
+from appo.trl_seam import model_name_of
 
-OF_RUN = ("task", "model", "preset", "train_size", "train_seed", "demonstrations", "traces", "lora")
+OF_RUN = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")
 OF_MACHINE = (
     "use_cpu", "bf16", "fp16", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "resume_from_checkpoint",
 )  # fmt: skip
@@ -90,7 +90,7 @@ def model_card(
     source = (trainer.hub_model_id if trainer.args.push_to_hub else None) or place
     # A run's trainer may have loaded its own cold start.
     of_run = facts.settings.get("model") or ""
-    origin = of_run if facts.model_directory else get_config_model_id(trainer.model.config) or ""
+    origin = of_run if facts.model_directory else model_name_of(trainer.model)
     on_hub = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", origin) is not None and not Path(origin).exists()
     given = [tags] if isinstance(tags, str) else list(tags or [])
     data = ModelCardData(
@@ -98,7 +98,7 @@ def model_card(
         datasets=dataset_name,
         library_name="transformers",
         model_name=model_name,
-        tags=sorted({"generated_from_trainer", *given, *trainer._tag_names}),
+        tags=sorted({"generated_from_trainer", *given, *trainer.tags}),
     )
     parts = [
         f"---\n{data.to_yaml()}\n---\n\n# {model_name or Path(place).name}",
@@ -121,7 +121,7 @@ def _origin(origin: str, on_hub: bool, dataset_name: str | None) -> str:
 
 def _usage(trainer: Any, source: str, base_is_known: bool) -> str:
     """A snippet that loads the model and writes one turn, and what the policy may call."""
-    tools = trainer._pool.all_tools()
+    tools = trainer.pool.all_tools()
     called = ""
     if tools:
         called = (
@@ -165,7 +165,7 @@ def _example(trainer: Any) -> Any:
         return [{name: value for name, value in message.items() if value is not None} for message in prompt]
     if isinstance(prompt, str) and prompt:
         return prompt
-    return [{"role": "user", "content": "Hello!"}] if trainer._tokenizer.chat_template else "Hello!"
+    return [{"role": "user", "content": "Hello!"}] if trainer.tokenizer.chat_template else "Hello!"
 
 
 def _training(trainer: Any, facts: CardFacts) -> str:

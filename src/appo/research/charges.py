@@ -11,9 +11,9 @@ Left out on purpose: what is spent in other processes, such as those of a tool.
 import time
 from typing import Any
 
-from appo.rivals import RivalTrainer
 from appo.rollout.batches import MiniBatch
 from appo.rollout.tree import RolloutTree
+from appo.trainer import APPOTrainer
 
 TOTALS = {"generated_tokens": "tokens/generated", "rollouts": "rollouts/generated", "tool_calls_made": "tools/calls"}
 SECONDS = ("seconds", "cpu_seconds")
@@ -49,8 +49,8 @@ class Ledger:
         return {name: value - sum(part[name] for part in self._unused.values()) for name, value in spent.items()}
 
 
-class ChargedTrainer(RivalTrainer):
-    """`RivalTrainer` that knows what its updates have used."""
+class ChargedTrainer(APPOTrainer):
+    """`APPOTrainer` that knows what its updates have used."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -25,15 +25,17 @@ from rich.console import Console
 from torch import Tensor
 
 from appo.algorithm import (
+    FUTURE_CLIP,
     allocate_budget,
     branching_priority,
     clip_future_value,
     entropy_score,
     fork_weight,
+    future_value,
+    half_life_to_gamma,
     random_score,
 )
 from appo.algorithm.branching_score import z_scores
-from appo.branching import clip_of
 from appo.cli import train as run
 from appo.cli.recipe import RunConfig
 from appo.config import APPOConfig
@@ -41,9 +43,9 @@ from appo.environments.base import Task
 from appo.report.intervals import Interval
 from appo.report.progress import Stages
 from appo.research.pilot_report import Rows, draw, markdown
-from appo.rollout.loop import Start
 from appo.rollout.metrics import rollout_metrics
 from appo.rollout.rewards import rewards_of
+from appo.rollout.tree import BranchPoint
 from appo.rollout.types import Rollout
 from appo.trainer import APPOTrainer
 
@@ -55,6 +57,7 @@ Report = Callable[[str, int, int], None]  # called along the way: what is done, 
 BINS = (-0.001, 0.5, 1, 2, 3, 99)  # nats
 TOP, RANDOM, HORIZON = 3, 6, 32  # picks per rollout of a criterion, and of chance; positions of a counterfactual fall
 WITNESS_STREAM, DRAW_STREAM = 50_000, 60_000
+HALF_LIFE = 32.0  # the paper's
 SETTINGS = ((4, 4e-4), (2, 4e-4), (8, 4e-4), (16, 4e-4), (4, 1e-4), (4, 1e-3))  # updates per generation, rate
 
 
@@ -124,19 +127,20 @@ class Studied(transformers.TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.at:
             self.trainer.model.train()  # or no environment would be kept
-            self.trees = self.trainer.write_initial(self.rows, 1, WITNESS_STREAM)
+            self.trees = self.trainer.writer.write(self.rows, 1, WITNESS_STREAM)
             self.rollouts = [tree.initial[0] for tree in self.trees]
-            self.batch, self.behaviour = self.trainer._score_rollouts(self.rollouts)
+            self.batch, self.behaviour = self.trainer.writer.score(self.rollouts)
 
     def look_back(self, task: Task) -> None:
         trainer, mask_RT = self.trainer, self.batch.policy_mask_BT
-        scores, args = trainer._score(self.batch), trainer.args
+        scores, args = trainer.writer.score_batch(self.batch), trainer.args
         self.logps_RT, self.entropies_RT, self.mask_RT = scores.logps_BT, scores.entropies_BT, mask_RT.bool()
-        self.omega_RT = trainer._future_value(self.logps_RT - self.behaviour.logps_BT, mask_RT)
-        self.priority_RT = branching_priority(self.omega_RT, self.entropies_RT, mask_RT, clip=clip_of(args))
+        ratios_RT = self.logps_RT - self.behaviour.logps_BT
+        self.omega_RT = future_value(ratios_RT, mask_RT, gamma=half_life_to_gamma(HALF_LIFE))
+        self.priority_RT = branching_priority(self.omega_RT, self.entropies_RT, mask_RT)
         self.success = rollout_metrics(self.rollouts, args.success_reward)["success"]
         self.failed = (rewards_of(self.rollouts) < args.success_reward).tolist()  # no unscored one
-        self.words = [trainer._tokenizer.convert_ids_to_tokens(rollout.completion_ids) for rollout in self.rollouts]
+        self.words = [trainer.tokenizer.convert_ids_to_tokens(rollout.completion_ids) for rollout in self.rollouts]
         assert task.decision_positions is not None
         decisions = map(task.decision_positions, self.words)
         self.decisions = [[i for i in p if mask_RT[row, i]] for row, p in enumerate(decisions)]
@@ -164,8 +168,8 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
     if task.decision_positions is None:
         raise SystemExit(f"task = {options.task} does not know its decisions; use a testbed such as kinship:LOUD.")
     args = APPOConfig(
-        output_dir=str(options.output), seed=options.seed, num_initial_rollouts=16, num_branch_points=0,
-        advantage="group", future_weight=0.0, per_device_train_batch_size=16 * options.tasks, learning_rate=rate,
+        output_dir=str(options.output), seed=options.seed, method="grpo",
+        per_device_train_batch_size=16 * options.tasks, learning_rate=rate,
         steps_per_generation=updates, max_steps=warm_up + updates - 1, lr_scheduler_type="constant",
         max_completion_length=options.max_length, tool_protocol="tags", result_format=" <result> {} </result> ",
         tool_join_steps=1, rollout_batch_size=options.rows, use_cpu=not torch.cuda.is_available(), bf16=False,
@@ -197,7 +201,7 @@ def counterfactual_fall(moved: Studied, logps_RTV: Tensor, report: Report) -> Te
             ids, end = rollouts[row].completion_ids, i + 1 + HORIZON
             ids = [*ids[:i], int(other_RT[row, i]), *ids[i + 1 : end]]
             changed.append(Rollout(rollouts[row].prompt_ids, None, ids, rollouts[row].policy_mask[:end]))
-        batch, scores = trainer._score_rollouts(changed)
+        batch, scores = trainer.writer.score(changed)
         for n, (row, i) in enumerate(part):
             after = slice(i + 1, len(changed[n].completion_ids))
             mask = batch.policy_mask_BT[n, after]
@@ -213,7 +217,7 @@ def draw_anew(
 
     A position with a continuation that no reward function scored is left out.
     """
-    trainer, rollouts = moved.trainer, moved.rollouts
+    trainer = moved.trainer
     generator = torch.Generator().manual_seed(trainer.args.seed)
     ordered = sorted(places, key=lambda place: (place[1], place[0]))
     size = max(1, 8 * trainer.args.rollout_batch_size // (draws * repeats))
@@ -224,14 +228,14 @@ def draw_anew(
         for row, i in part:
             tokens = torch.multinomial(logps_RTV[row, i].exp().cpu(), draws, replacement=True, generator=generator)
             for token in tokens.repeat_interleave(repeats).tolist():
-                prefix = rollouts[row].prefix(i)
-                trainer._pool.enter_prefix(prefix, moved.trees[row].row, trainer.runner)
+                start = trainer.writer.start_at(BranchPoint(moved.trees[row], 0, i))
+                prefix = start.rollout
                 prefix.append([token], [logps_RTV[row, i, token].item()])
                 pairs.append((moved.trees[row], prefix))
                 if token not in trainer.eos_token_ids:  # after it there is nothing to write
-                    starts.append(Start(prefix, trainer._pool.tools_of(prefix.environment)))
-        trainer._run_loop(starts, DRAW_STREAM + first, keep_snapshots=False)
-        trainer._reward(pairs)
+                    starts.append(start)
+        trainer.writer.run(starts, DRAW_STREAM + first, keep_snapshots=False)
+        trainer.writer.reward(pairs)
         found = rewards_of([rollout for _, rollout in pairs]).view(-1, draws, repeats)
         rewards.update((place, own) for place, own in zip(part, found, strict=True) if not own.isnan().any())
     report("tokens drawn anew", len(ordered), len(ordered))
@@ -297,7 +301,7 @@ def kinds(moved: Studied, fall_RT: Tensor) -> Rows:
 
 def describe_omega(moved: Studied) -> dict[str, Any]:
     """How Omega is spread, and whether picks by branching score differ from picks by entropy."""
-    mask_RT, entropy_RT, clip = moved.mask_RT, moved.entropies_RT, clip_of(moved.trainer.args)
+    mask_RT, entropy_RT, clip = moved.mask_RT, moved.entropies_RT, FUTURE_CLIP
     omega = moved.omega_RT[mask_RT]
     ranked = [z_scores(x, mask_RT)[mask_RT].tolist() for x in (clip_future_value(moved.omega_RT, clip), entropy_RT)]
     score, entropy = moved.top(moved.priority_RT), moved.top(entropy_score(entropy_RT, mask_RT))

@@ -4,7 +4,7 @@
     output_dir: ../runs/study       # paths are relative to this file, those of flags to where the command runs
     base: {task: kinship:CLEAN}     # one cold start per checkpoint, on which those of the testbeds build; optional
     testbeds: {loud: {task: kinship:LOUD}}
-    arms: {appo: {}, grpo: {num_initial_rollouts: 16, num_branch_points: 0, advantage: group, future_weight: 0}}
+    arms: {appo: {}, grpo: {method: grpo}}
     rivals: [grpo]                  # every candidate is compared with each of them
     candidates: [appo]
 
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from appo.cli.recipe import RecipeError, make_settings, read_yaml
-from appo.rivals import RivalConfig
 
 VALIDATION_SEED, TEST_SEED = 1000, 2000  # a run's seed is that of its phase plus its number
 VALIDATION_QUESTIONS, TEST_QUESTIONS = 3_000_000, 4_000_000
@@ -207,7 +206,7 @@ def _from_here(values: Values, path: str) -> Values:
 
 
 def run_settings(study: Study, job: Job) -> Any:
-    """(RunConfig, RivalConfig, SFTConfig) of a job, or of the cold start it begins from."""
+    """(RunConfig, APPOConfig, SFTConfig) of a job, or of the cold start it begins from."""
     recipe = read_yaml(study.recipe)
     overrides = [study.testbeds[job.testbed]] if job.testbed else [study.base or {}]
     if job.arm:
@@ -232,7 +231,7 @@ def run_settings(study: Study, job: Job) -> Any:
         recipe.update(seed=job.cold_start, train_seed=job.cold_start)
         if job.testbed and study.base is not None:
             recipe["model"] = str(directory_of(study, Job(job.cold_start)) / "cold_start")
-    return make_settings(recipe, f"{study.recipe}, {job}", config=RivalConfig)
+    return make_settings(recipe, f"{study.recipe}, {job}")
 
 
 def directory_of(study: Study, job: Job) -> Path:

@@ -33,17 +33,17 @@ class RunCounters:
         self.logged = dict.fromkeys([*TOTALS, *names], 0)
         self.since_log = dict.fromkeys(self.logged, 0)  # of this process
         self.seconds = dict.fromkeys([*PHASES, *(f"tools/{name}" for name in tools)], 0.0)
-        self._counting = False
+        self.counting = False
 
     def totals(self) -> dict[str, int]:
         """Everything so far, on this process since the last log and on all before it."""
         return {name: total + self.since_log[name] for name, total in self.logged.items()}
 
     def add(self, name: str, count: int) -> None:
-        self.since_log[name] += count if self._counting else 0
+        self.since_log[name] += count if self.counting else 0
 
     def add_seconds(self, phase: str, seconds: float) -> None:
-        self.seconds[phase] += seconds if self._counting else 0.0
+        self.seconds[phase] += seconds if self.counting else 0.0
 
     def add_loop(self, counters: LoopCounters, rollouts: int) -> None:
         """Counts what an agent loop did."""
@@ -66,11 +66,11 @@ class RunCounters:
     @contextmanager
     def counted(self, counting: bool = True) -> Iterator[None]:
         """What happens inside is counted (a training step), or is not (within one, the samples of a control)."""
-        before, self._counting = self._counting, counting
+        before, self.counting = self.counting, counting
         try:
             yield
         finally:
-            self._counting = before
+            self.counting = before
 
     def state(self) -> dict[str, dict[str, int]]:
         """What `load_state` takes; of this process."""

@@ -52,7 +52,7 @@ def branch_metrics(trees: list[RolloutTree], protocol: ToolProtocol) -> dict[str
     return metrics
 
 
-def omega_metrics(omega_BT: torch.Tensor, mask_BT: torch.Tensor, clip: list[float]) -> dict[str, float]:
+def omega_metrics(omega_BT: torch.Tensor, mask_BT: torch.Tensor, clip: tuple[float, float]) -> dict[str, float]:
     """Mean and spread of Omega over policy tokens, and the share outside the clip's bounds."""
     omega = omega_BT[mask_BT.bool()].double()
     if omega.numel() == 0:  # the same names on every process

@@ -1,7 +1,7 @@
-"""Rewards of rollouts as a tensor, and what it means to have none.
+"""Rewards of rollouts as a tensor, relative to their group, and what it means to have none.
 
 A rollout that no reward function scored has the reward None: it is no failure, so it enters no mean and teaches
-nothing. Left out on purpose: where rewards come from (`rollout_trainer.py`).
+nothing. Left out on purpose: where rewards come from (`writer.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from appo.algorithm import group_advantage
 from appo.rollout.types import Rollout
 
 # Shapes: R rollouts.
@@ -35,3 +36,8 @@ def among_scored(estimate: Callable[..., Tensor], rewards_R: Tensor, *others_R: 
     if scored_R.any():
         advantages_R[scored_R] = estimate(rewards_R[scored_R], *(other_R[scored_R] for other_R in others_R))
     return advantages_R
+
+
+def group_advantages(rollouts: Sequence[Rollout]) -> Tensor:
+    """GRPO's advantage of each rollout (R,) relative to the scored ones among them; 0 where it is not scored."""
+    return among_scored(lambda rewards_R: group_advantage(rewards_R[None])[0], rewards_of(rollouts))

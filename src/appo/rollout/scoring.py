@@ -8,9 +8,10 @@ Left out on purpose: anything that compares two policies (`appo.algorithm`).
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
-from trl.trainer.utils import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
@@ -39,12 +40,63 @@ class RolloutBatch:
 class TokenScores:
     """`logps_BT` and `entropies_BT` (nats), float32; meaningless outside the completion mask.
 
-    `log_sum_sq_probs_BT` is `log sum_a p(a)^2`, where the trainer measures it (`token_weight="fork"`), else None.
+    `log_sum_sq_probs_BT` is `log sum_a p(a)^2`, where it is measured (`Needs.collisions`), else None.
     """
 
     logps_BT: torch.Tensor
     entropies_BT: torch.Tensor
     log_sum_sq_probs_BT: torch.Tensor | None = None
+
+    def rows(self, lengths: list[int]) -> "list[TokenScores]":
+        """One object per rollout, of shape (T,), without its padding."""
+        kinds = [[None] * len(lengths) if x is None else list(x) for x in vars(self).values()]
+        return [
+            TokenScores(*(None if x is None else x[:length] for x in own))
+            for *own, length in zip(*kinds, lengths, strict=True)
+        ]
+
+
+def stack_scores(rows: list[TokenScores], width: int) -> TokenScores:
+    """Scores (B, T) from one object per rollout; 0 in the padding."""
+
+    def stacked(tensors: tuple[torch.Tensor | None, ...]) -> torch.Tensor | None:
+        padded = [torch.nn.functional.pad(x, (0, width - len(x))) for x in tensors if x is not None]
+        return torch.stack(padded) if padded else None
+
+    return TokenScores(*map(stacked, zip(*(vars(row).values() for row in rows), strict=True)))
+
+
+@dataclass
+class Scores:
+    """What is known of a mini-batch's tokens before an update.
+
+    Args:
+        batch: The rollouts, in the order of their trees.
+        behaviour: Scores under the policy that wrote them.
+        current: Under the present policy; the same object where it is the same policy, or where nobody asked.
+        sizes: Rollouts of each tree.
+    """
+
+    batch: RolloutBatch
+    behaviour: TokenScores
+    current: TokenScores
+    sizes: list[int]
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.batch.completion_ids_BT.shape[1]
+
+    @property
+    def log_ratio_BT(self) -> torch.Tensor:
+        """Log of the present over the writing policy's probability of each token, float32."""
+        return self.current.logps_BT - self.behaviour.logps_BT
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The rows of each tree."""
+        ends = list(accumulate(self.sizes))
+        return [list(range(end - size, end)) for size, end in zip(self.sizes, ends, strict=True)]
 
 
 def collate(
@@ -54,7 +106,10 @@ def collate(
 
     def padded(lists: list[list[int]], value: int, side: str) -> torch.Tensor:
         tensors = [torch.tensor(ids, dtype=torch.long) for ids in lists]
-        return pad(tensors, padding_value=value, padding_side=side, pad_to_multiple_of=pad_to_multiple_of).to(device)
+        rows = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+        extra = -rows.shape[1] % (pad_to_multiple_of or 1)
+        widths = (extra, 0) if side == "left" else (0, extra)
+        return torch.nn.functional.pad(rows, widths, value=value).to(device)
 
     # The forward keeps the last T columns, and keeping none of them would mean all: T is at least 1.
     empty = not any(r.completion_ids for r in rollouts)

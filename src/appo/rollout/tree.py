@@ -37,9 +37,9 @@ class RolloutTree:
         """The rollouts that only inform advantages."""
         return self.rollouts[self.num_initial :]
 
-    def trained(self, train_on: str) -> list[Rollout]:
-        """The rollouts that carry loss: those of `initial`, or all."""
-        return self.initial if train_on == "initial" else self.rollouts
+    def trained(self, trains: str) -> list[Rollout]:
+        """The rollouts that carry loss: the `initial` ones, or `all`."""
+        return self.initial if trains == "initial" else self.rollouts
 
     def add_initial(self, rollout: Rollout) -> None:
         if self.branches:
@@ -77,3 +77,19 @@ class RolloutTree:
             assert ancestor.parent is not None and ancestor.branch_position is not None
             parent, position = ancestor.parent, min(position, ancestor.branch_position)
         return parent, position
+
+
+@dataclass
+class BranchPoint:
+    """Branch `tree.rollouts[rollout]` at `position`: the first token that is written anew.
+
+    Args:
+        score: The score that chose the token; None where none did.
+        rank: Its place among the policy tokens of its rollout by this score, 1 being the best.
+    """
+
+    tree: RolloutTree
+    rollout: int
+    position: int
+    score: float | None = None
+    rank: int | None = None

@@ -64,6 +64,8 @@ class Rollout:
         rewards: The parts of the reward by function, unweighted; NaN where a function did not apply.
         parent: Index, in the tree, of the rollout it branched from; None for an initial rollout.
         branch_position: First position that differs in origin from the parent's; tokens before it are the parent's.
+        branch_score, branch_rank: The score that chose the parent's token, and its place among those of the policy, 1
+            being the best; None where no score did.
         environment: The environment in the state that the rollout left, if the task has one.
         snapshots: Environment states after 0, 1, 2, ... answered turns; None where the state cannot be copied.
     """
@@ -79,6 +81,8 @@ class Rollout:
     rewards: dict[str, float] = field(default_factory=dict)
     parent: int | None = None
     branch_position: int | None = None
+    branch_score: float | None = None
+    branch_rank: int | None = None
     environment: Any = None
     snapshots: list[Any] = field(default_factory=list)
 

@@ -1,0 +1,93 @@
+"""From `method:` and `method_args:` to a method: by its name, or a class of one's own as `my.module:MyMethod`.
+
+Left out on purpose: entry points and other plug-ins; an import says where a class comes from.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, get_args, get_origin, get_type_hints
+
+from appo.errors import UserError
+from appo.methods.base import Method, MethodOptions, Setting
+
+
+def make_method(
+    methods: Mapping[str, type[Method]], name: str, values: dict[str, Any] | None, args: Setting
+) -> Method:
+    """The method of a run, with its options checked.
+
+    Args:
+        methods: Those that are known by name.
+        name: One of them, or `module:Class`.
+        values: Options by name; None for the defaults.
+        args: The run's settings.
+
+    Raises:
+        UserError: for unknown names and options, wrong types, and options that contradict each other or the settings.
+    """
+    kind = find_method(methods, name)
+    method = kind(read_options(kind.Options, name, values or {}), args)
+    method.check()
+    return method
+
+
+def find_method(methods: Mapping[str, type[Method]], name: str) -> type[Method]:
+    """The class that a name names.
+
+    Raises:
+        UserError: where there is none. An error inside the user's module is left as it is.
+    """
+    if name in methods:
+        return methods[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        close = difflib.get_close_matches(name, methods, 1)
+        hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(methods)}, or my.module:MyMethod."
+        raise UserError(f"method = {name!r} is unknown; {hint}")
+    try:
+        found = getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"method = {name!r}: there is no module {module} on PYTHONPATH; write my.module:MyMethod."
+            ) from None
+        raise
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method = {name!r}: {module} holds no class {attribute} derived from appo.methods.Method.")
+    return found
+
+
+def read_options(kind: type[MethodOptions], method: str, values: dict[str, Any]) -> Any:
+    """An instance of `kind` with `values`, whose types are looked at.
+
+    Raises:
+        UserError: naming the option, for unknown names and wrong types.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"method_args must be a mapping, got {values!r}.")
+    known = {f.name: f for f in fields(kind)}
+    hints = get_type_hints(kind)
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
+            raise UserError(f"method_args: method = {method!r} has no option {name}; {hint}")
+    try:
+        return kind(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+    except UserError as error:
+        raise UserError(f"method_args: {error}") from None
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """The value, an integer made a float where one is meant."""
+    kinds = (hint,) if get_origin(hint) is list else get_args(hint) or (hint,)
+    for kind in kinds:
+        if get_origin(kind) is list and isinstance(value, (list, tuple)):
+            return [_typed(name, item, get_args(kind)[0]) for item in value]
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is kind:
+            return value
+    raise UserError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")

@@ -1,0 +1,60 @@
+"""From a mini-batch's scores and credit to what TRL's loss takes, in equal micro-batches.
+
+Left out on purpose: the loss. TRL's takes the (B, T) advantages as they are.
+"""
+
+from typing import Any
+
+import torch
+
+from appo.methods.base import Credit
+from appo.rollout.scoring import Scores
+
+# Shapes: B rollouts that carry loss, T completion tokens.
+
+Inputs = dict[str, torch.Tensor]
+
+
+def loss_inputs(scores: Scores, credit: Credit) -> Inputs:
+    """The loss's inputs, a row per rollout."""
+    old_BT = scores.behaviour.logps_BT if credit.old_logps_BT is None else credit.old_logps_BT
+    return {
+        "prompt_ids": scores.batch.prompt_ids_BP,
+        "prompt_mask": scores.batch.prompt_mask_BP,
+        "completion_ids": scores.batch.completion_ids_BT,
+        "completion_mask": scores.batch.completion_mask_BT,
+        "tool_mask": credit.loss_mask_BT,
+        "advantages": credit.advantages_BT,
+        "old_per_token_logps": old_BT,
+    }
+
+
+def split(inputs: Inputs, parts: int, items: torch.Tensor) -> list[dict[str, Any]]:
+    """`parts` micro-batches of equally many rows, or nearly so.
+
+    Args:
+        items: Tokens that TRL's token-mean losses divide by: those of a generation, on all processes.
+    """
+    pieces = {name: torch.tensor_split(tensor, parts) for name, tensor in inputs.items()}
+    return [{**{name: piece[i] for name, piece in pieces.items()}, "num_items_in_batch": items} for i in range(parts)]
+
+
+def busy_rows(inputs: Inputs) -> torch.Tensor:
+    """Which rollouts of the loss's inputs carry any advantage: bool (B,)."""
+    return (inputs["advantages"] * inputs["tool_mask"] != 0).any(dim=1)
+
+
+def without_idle_rows(inputs: Inputs, size: int) -> Inputs:
+    """The loss's inputs without rollouts whose advantages are all 0: they cost a forward and backward for nothing.
+
+    The loss is a mean over rollouts (Eq. 8), so the advantages are scaled: the mean over those that are left is what
+    the mean over all was.
+
+    Args:
+        inputs: Tensors with a row per rollout; among them `advantages` (B, T) and `tool_mask` (B, T).
+        size: Rows to keep, at least the busy ones: idle ones fill up what micro-batches or other processes need.
+    """
+    busy_B = busy_rows(inputs)
+    kept = torch.argsort((~busy_B).int(), stable=True)[:size].sort().values
+    inputs = {name: tensor[kept] for name, tensor in inputs.items()}
+    return {**inputs, "advantages": inputs["advantages"] * (size / len(busy_B))}

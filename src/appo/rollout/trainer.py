@@ -1,0 +1,149 @@
+"""`RolloutTrainer`: TRL's trainer with a writer of rollouts: tools, protocol, rewards and counters are set up here.
+
+What to do with the rollouts is for `APPOTrainer` to say. Left out on purpose: the loss, checkpoints, PEFT,
+distribution and logging back-ends, which are TRL's and transformers' own.
+"""
+
+import copy
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from appo.config import APPOConfig
+from appo.errors import UserError
+from appo.protocols.base import ToolProtocol
+from appo.protocols.chat_template import ChatProtocol, set_up_tools
+from appo.protocols.tags import TagProtocol
+from appo.rewards.checked import checked
+from appo.rollout.counters import RunCounters
+from appo.rollout.environments import EnvironmentPool
+from appo.rollout.prompts import check_prompts
+from appo.rollout.types import Rollout
+from appo.rollout.writer import RolloutWriter
+from appo.trl_seam import SeamTrainer, model_name_of
+
+
+def environment_reward(kind: Any) -> Any:
+    """`get_reward` of environments of one class as a TRL reward function; None for those of another class."""
+
+    def sync_reward(environments: list[Any], **_: Any) -> list[float | None]:
+        return [e.get_reward() if type(e) is kind else None for e in environments]
+
+    async def async_reward(environments: list[Any], **_: Any) -> list[float | None]:
+        return [await e.get_reward() if type(e) is kind else None for e in environments]
+
+    function: Any = async_reward if inspect.iscoroutinefunction(kind.get_reward) else sync_reward
+    function.__name__ = kind.__name__
+    return function
+
+
+class RolloutTrainer(SeamTrainer):
+    """Has a `writer`, a `method`, a `protocol`, a `pool` of environments and `counters`.
+
+    Args:
+        decision_positions: As in `Task`, where the truth is known: from a rollout's tokens to its true decisions. For
+            records, and for controls.
+        others: As `APPOTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: APPOConfig | None = None,
+        *positional: Any,
+        tools: list[Any] | None = None,
+        environment_factory: Any = None,
+        decision_positions: Callable[[list[str]], list[int]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model_name_of(model)
+            args = APPOConfig(f"{name.split('/')[-1]}-APPO")
+        if kwargs.pop("rollout_func", None) is not None:
+            raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
+        self.pool = EnvironmentPool(list(tools or []), environment_factory)
+        if args.tool_protocol == "chat_template":
+            kwargs.update(tools=tools, environment_factory=environment_factory)
+            tokenizer = kwargs.get("processing_class")
+            if (tools or environment_factory) and isinstance(tokenizer, PreTrainedTokenizerBase):
+                set_up_tools(tokenizer)  # as TRL will, but its error would not say what else there is
+        else:
+            # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
+            args = copy.copy(args)  # the caller may use it again
+            reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
+        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        named = zip(self.reward_funcs, self.reward_func_names, strict=True)  # type: ignore[has-type]
+        self.reward_funcs = [checked(function, name) for function, name in named]
+        self._check_data(environment_factory is not None)
+        self.hide_tool("fork")
+        self.method = args.open_method()
+        self._check_method(decision_positions)
+        self.protocol = self._make_protocol()
+        self.counters = RunCounters(sorted(self.pool.all_tools()))
+        needs = self.method.needs
+        if needs.collisions:
+            self.measure_collisions()
+        self.writer = RolloutWriter(self, self.protocol, self.pool, self.counters, collisions=needs.collisions)
+
+    def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
+        """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
+        funcs = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [f for f in [reward_funcs] if f]
+        types = {type(environment) for environment in self.pool.probe()}
+        for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
+            funcs.append(environment_reward(kind))
+            weights = None if weights is None else [*weights, 1.0]
+        return funcs, weights
+
+    def _check_data(self, with_environment: bool) -> None:
+        if self.is_multimodal:
+            raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
+        for name in ("train_dataset", "eval_dataset"):
+            check_prompts(name, getattr(self, name), with_environment)
+        # TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence.
+        tasks = self.args.generation_batch_size // self.num_generations
+        if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:
+            raise UserError(
+                f"train_dataset has {len(self.train_dataset)} rows, but one generation takes {tasks} tasks; give more "
+                "rows, or lower per_device_train_batch_size or steps_per_generation."
+            )
+
+    def _check_method(self, decision_positions: Callable[[list[str]], list[int]] | None) -> None:
+        name = self.args.method
+        if self.method.needs.one_process and self.accelerator.num_processes > 1:
+            raise UserError(f"method = {name!r} runs on one process: its rounds differ in number; start one.")
+        if self.method.needs.decisions and decision_positions is None:
+            raise UserError(f"method = {name!r} needs a task with decision_positions; use a testbed such as kinship.")
+        if decision_positions is not None:
+
+            def decisions(rollout: Rollout) -> list[int]:
+                return decision_positions(self.tokenizer.convert_ids_to_tokens(rollout.completion_ids))
+
+            self.method.decisions = decisions
+
+    def _make_protocol(self) -> ToolProtocol:
+        if self.args.tool_protocol == "tags":
+            return TagProtocol(self.tokenizer, self.pool.all_tools(), self.args.result_format)
+        return ChatProtocol(self.tokenizer, self.tools, self.result_suffix, self.eos_token_ids, self.chat_template)
+
+    # ---- what is counted ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        seconds = self.counters.seconds
+        before = sum(seconds[phase] for phase in ("generate", "score", "branch"))
+        start = time.perf_counter()
+        with self.counters.counted():
+            loss = super().training_step(*args, **kwargs)
+            prepared = sum(seconds[phase] for phase in ("generate", "score", "branch")) - before
+            self.counters.add_seconds("train", time.perf_counter() - start - prepared)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training:
+            logs.update(self.counters.take(self.accelerator))
+        super().log(logs, start_time)
