@@ -7,7 +7,7 @@ filler, one of many ways to say the same) it spreads over many tokens evenly. A 
 measures that variance (`H - H2 = Var_a[log pi] / 2` to first order): 0 where one token is certain and 0 where many are
 equal. Divided by the perplexity it is the share that one of the alternatives carries.
 
-Not in the paper: the preset "plus" (docs/algorithm.md). Left out on purpose: the advantage that is weighted.
+Not in the paper, and not shown to help (docs/methods.md). Left out on purpose: the advantage that is weighted.
 
 Shape suffixes: B: rollouts, T: positions of the completion.
 """
