@@ -23,7 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from appo.tools import PythonSandbox
-from appo.tools._sandbox_launch import bubblewrap, interpreter, packages
+from appo_sandbox.launch import bubblewrap, interpreter, packages
 
 PROGRAMS = {
     "print(1 + 1)": "print(1 + 1)",

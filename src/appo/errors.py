@@ -24,5 +24,6 @@ def is_complaint(error: BaseException) -> bool:
         modules.append(str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0])
         trace = trace.tb_next
     # jinja calls what it makes of a chat template <template>; that is a value of the user's, too.
-    known = {"appo", "<template>", *LIBRARIES, *sys.stdlib_module_names}
-    return bool(modules) and modules[-1] != "appo" and known.issuperset(modules)
+    ours = {"appo", "appo_sandbox"}
+    known = {*ours, "<template>", *LIBRARIES, *sys.stdlib_module_names}
+    return bool(modules) and modules[-1] not in ours and known.issuperset(modules)

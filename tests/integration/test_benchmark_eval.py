@@ -15,7 +15,7 @@ from scripted_model import save_random, save_scripted
 from appo.cli.main import main
 from appo.evaluation import policy
 from appo.evaluation.eval_config import EvalConfig
-from appo.tools import python_sandbox
+from appo.tools import python as python_tool
 
 QUESTIONS = {
     "gsm8k": [{"question": f"What is {n} + {n}?", "answer": f"Add.\n#### {2 * n}"} for n in range(1, 11)],
@@ -369,7 +369,7 @@ def test_python_needs_isolation(tmp_path, data, answering, capsys, monkeypatch):
     def bubblewrap():
         raise RuntimeError("bubblewrap is missing: install it")
 
-    monkeypatch.setattr(python_sandbox, "bubblewrap", bubblewrap)
+    monkeypatch.setattr(python_tool, "bubblewrap", bubblewrap)
     flags = ["--model", answering, "--benchmark", "gsm8k", "--data", data, "--limit", "1"]
     assert run(tmp_path, *flags) == 2
     assert capsys.readouterr().err == "appo: bubblewrap is missing: install it\n"

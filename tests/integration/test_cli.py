@@ -353,7 +353,7 @@ def test_missing_isolation_is_told_before_anything_is_loaded(recipe, tmp_path, m
     (tmp_path / "digging.py").write_text(
         "from dataclasses import replace\n"
         "from appo.environments import kinship\n"
-        "from appo.tools.python_sandbox import python\n"
+        "from appo.tools.python import python\n"
         "TASK = replace(kinship.TASK, tools=[python])\n"
     )
     monkeypatch.syspath_prepend(tmp_path)

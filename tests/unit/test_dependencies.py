@@ -37,7 +37,7 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
 
 def packages(names: set[str], *ours: str) -> set[str]:
     """The packages, as the registry names them, of modules that are neither Python's nor ours."""
-    tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"appo", *ours}
+    tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"appo", "appo_sandbox", *ours}
     return {canonicalize_name(DISTRIBUTIONS.get(top, [top])[0]) for top in tops}
 
 

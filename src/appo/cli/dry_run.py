@@ -48,7 +48,7 @@ from appo.rollout.prompts import check_reset, check_rows
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.sft.traces import Trace, read_traces
 from appo.sft.training import tokenize_demonstrations
-from appo.tools.python_sandbox import check_isolation
+from appo.tools.python import check_isolation
 from appo.tools.search.http import HTTPSearch
 
 LOOKED_AT = 500  # prompts and demonstrations that are tokenised

@@ -19,8 +19,7 @@ from appo.environments.base import Task
 from appo.errors import UserError
 from appo.models.loading import ModelAndTokenizer, read_model
 from appo.rollout.environments import EnvironmentPool
-from appo.tools.python_sandbox import PythonSandbox, allow_unisolated, check_isolation, python
-from appo.tools.python_session import PythonSession
+from appo.tools.python import PythonSandbox, PythonSession, allow_unisolated, check_isolation, python
 
 TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
 

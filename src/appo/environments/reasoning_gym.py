@@ -27,7 +27,7 @@ from datasets import Dataset
 
 from appo.environments.base import Demonstration, Segment, Task
 from appo.models.smollm2 import make_model
-from appo.tools.python_sandbox import python
+from appo.tools.python import python
 
 try:
     import reasoning_gym

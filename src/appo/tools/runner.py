@@ -5,7 +5,7 @@ time is given up: a coroutine is cancelled; a thread cannot be stopped, so it is
 As threads must not pile up, a tool of which `max_hanging` such calls still run is not called until one of them ends.
 Exceptions may be tried again (`retries`), within the same time; a `ToolError` is not, as it is the tool's answer.
 
-Left out on purpose: isolation. A tool that runs foreign code brings its own (`python_sandbox.py`).
+Left out on purpose: isolation. A tool that runs foreign code brings its own (`python.py`, `appo_sandbox`).
 """
 
 import inspect

@@ -32,7 +32,7 @@ def _no_weights_no_network(monkeypatch):
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(load))
     monkeypatch.setattr(kinship.TASK, "make_model", load)
-    monkeypatch.setattr("appo.tools.python_sandbox._unisolated_allowed", False)
+    monkeypatch.setattr("appo.tools.python._unisolated_allowed", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("SERPER_API_KEY", "a-key")
 
@@ -265,7 +265,7 @@ def test_no_bubblewrap_is_a_mistake_and_the_rest_is_looked_into(tmp_path, capsys
     def missing():
         raise RuntimeError("bubblewrap is missing: install it.")
 
-    monkeypatch.setattr("appo.tools.python_sandbox.bubblewrap", missing)
+    monkeypatch.setattr("appo.tools.python.bubblewrap", missing)
     (tmp_path / "data.jsonl").write_text('{"question": "a?", "answer": "b"}\n' * 30)
     task_args = {"data": str(tmp_path / "data.jsonl"), "held_out": 0, "tools": ["python"]}
     path = recipe(tmp_path, task="tool_qa", task_args=task_args, model="hub/model", demonstrations=0, eval_size=0)

@@ -11,7 +11,7 @@ from appo.cli.recipe import RecipeError, RunConfig
 from appo.environments.prompts import PAPER_PROMPT, system_prompt
 from appo.environments.tool_qa import TASK
 from appo.rewards import paper_reward_func
-from appo.tools.python_sandbox import check_isolation
+from appo.tools.python import check_isolation
 
 try:
     check_isolation()

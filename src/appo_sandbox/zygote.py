@@ -1,6 +1,6 @@
 """What runs inside a sandbox: process 1, which has the libraries loaded, forks a child for every call and cleans up.
 
-A bare interpreter gets this module's source and those of `_sandbox_program` and `_sandbox_rights` (`_sandbox_worker`
+A bare interpreter gets this module's source and those of `program` and `rights` (`worker`
 sees to that), so they import nothing else of the package. Standard input is a socket to the caller: `run`, with the
 program and a pipe for what it prints as file descriptors, is answered by how the program ended; `stop` ends what is
 running or kept; the end of the socket, so also the caller's death, ends the sandbox.
@@ -34,8 +34,8 @@ import types
 from os import _exit  # a program may put something else into `os`
 from typing import Any
 
-from appo.tools._sandbox_program import execute, finish
-from appo.tools._sandbox_rights import install_filter, protect_devices
+from appo_sandbox.program import execute, finish
+from appo_sandbox.rights import install_filter, protect_devices
 
 MAX_FDS = 64
 MAX_FILES = 1000  # that process 1 removes after a call; with more it is quicker to start another sandbox
@@ -47,7 +47,7 @@ class Zygote:
     """Process 1.
 
     Args:
-        settings: As `_sandbox_worker.Settings` documents them, and `isolated`, `uid`, `scratch`.
+        settings: As `worker.Settings` documents them, and `isolated`, `uid`, `scratch`.
         control: The socket to the caller.
     """
 

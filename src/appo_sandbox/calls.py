@@ -1,7 +1,7 @@
 """The system calls that programs in the sandbox may make, whatever their arguments: number on x86-64, number on ARM64.
 
 None where ARM64 has only the newer call of the kind; from 424 on the numbers are the same. Calls whose arguments
-matter stand in `_sandbox_seccomp`, as does what becomes of those that stand nowhere.
+matter stand in `seccomp`, as does what becomes of those that stand nowhere.
 
 Left out on purpose: what lets programs set something that others see (priorities, keys, message queues, memory by
 name), watch others (inotify, fanotify, ptrace, mincore), make namespaces or mounts, name sockets, flush the host's

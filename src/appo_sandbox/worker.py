@@ -1,7 +1,7 @@
 """One sandbox as its caller sees it: a process that was started, and a socket on which it is given programs.
 
-Used by one thread at a time (`_sandbox_pool` sees to that). The caller collects the output and watches the clock; the
-sandbox (`_sandbox_zygote`) runs, ends and cleans up. A worker in which anything went otherwise than agreed is `broken`
+Used by one thread at a time (`pool` sees to that). The caller collects the output and watches the clock; the
+sandbox (`zygote`) runs, ends and cleans up. A worker in which anything went otherwise than agreed is `broken`
 and must not be used again.
 
 Left out on purpose: trying again; a program that ends its sandbox would do so again.
@@ -20,8 +20,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from appo.tools._sandbox_launch import SCRATCH, Launcher, interpreter, next_uid, packages
-from appo.tools._sandbox_seccomp import seccomp_filter
+from appo_sandbox.launch import SCRATCH, Launcher, interpreter, next_uid, packages
+from appo_sandbox.seccomp import seccomp_filter
 
 MAX_COLLECTED_BYTES = 1_000_000
 START_SECONDS = 60.0  # loading the libraries takes half a second, but much longer where all workers start at once
@@ -34,7 +34,7 @@ PRELOAD = (
 )
 # fmt: on
 # The interpreter cannot see the package: it gets these modules as text.
-_MODULES = ("_sandbox_program", "_sandbox_rights", "_sandbox_zygote")
+_MODULES = ("program", "rights", "zygote")
 _BOOT = """
 import json, sys, types
 settings = json.loads(sys.argv[1])
@@ -88,6 +88,11 @@ class Outcome:
     status: int
     kept: bool
 
+    @property
+    def text(self) -> str:
+        """The output as text, without blank lines before and white space after it; what is no UTF-8 is replaced."""
+        return self.output.decode("utf-8", "replace").strip("\n").rstrip()
+
 
 class Worker:
     """Starts a sandbox, without waiting for it.
@@ -112,9 +117,7 @@ class Worker:
             "filter": rules.hex() if rules else "",
             "uid": next_uid() if launcher.own_uid else 0,
             "scratch": self._directory.name if self._directory else SCRATCH,
-            "modules": [
-                (f"appo.tools.{name}", Path(__file__).with_name(f"{name}.py").read_text()) for name in _MODULES
-            ],
+            "modules": [(f"appo_sandbox.{name}", _source(name)) for name in _MODULES],
             "paths": packages(),
             "preload": PRELOAD,
             "processes": settings.processes if launcher.isolated else 1,
@@ -274,9 +277,13 @@ def _read(pipe: int, output: bytearray) -> bool:
     return not chunk
 
 
+def _source(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.py").read_text()
+
+
 def _file_of(content: bytes) -> int:
     """A file in memory, at its start: not a pipe, which could block whoever fills it."""
-    fd = os.memfd_create("appo")
+    fd = os.memfd_create("program")
     os.write(fd, content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd

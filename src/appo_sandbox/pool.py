@@ -4,16 +4,15 @@ A worker is idle, in use by one thread, or kept: it holds the variables of a ses
 all are kept, the least recently used one loses its session. A broken worker is replaced at once. Calls are served in
 the order of coming.
 
-Left out on purpose: processes. A pool belongs to the process that made it (`PythonSandbox` makes another after a
-fork).
+Left out on purpose: processes. A pool belongs to the process that made it (`Sandbox` makes another after a fork).
 """
 
 import threading
 from collections import OrderedDict, deque
 
-from appo.tools._sandbox_launch import Launcher
-from appo.tools._sandbox_turns import Turns
-from appo.tools._sandbox_worker import Settings, Worker
+from appo_sandbox.launch import Launcher
+from appo_sandbox.turns import Turns
+from appo_sandbox.worker import Settings, Worker
 
 
 class Busy(Exception):

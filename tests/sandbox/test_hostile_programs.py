@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import pytest
 from hostile_programs import PROGRAMS, Hostile
-from sandboxes import children, gone, isolating, make
+from sandboxes import children, gone, isolating
 
-from appo.tools import PythonSandbox, ToolResult
+from appo_sandbox import MAX_COLLECTED_BYTES, Outcome, Sandbox
 
 TIMEOUT = 0.7
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Host(NamedTuple):
@@ -33,11 +33,11 @@ NEEDS_BUBBLEWRAP = pytest.mark.skipif(not isolating(), reason="bubblewrap may no
 
 
 @pytest.fixture(scope="module")
-def sandboxes() -> Iterator[list[PythonSandbox]]:
+def sandboxes() -> Iterator[list[Sandbox]]:
     """With the user that root gives to programs, where tests run as root, and with a user namespace."""
     with contextlib.ExitStack() as stack:
         options = {"timeout_s": TIMEOUT, "memory_mb": 96, "workers": 1}
-        yield [stack.enter_context(make(launcher, **options)) for launcher in isolating()]
+        yield [stack.enter_context(Sandbox(launcher=launcher, **options)) for launcher in isolating()]
 
 
 @pytest.fixture(scope="module")
@@ -73,20 +73,21 @@ def filled(code: str, host: Host, canary: Path) -> str:
 
 @NEEDS_BUBBLEWRAP
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_is_contained(name: str, sandboxes: list[PythonSandbox], host: Host, tmp_path: Path) -> None:
+def test_is_contained(name: str, sandboxes: list[Sandbox], host: Host, tmp_path: Path) -> None:
     program, canary = PROGRAMS[name], tmp_path / "canary"
     canary.write_text("alive")
     code = filled(program.code, host, canary)
     with ThreadPoolExecutor() as threads:  # at once, as many programs last until they are stopped
-        results = list(threads.map(lambda sandbox: sandbox(code), sandboxes))
+        results = list(threads.map(lambda sandbox: sandbox.run(code), sandboxes))
     for sandbox, result in zip(sandboxes, results, strict=True):
         check(program, sandbox, result, host, canary)
 
 
-def check(program: Hostile, sandbox: PythonSandbox, result: ToolResult, host: Host, canary: Path) -> None:
+def check(program: Hostile, sandbox: Sandbox, result: Outcome, host: Host, canary: Path) -> None:
     assert result.error in program.errors, result
-    assert re.search(program.pattern, result.text), result
-    assert len(result.text) <= 2000
+    ended = "" if result.error in (None, "exception") else f"({result.error})"
+    assert re.search(program.pattern, f"{result.text}{ended}"), result
+    assert len(result.output) <= MAX_COLLECTED_BYTES + (1 << 16)
     # the host
     assert (canary.read_text(), os.listdir(canary.parent)) == ("alive", ["canary"])
     assert host.victim.poll() is None
@@ -98,7 +99,7 @@ def check(program: Hostile, sandbox: PythonSandbox, result: ToolResult, host: Ho
     (worker,) = sandbox._pool._workers
     first, *others = children(worker.pid) or [0]
     assert gone(others), f"processes besides {first}"
-    assert sandbox(AFTER).text == "[] /scratch 0 [] 0.0 448 0 6"
+    assert sandbox.run(AFTER).text == "[] /scratch 0 [] 0.0 448 0 6"
 
 
 AFTER = """
@@ -117,11 +118,11 @@ def test_hostile_programs_are_many() -> None:
 @NEEDS_BUBBLEWRAP
 def test_programs_are_unharmed_while_others_misbehave(host: Host, tmp_path: Path) -> None:
     names = ["fork bomb", "many small blocks", "kill everything", "flood", "crash", "infinite loop"]
-    with make(isolating()[0], timeout_s=TIMEOUT, memory_mb=96, workers=3) as sandbox:
-        [sandbox("1") for _ in range(3)]
+    with Sandbox(TIMEOUT, memory_mb=96, workers=3, launcher=isolating()[0]) as sandbox:
+        [sandbox.run("1") for _ in range(3)]
         with ThreadPoolExecutor(3) as threads:
-            bad = [threads.submit(sandbox, filled(PROGRAMS[name].code, host, tmp_path)) for name in names]
-            good = [threads.submit(sandbox, f"{i} + 1") for i in range(6)]
+            bad = [threads.submit(sandbox.run, filled(PROGRAMS[name].code, host, tmp_path)) for name in names]
+            good = [threads.submit(sandbox.run, f"{i} + 1") for i in range(6)]
             assert [future.result().text for future in good] == [str(i + 1) for i in range(6)]
             for name, future in zip(names, bad, strict=True):
                 assert future.result().error in PROGRAMS[name].errors, name

@@ -1,50 +1,48 @@
-"""Runs a policy's Python programs, isolated by bubblewrap, in sandboxes that are started once and used again.
+"""Python as a tool: `appo_sandbox`, with the words that a policy reads and with TRL's convention for environments.
 
     sandbox = PythonSandbox(timeout_s=5.0, memory_mb=512)
     sandbox("print(6 * 7)")                        # ToolResult(text="42", error=None)
     trainer = APPOTrainer(..., tools=[sandbox.python])
 
-A program has no network, no files but an empty directory and the interpreter with its packages, no environment
-variables, and limits on wall and CPU time, memory, processes, file size and output; nothing of it is left for the next
-one. numpy and sympy, where installed, are loaded already. `docs/python_sandbox.md` says how, and what it costs.
+    sandbox = PythonSandbox(stateful=True)         # variables live from call to call of a rollout
+    trainer = APPOTrainer(..., environment_factory=sandbox.session)
 
-Bubblewrap is the system's or comes with the extra `sandbox`. Without it making a sandbox fails, unless
-`allow_unisolated` says that programs may run with the caller's own rights.
+What is isolated, and how, is `appo_sandbox`'s to say; here stand the texts of results, their length, the mistakes of
+users in one sentence, and what a process may do where bubblewrap is missing: nothing, unless `allow_unisolated` says
+that programs may run with the caller's own rights. `docs/python_sandbox.md` tells it all.
 
-Try it: `python -c "from appo.tools.python_sandbox import *; print(python('print(6 * 7)'))"`.
-Left out on purpose: systems other than Linux, installing packages, protection from bugs of the kernel.
+Try it: `python -c "from appo.tools.python import *; print(python('print(6 * 7)'))"`.
+Left out on purpose: how programs are run.
 """
 
 import functools
 import logging
-import math
 import os
 import sys
 import threading
-import time
-import weakref
+from collections.abc import Callable
 from typing import Any
 
+import appo_sandbox
 from appo.errors import UserError
-from appo.tools._sandbox_launch import PLAIN, Launcher, NotIsolated, bubblewrap
-from appo.tools._sandbox_pool import Busy, Pool
-from appo.tools._sandbox_worker import MAX_COLLECTED_BYTES, Outcome, Settings
-from appo.tools.python_session import PythonSession
 from appo.tools.results import ToolResult, cut_in_the_middle
+from appo_sandbox import MAX_COLLECTED_BYTES, PLAIN, Busy, Launcher, Lost, Outcome, Sandbox, Session, check_limits
 
 logger = logging.getLogger(__name__)
 
-MAX_WORKERS = 8
-LIVE_SESSIONS = 16
 NOTE_CHARS = 32  # at most, of the note where output is cut
 NOTHING = "(nothing was printed)"
 AS_BEFORE = "(variables are as they were before this call)"
 BUSY = "SystemError: too many programs at once, so that this one was not run; try again"
 LOST = "SystemError: the variables of earlier calls are lost, as these did not run again in time; start anew"
+REMEDY = "or set `allow_unisolated: true` to run programs with your own rights"
 _unisolated_allowed = False
 _shared_sandbox: "PythonSandbox | None" = None
 _shared_lock = threading.Lock()
-_sandboxes: "weakref.WeakSet[PythonSandbox]" = weakref.WeakSet()
+
+
+class NotIsolated(UserError, appo_sandbox.NotIsolated):
+    """Programs cannot be isolated on this machine."""
 
 
 def check_isolation() -> None:
@@ -71,7 +69,7 @@ class PythonSandbox:
         memory_mb: Address space (in 2**20 bytes) per process, besides what the interpreter and the libraries take.
         max_output_chars: Longer output is cut in the middle.
         workers: Sandboxes, and so programs at once; with `stateful`, sessions whose variables are in memory. Some
-            60 MB each. Default: the number of CPUs, at most MAX_WORKERS; with `stateful` LIVE_SESSIONS.
+            60 MB each. Default: the number of CPUs, at most 8; with `stateful` 16.
         stateful: Whether `session` makes environments whose variables live on; programs then only run in these.
         patience_s: Seconds that a call waits for a free worker, and for the earlier calls of its session where they
             have to run again. Together with `timeout_s` it should lie below the time-out of whoever calls
@@ -94,29 +92,43 @@ class PythonSandbox:
         patience_s: float = 20.0,
         allow_unisolated: bool | None = None,
     ) -> None:
-        cpus = len(os.sched_getaffinity(0))
-        if workers is None:
-            workers = LIVE_SESSIONS if stateful else min(cpus, MAX_WORKERS)
-        numbers = {"timeout_s": timeout_s, "memory_mb": memory_mb, "max_output_chars": max_output_chars}
-        for name, value in {**numbers, "workers": workers, "patience_s": patience_s}.items():
-            if not 0 < value < math.inf:
-                raise UserError(f"{name} must be positive and finite, got {value}.")
-        self.timeout_s, self.memory_mb, self.max_output_chars = timeout_s, memory_mb, max_output_chars
-        self.workers, self.stateful, self.patience_s = workers, stateful, patience_s
-        # A call that is replayed gets twice the time.
-        cpu_seconds = math.ceil(timeout_s * (2 if stateful else 1)) + 1
-        self._launcher = _launcher(allow_unisolated)
-        self._settings = Settings(memory_mb << 20, cpu_seconds, keep=stateful)
-        self._warm = min(workers, cpus)
-        # Sessions that run at once share the CPUs; more of them would exceed their time together.
-        self._parallel = min(cpus, MAX_WORKERS) if stateful else workers
-        self._make_pool()
-        _sandboxes.add(self)
+        limits = {"timeout_s": timeout_s, "memory_mb": memory_mb, "max_output_chars": max_output_chars}
+        try:
+            check_limits(**limits, patience_s=patience_s, **({} if workers is None else {"workers": workers}))
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        self.max_output_chars = max_output_chars
+        self._sandbox = Sandbox(timeout_s, memory_mb, workers, stateful, patience_s, _launcher(allow_unisolated))
+
+    @property
+    def timeout_s(self) -> float:
+        """Seconds of wall time per program."""
+        return self._sandbox.timeout_s
+
+    @property
+    def memory_mb(self) -> int:
+        """Address space per process, in 2**20 bytes."""
+        return self._sandbox.memory_mb
+
+    @property
+    def patience_s(self) -> float:
+        """Seconds that a call waits."""
+        return self._sandbox.patience_s
+
+    @property
+    def workers(self) -> int:
+        """Sandboxes at most."""
+        return self._sandbox.workers
+
+    @property
+    def stateful(self) -> bool:
+        """Whether programs run in sessions."""
+        return self._sandbox.stateful
 
     @property
     def isolated(self) -> bool:
         """Whether programs run under bubblewrap."""
-        return self._launcher.isolated
+        return self._sandbox.isolated
 
     def __call__(self, code: str) -> ToolResult:
         """Runs a program.
@@ -135,15 +147,7 @@ class PythonSandbox:
             raise RuntimeError(
                 "PythonSandbox(stateful=True) runs programs in sessions: pass `environment_factory=sandbox.session`."
             )
-        try:
-            worker, _ = self._pool.acquire(time.monotonic() + self.patience_s)
-        except Busy:
-            return ToolResult(BUSY, "busy")
-        try:
-            outcome = worker.run(code, self.timeout_s)
-        finally:
-            self._pool.release(worker)
-        return self._result(outcome)
+        return self._result(self._sandbox.run, code)
 
     def python(self, code: str) -> str | ToolResult:
         """Runs a Python program and returns what it prints. Programs do not share variables, files or a network.
@@ -154,9 +158,9 @@ class PythonSandbox:
         Returns:
             What was printed, or the value of the last expression if nothing was.
         """
-        return self._readable(self(code))
+        return _readable(self(code))
 
-    def session(self) -> PythonSession:
+    def session(self) -> "PythonSession":
         """A new session, to be passed as `environment_factory=sandbox.session`.
 
         Raises:
@@ -164,11 +168,11 @@ class PythonSandbox:
         """
         if not self.stateful:
             raise RuntimeError("Sessions need PythonSandbox(stateful=True).")
-        return PythonSession(self)
+        return PythonSession(self, self._sandbox.session())
 
     def close(self) -> None:
         """Ends all workers. Calls under way end as killed; later ones raise a RuntimeError."""
-        self._pool.close()
+        self._sandbox.close()
 
     def __enter__(self) -> "PythonSandbox":
         return self
@@ -177,58 +181,64 @@ class PythonSandbox:
         self.close()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PythonSandbox":
-        return self  # workers cannot be copied and need not: they remember nothing
+        return self  # its workers remember nothing
 
-    def _make_pool(self) -> None:
-        self._pool = Pool(self._launcher, self._settings, self.workers, self._warm, self._parallel)
-
-    def _after_fork(self) -> None:
-        self._pool.forget()
-        self._warm = 0  # a forked process may never run a program
-        self._make_pool()
-
-    def _run_in_session(self, session: PythonSession, calls: list[str], code: str) -> ToolResult:
-        """Runs a program after `calls`, and adds it to them unless it was stopped or killed."""
-        deadline = time.monotonic() + self.patience_s
-        pool = self._pool
+    def _result(self, run: Callable[[str], Outcome], code: str) -> ToolResult:
+        """What became of a program, in words, and within `max_output_chars`."""
         try:
-            worker, held = pool.acquire(deadline, session)
+            outcome = run(code)
         except Busy:
             return ToolResult(BUSY, "busy")
-        kept = False
-        try:
-            for call in () if held else calls:
-                if not worker.run(call, min(2 * self.timeout_s, max(0.0, deadline - time.monotonic()))).kept:
-                    calls.clear()
-                    return ToolResult(LOST, "killed")
-            outcome = worker.run(code, self.timeout_s)
-            kept = outcome.kept
-        finally:
-            pool.release(worker, session if kept else None)
-        if kept:
-            calls.append(code)
-        return self._result(outcome, "" if kept else AS_BEFORE)
-
-    def _drop(self, session: PythonSession) -> None:
-        self._pool.drop(session)
-
-    def _readable(self, result: ToolResult) -> str | ToolResult:
-        """What a policy reads: of a success the text alone, which other trainers know too."""
-        return (result.text or NOTHING) if result.ok else result
-
-    def _result(self, outcome: Outcome, remark: str = "") -> ToolResult:
-        text = outcome.output.decode("utf-8", "replace").strip("\n").rstrip()
+        except Lost:
+            return ToolResult(LOST, "killed")
+        text = outcome.text
         notice = {
             "timeout": f"TimeoutError: stopped after {self.timeout_s:g} seconds",
             "output": f"OutputError: stopped after printing {MAX_COLLECTED_BYTES} bytes",
             "killed": "SystemError: the program crashed or exceeded its CPU time",
             "exception": "" if text else f"SystemExit: {outcome.status}",
         }.get(outcome.error or "", "")
+        remark = AS_BEFORE if self.stateful and not outcome.kept else ""
         notices = "\n".join(filter(None, (notice, remark)))
         room = self.max_output_chars - (len(notices) + 1 if notices else 0)
         if len(text) > room:
             text = cut_in_the_middle(text, max(0, room - NOTE_CHARS))
         return ToolResult("\n".join(filter(None, (text, notices))), outcome.error)
+
+
+class PythonSession:
+    """One rollout's interpreter, as an environment of TRL's convention; made by `PythonSandbox.session`. Its public
+    method `python` is the tool.
+
+    Args:
+        sandbox: Words the results.
+        session: Runs the programs.
+    """
+
+    def __init__(self, sandbox: PythonSandbox, session: Session) -> None:
+        self._sandbox, self._session = sandbox, session
+
+    def reset(self, **row: object) -> None:
+        """Starts an episode, without variables. The row's columns are not used."""
+        self._session.reset()
+
+    def python(self, code: str) -> str | ToolResult:
+        """Runs a Python program and returns what it prints. Variables of earlier programs can be used.
+
+        Args:
+            code: The program, for example "print(3 + 4 * 5)".
+
+        Returns:
+            What was printed, or the value of the last expression if nothing was.
+        """
+        return _readable(self._sandbox._result(self._session.run, code))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PythonSession":
+        """An independent session with the same variables, which are replayed when it is first used.
+
+        There is no `fork` beside it: a trainer that does not know of forks would offer it to the policy as a tool.
+        """
+        return PythonSession(self._sandbox, self._session.copy())
 
 
 def python(code: str) -> str | ToolResult:
@@ -241,6 +251,23 @@ def python(code: str) -> str | ToolResult:
         What was printed, or the value of the last expression if nothing was.
     """
     return _shared().python(code)
+
+
+def bubblewrap() -> Launcher:
+    """The strictest use of bubblewrap that works on this machine.
+
+    Raises:
+        NotIsolated: where none does; one sentence with the reason and the remedy.
+    """
+    try:
+        return appo_sandbox.bubblewrap()
+    except appo_sandbox.NotIsolated as error:
+        raise NotIsolated(f"{str(error).removesuffix('.')}, {REMEDY}.") from None
+
+
+def _readable(result: ToolResult) -> str | ToolResult:
+    """What a policy reads: of a success the text alone, which other trainers know too."""
+    return (result.text or NOTHING) if result.ok else result
 
 
 def _shared() -> PythonSandbox:
@@ -282,8 +309,6 @@ def _warn() -> None:
 def _forked() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()  # another thread may have held it
-    for sandbox in list(_sandboxes):
-        sandbox._after_fork()
 
 
 if sys.platform != "win32":  # where nothing forks

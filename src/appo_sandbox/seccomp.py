@@ -1,7 +1,7 @@
 """What becomes of a program's system calls in the sandbox, as a seccomp filter.
 
 Namespaces and missing rights stop most of what a program should not do. The filter covers what they do not, by naming
-what is allowed: calls as a whole (`_sandbox_calls`) or with some arguments. The others fail with EPERM; those that
+what is allowed: calls as a whole (`calls`) or with some arguments. The others fail with EPERM; those that
 came with Linux 5.1 or later fail with ENOSYS, as on a kernel that has not got them, so that a new C library falls back
 on what it used before.
 
@@ -19,7 +19,7 @@ import platform
 import struct
 from typing import NamedTuple
 
-from appo.tools._sandbox_calls import UNCONDITIONAL
+from appo_sandbox.calls import UNCONDITIONAL
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, little-endian
@@ -53,7 +53,7 @@ def _one_of(argument: int, *values: int, pretended: tuple[int, ...] = (), otherw
 
 
 _ON_ITSELF = _one_of(0, 0)
-# Numbers as in `_sandbox_calls`.
+# Numbers as in `calls`.
 _CONDITIONAL: dict[str, tuple[tuple[int, int], Rule | int]] = {
     # Flags of clone3 lie in memory, out of a filter's sight, so it is unknown, and the C library uses clone.
     "clone": ((56, 220), Rule(0, ((_ANY_BIT, _NEW_NAMESPACES, _DENY),), _ALLOW)),

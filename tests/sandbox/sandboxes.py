@@ -1,13 +1,12 @@
-"""What the tests of the sandbox share."""
+"""What the tests of the sandbox share, here and in those of the tool that is made of it."""
 
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from appo.tools import PythonSandbox, python_sandbox
-from appo.tools._sandbox_launch import PLAIN, Launcher, candidates, installed, probe
+from appo_sandbox import PLAIN, Launcher, Outcome
+from appo_sandbox.launch import candidates, installed, probe
 
 
 def isolating() -> list[Launcher]:
@@ -26,11 +25,9 @@ def isolated_only(fixture: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(fixture, LAUNCHERS[:-1], indirect=True, ids=lambda x: x.name)
 
 
-def make(launcher: Launcher, **options: Any) -> PythonSandbox:
-    """A sandbox that is started in a given way."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(python_sandbox, "bubblewrap", lambda: launcher)
-        return PythonSandbox(**options)
+def told(outcome: Outcome) -> tuple[str, str | None]:
+    """What was printed, and how the program failed."""
+    return outcome.text, outcome.error
 
 
 def children(pid: int) -> list[int]:

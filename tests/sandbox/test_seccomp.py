@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from appo.tools._sandbox_calls import UNCONDITIONAL
-from appo.tools._sandbox_seccomp import _CONDITIONAL, seccomp_filter
+from appo_sandbox.calls import UNCONDITIONAL
+from appo_sandbox.seccomp import _CONDITIONAL, seccomp_filter
 
 ALLOWED, PRETENDED, DENIED, UNKNOWN, NO_DEVICE = 0x7FFF0000, 0x00050000, 0x00050001, 0x00050026, 0x00050019
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
