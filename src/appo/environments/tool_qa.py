@@ -65,27 +65,13 @@ def TASK(
         ValueError: for values that contradict each other, and what opening the search raises. Data is read later.
         RuntimeError: where programs cannot be isolated and need to be.
     """
-    if not isinstance(tools, list | tuple) or not tools or any(tool not in TOOLS for tool in tools):
-        raise UserError(f"tools must be some of {', '.join(TOOLS)}, got {tools!r}.")
-    for name, value in {"data": data, "valid": valid, "prompt": prompt, "search": search}.items():
-        if not isinstance(value, str | None):
-            raise UserError(f"{name} must be a text, got {value!r}.")
-    for name, options in {"search_options": search_options, "sandbox": sandbox}.items():
-        if not isinstance(options, dict | None):
-            raise UserError(f"{name} must be a mapping, got {options!r}.")
-    if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
-        raise UserError(f"held_out must lie in [0, 1), got {held_out}.")
-    if "search" in tools and search is None:
-        raise UserError("search is missing: name one, for example pages:search_cache.json, or leave it out of tools.")
-    if ("search" not in tools and (search or search_options)) or ("python" not in tools and sandbox):
-        raise UserError(f"search and sandbox belong to tools that are not among tools = {list(tools)}.")
+    _check(tools, held_out, {"data": data, "valid": valid, "prompt": prompt, "search": search})
+    _check_options(tools, search, {"search_options": search_options, "sandbox": sandbox})
     functions: list[Callable[..., Any]] = []
     session = None
     if "search" in tools:
         functions.append(open_search(str(search), **(search_options or {})).search)
     if "python" in tools:
-        if "stateful" in (sandbox or {}):
-            raise UserError("sandbox: stateful is what python_session says; remove it and set python_session.")
         python = _sandbox({**(sandbox or {}), "stateful": python_session})
         session = python.session if python_session else None
         functions += [] if python_session else [python.python]
@@ -99,6 +85,31 @@ def TASK(
         tools=functions,
         environment_factory=session,
     )
+
+
+def _check(tools: Any, held_out: Any, texts: dict[str, Any]) -> None:
+    """Raises a UserError for what is not of its kind."""
+    if not isinstance(tools, list | tuple) or not tools or any(tool not in TOOLS for tool in tools):
+        raise UserError(f"tools must be some of {', '.join(TOOLS)}, got {tools!r}.")
+    for name, value in texts.items():
+        if not isinstance(value, str | None):
+            raise UserError(f"{name} must be a text, got {value!r}.")
+    if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        raise UserError(f"held_out must lie in [0, 1), got {held_out}.")
+
+
+def _check_options(tools: Sequence[str], search: str | None, options: dict[str, Any]) -> None:
+    """Raises a UserError for options that are no mapping, or whose tool is not there."""
+    for name, given in options.items():
+        if not isinstance(given, dict | None):
+            raise UserError(f"{name} must be a mapping, got {given!r}.")
+    if "search" in tools and search is None:
+        raise UserError("search is missing: name one, for example pages:search_cache.json, or leave it out of tools.")
+    of_search, of_python = search or options["search_options"], options["sandbox"]
+    if ("search" not in tools and of_search) or ("python" not in tools and of_python):
+        raise UserError(f"search and sandbox belong to tools that are not among tools = {list(tools)}.")
+    if "stateful" in (of_python or {}):
+        raise UserError("sandbox: stateful is what python_session says; remove it and set python_session.")
 
 
 def _sandbox(options: dict[str, Any]) -> PythonSandbox:
