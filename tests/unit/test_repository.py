@@ -21,7 +21,7 @@ FILE_LINES, FUNCTION_LINES = 350, 50
 
 
 def long_functions(text: str) -> dict[str, int]:
-    """Functions that are too long, by name and place: lines from the first decorator to the end, docstring included."""
+    """Functions that are too long, by name and place: lines from the first decorator to the end, with docstring."""
     found = {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
