@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from appo.errors import UserError
 from appo.tools import ToolError
 from appo.tools.search.disk_cache import DiskCache
-from appo.tools.search.requests import Call, Client
+from appo.tools.search.client import Call, Client
 
 JUDGE_PROMPT = """\
 You are grading an answer to a question. Decide whether it means the same as one of the accepted answers.

@@ -17,8 +17,9 @@ from appo.data.rows import DataError
 from appo.tools import ToolError
 from appo.tools.runner import ToolRunner
 from appo.tools.search import Limits
+from appo.tools.search import client as _http
 from appo.tools.search import disk_cache as _disk_cache
-from appo.tools.search import requests as _http
+from appo.tools.search import retries as _retries
 from appo.tools.search.disk_cache import DiskCache
 from appo.tools.search.http import HTTPSearch
 
@@ -107,7 +108,7 @@ def pauses(monkeypatch):
         time.sleep(seconds)
 
     clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic, time=time.time)
-    monkeypatch.setattr(_http, "time", clock)
+    monkeypatch.setattr(_retries, "time", clock)
     return asked
 
 
@@ -170,7 +171,7 @@ def test_retry_after_is_respected_by_all_threads(server):
     searching = make(server)
 
     def held():
-        return bool(server.requests) and searching._client._turns._next > server.requests[0][0] + 0.5
+        return bool(server.requests) and searching._client._retries.turns._next > server.requests[0][0] + 0.5
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(searching.search, "x")

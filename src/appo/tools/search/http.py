@@ -5,7 +5,7 @@
     HTTPSearch("searxng", "http://localhost:8888")                 # its settings.yml must list json among `formats`
     HTTPSearch("serper", requests_per_second=5)                    # needs SERPER_API_KEY in the environment
 
-A search that fails is tried again within bounds (`requests.py`), then it is a `ToolError`. The key is read from
+A search that fails is tried again within bounds (`client.py`), then it is a `ToolError`. The key is read from
 the environment for every request and kept nowhere; no message holds it. A document without a text or a title is left
 out of the result, and counted.
 
@@ -26,9 +26,9 @@ from urllib.parse import urlencode, urlsplit
 
 from appo.errors import UserError
 from appo.tools import ToolError
+from appo.tools.search.client import Call, Client
 from appo.tools.search.disk_cache import DiskCache
 from appo.tools.search.pages import Limits, Page, Search, lenient_page
-from appo.tools.search.requests import Call, Client
 
 logger = logging.getLogger(__name__)
 
