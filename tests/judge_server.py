@@ -12,7 +12,8 @@ class JudgeServer(LocalServer):
     Args:
         base: Path before `/chat/completions`; others get 404.
 
-    `reply(prompt)` gives what the model says; `failures` are statuses or bodies that are sent first, one per request.
+    `reply(prompt)` gives what the model says; `failures` are statuses, bodies, or (status, headers) that are
+    sent first, one per request.
     """
 
     def __init__(self, base="/v1"):
@@ -25,15 +26,20 @@ class JudgeServer(LocalServer):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if self.path != f"{base}/chat/completions":
                     return self.send(404, b"")
-                server.requests.append({"headers": dict(self.headers), "body": body})
+                headers = {name.title(): value for name, value in self.headers.items()}
+                server.requests.append({"headers": headers, "body": body})
                 server.before()
                 failure = server.failures.pop(0) if server.failures else None
                 if isinstance(failure, int):
                     return self.send(failure, b"{}")
+                if isinstance(failure, tuple):
+                    return self.send(failure[0], b"{}", failure[1])
                 return self.send(200, failure if failure is not None else json.dumps(server.completion(body)).encode())
 
-            def send(self, status, content):
+            def send(self, status, content, headers=None):
                 self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 try:

@@ -1,28 +1,32 @@
 """A judge: a model behind any OpenAI-compatible endpoint that says whether an answer is right.
 
-Many questions are asked at once, each as `POST URL/chat/completions` with `temperature: 0`. Replies with a verdict are
-kept on disk by model and prompt, so that nothing is asked twice. A reply without one is asked for once more; then, as
-after a failed request, the answer has no verdict, which is neither right nor wrong. The key, if any, is read from
-`OPENAI_API_KEY` for each request and kept nowhere.
+Many questions are asked at once by OpenAI's client (`pip install 'appo[judge]'`), with `temperature: 0`. Replies with
+a verdict are kept on disk by model and prompt, so that nothing is asked twice. A reply without one is asked for once
+more; then, as after a failed request, the answer has no verdict, which is neither right nor wrong. The key, if any, is
+read from `OPENAI_API_KEY` for each request and kept nowhere.
 
     vllm serve Qwen/Qwen2.5-72B-Instruct          # then --judge-url http://localhost:8000/v1
 
-Left out on purpose: several judges and votes.
+The client's own retries are off: ours (`appo.tools.search.retries`) hold back all threads where one was told to wait,
+and end in time. Left out on purpose: several judges and votes; redirects, which would carry the key elsewhere.
 """
 
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from appo.errors import UserError
 from appo.tools import ToolError
+from appo.tools.search.client import TOO_SLOW, connection_failure, status_failure
 from appo.tools.search.disk_cache import DiskCache
-from appo.tools.search.client import Call, Client
+from appo.tools.search.retries import Failure, Retries
 
 JUDGE_PROMPT = """\
 You are grading an answer to a question. Decide whether it means the same as one of the accepted answers.
@@ -89,7 +93,7 @@ class Judge:
         backoff: Seconds of the first pause between tries.
 
     Raises:
-        ValueError: for an address, a key or a cache that cannot be used.
+        ValueError: for an address, a key or a cache that cannot be used, and where OpenAI's client is missing.
     """
 
     def __init__(
@@ -108,10 +112,11 @@ class Judge:
             # Not shown, as it may hold a password.
             raise UserError("judge_url must read http://host:port/v1, without user, password or query.")
         self.url, self.model, self.concurrency = url.rstrip("/"), model, concurrency
-        _headers()
+        self._openai = _client()
+        _key()
         self._cache = DiskCache(cache)
-        self._client = Client(timeout, patience, 5, backoff, None, what="the judge")
-        self._quick = Client(min(timeout, 60.0), min(patience, 60.0), 1, 0.5, None, what="the judge")
+        self._patient = Retries(patience, 5, backoff, None, what="the judge"), timeout
+        self._quick = Retries(min(patience, 60.0), 1, 0.5, None, what="the judge"), min(timeout, 60.0)
 
     def check(self) -> None:
         """Asks a trivial question, to find mistakes before hours of sampling. Finds the `/v1` of an address without.
@@ -124,7 +129,7 @@ class Judge:
         for url in [given] if given.endswith("/v1") else [given, f"{given}/v1"]:
             self.url = url
             try:
-                self._ask(self._quick, prompt)
+                self._ask(prompt, *self._quick)
                 return
             except ToolError as error:
                 reason = str(error)
@@ -159,7 +164,7 @@ class Judge:
         verdict = Verdict(None)
         for _ in range(2):
             try:
-                reply = self._ask(self._client, prompt)
+                reply = self._ask(prompt, *self._patient)
             except ToolError as error:
                 return replace(verdict, problem=str(error))
             verdict = Verdict(read_verdict(reply), reply, None)
@@ -168,20 +173,51 @@ class Judge:
                 return verdict
         return replace(verdict, problem="the judge's reply holds no verdict")
 
-    def _ask(self, client: Client, prompt: str) -> str:
+    def _ask(self, prompt: str, retries: Retries, timeout: float) -> str:
         """The model's reply; raises ToolError where there is none."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-        answer = client.fetch(Call(f"{self.url}/chat/completions", json.dumps(body).encode(), _headers()))
+        answer = retries.call(lambda deadline: self._try(prompt, min(timeout, max(0.1, deadline - time.monotonic()))))
         try:
-            content = json.loads(answer)["choices"][0]["message"]["content"]
-        except (LookupError, TypeError, ValueError, RecursionError):
+            content = answer.choices[0].message.content
+        except (AttributeError, LookupError, TypeError):  # the client checks no answer's fields
             raise ToolError("the server's answer is no chat completion") from None
         # A model that thinks apart may leave its reply empty.
         return content.encode("utf-8", "replace").decode("utf-8") if isinstance(content, str) else ""
 
+    def _try(self, prompt: str, timeout: float) -> Any:
+        """What the server answered, as the client read it; None where it is no JSON."""
+        import openai
 
-def _headers() -> dict[str, str]:
+        key = _key()
+        try:
+            return self._openai.with_options(base_url=self.url).chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": prompt}],
+                temperature=0,
+                timeout=timeout,
+                extra_headers={"Authorization": f"Bearer {key}" if key else openai.omit},
+            )
+        except openai.APIStatusError as error:
+            raise status_failure(error.status_code, error.response.headers.get("Retry-After")) from None
+        except openai.APITimeoutError:
+            raise Failure(TOO_SLOW, again=True) from None
+        except openai.APIConnectionError as error:
+            raise connection_failure(error) from None
+        except (ValueError, RecursionError):
+            return None
+
+
+def _client() -> Any:
+    """OpenAI's client, without a key, redirects or retries of its own."""
+    try:
+        import openai
+    except ModuleNotFoundError:
+        raise UserError("judge_url needs the package openai; run `pip install 'appo[judge]'`.") from None
+    connections = openai.DefaultHttpxClient(follow_redirects=False)
+    return openai.OpenAI(api_key="none", base_url="http://none", max_retries=0, http_client=connections)
+
+
+def _key() -> str:
     key = os.environ.get(KEY, "").strip()
     if not re.fullmatch(r"[!-~]*", key):  # others would be shown in the error of whoever sends them
         raise UserError(f"the environment variable {KEY} holds characters that no key has.")
-    return {"Authorization": f"Bearer {key}"} if key else {}
+    return key

@@ -1,5 +1,6 @@
 """A judge behind a real server: what it is asked, and every way in which it can fail to answer."""
 
+import sys
 import threading
 
 import pytest
@@ -35,6 +36,7 @@ def test_the_request_is_openais(server, tmp_path):
 def test_the_key_is_sent_and_kept_nowhere(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     server.failures = [401]
+    caplog.set_level(0)
     judge = make(server, tmp_path)
     with pytest.raises(ValueError) as error:
         judge.check()
@@ -49,6 +51,21 @@ def test_a_key_that_cannot_be_sent_is_not_shown(server, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="OPENAI_API_KEY holds characters that no key has") as error:
         make(server, tmp_path)
     assert "bc" not in str(error.value)
+
+
+def test_a_key_goes_to_no_other_server(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    other = JudgeServer()
+    server.failures = [(302, {"Location": f"{other.url}/v1/chat/completions"})]
+    verdict = make(server, tmp_path).verdicts(["a"])["a"]
+    other.close()
+    assert verdict.problem == "the judge failed: the server answered 302 Found" and not other.requests
+
+
+def test_the_missing_client_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"^judge_url needs the package openai; run `pip install 'appo\[judge\]'`\.$"):
+        Judge("http://host/v1", "big", tmp_path / "judge.sqlite")
 
 
 def test_many_are_asked_at_once(server, tmp_path):
