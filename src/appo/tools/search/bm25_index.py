@@ -3,12 +3,11 @@
 `open_index` builds what is missing in a temporary directory and renames it when it is whole;
 a lock makes other processes wait for it instead of building the same.
 
-Left out on purpose: what a word is (`_words.py`); deleting the indices of former versions of a corpus
-(remove the directory); systems without `fcntl` (Windows). Building needs the words of the corpus in memory, searching
+Left out on purpose: what a word is (`words.py`); deleting the indices of former versions of a corpus
+(remove the directory). Building needs the words of the corpus in memory, searching
 only its vocabulary.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from appo.data.rows import DataError
@@ -141,12 +141,14 @@ def _build_and_rename(
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel takes it from one that dies. The file stays, as removing it while
-    another process waits for it would let in two."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("Waiting for another process that builds %s.", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """Held by one process at a time; the kernel takes it from one that dies."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("Waiting for another process that builds %s.", path)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
