@@ -21,6 +21,7 @@ test: .venv/installed-dev
 	.venv/bin/python -m pytest
 
 study-smoke: .venv/installed
+	$(PIP) --constraint constraints.txt --editable '.[sandbox,research]'
 	.venv/bin/appo study studies/smoke.yaml
 
 # Which files and tests: [tool.mutmut] in pyproject.toml. It counts from nothing, and fails where a tenth lives.

@@ -1,7 +1,8 @@
 """Intervals of what was measured: of a mean over clustered runs, and of a share.
 
-Pure functions of numbers, from numpy alone; the same input gives the same output. Left out on purpose: tests that
-compare methods (`appo.research.statistics`).
+Pure functions of numbers, from numpy alone, as every run prints such intervals and scipy comes with the extra
+`research` only (whose bootstrap has no clusters); the same input gives the same output. Left out on purpose: tests
+that compare methods (`appo.research.statistics`).
 """
 
 import math

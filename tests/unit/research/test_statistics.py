@@ -86,15 +86,21 @@ def test_the_exact_p_value_counts_flips_as_far_from_zero():
     assert sign_flip_p_value([1.0, -2.0, 3.0]) == 6 / 8
 
 
+def test_sums_that_differ_by_rounding_alone_are_equal():
+    # 0.1 + 0.2 - 0.3 is 5.6e-17 in floats, so that the four smallest of the 16 sums, +-0.001, differ in the 14th digit.
+    assert sign_flip_p_value([0.1, 0.2, -0.3, 0.001]) == sign_flip_p_value([-0.1, -0.2, 0.3, 0.001]) == 1.0
+
+
 def test_equal_arms_have_a_p_value_of_one():
     assert sign_flip_p_value([0.0, 0.0, 0.0]) == 1.0
     assert sign_flip_p_value([0.0] * 20) == 1.0
 
 
 def test_many_pairs_are_flipped_at_random_near_the_exact_value():
-    # 11 of 13 differences positive: P(|2 X - 13| >= 9) = 2 (1 + 13 + 78) / 2 ** 13 = 0.0225.
-    p_value = sign_flip_p_value([1.0] * 11 + [-1.0] * 2)
-    assert p_value == pytest.approx(0.0225, abs=0.004)
+    # 12 of 15 differences positive: P(|2 X - 15| >= 9) = 2 (1 + 15 + 105 + 455) / 2 ** 15 = 0.0352.
+    p_value = sign_flip_p_value([1.0] * 12 + [-1.0] * 3)
+    assert p_value == pytest.approx(0.0352, abs=0.005)
+    assert p_value != 1152 / 2**15
     assert sign_flip_p_value([1.0] * 40) == 1 / 20_001
 
 
