@@ -52,9 +52,10 @@ from appo.errors import UserError
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
 from appo.models.loading import settle_embeddings
+from appo.report.bar import progress_bar
 from appo.report.curves import plot_curves
 from appo.report.model_card import CardFacts, settings_of_card
-from appo.report.progress import RichProgress, progress_bar
+from appo.report.progress import RichProgress
 from appo.rollout.prompts import check_rows
 from appo.sft.demonstrations import prompt_template
 from appo.trainer import APPOTrainer

@@ -1,4 +1,7 @@
-"""Data: the paper's RL sets, the benchmarks, and rows of files and of the hub. Nothing here loads torch."""
+"""Data: the paper's RL sets, the benchmarks, and rows of files and of the hub.
+
+Importing it loads neither torch nor `datasets`.
+"""
 
 from appo.data.benchmarks import BENCHMARKS, BenchmarkRow, load_benchmark
 from appo.data.rl_sets import load_rl_data, overlap

@@ -19,8 +19,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from appo.data.benchmarks import BENCHMARKS, benchmark_file, load_benchmark
 from appo.data.rows import (
@@ -43,10 +42,13 @@ from appo.data.rows import (
 Prompt = str | list[dict[str, str]]
 LEAST_TOKENS = 12  # shorter questions ("Compute 2 + 3.") may be part of others by chance
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 logger = logging.getLogger(__name__)
 
 
-def load_rl_data(path_or_hub_name: str | Path) -> Dataset:
+def load_rl_data(path_or_hub_name: str | Path) -> "Dataset":
     """Loads RL training data.
 
     All sets get the same columns, so that those with prompts of one kind can be concatenated: `id`, `source`, `prompt`
@@ -97,13 +99,15 @@ def _log(name: str, rows: list[Row], unanswered: list[str]) -> None:
         logger.warning("%s: left out %d row(s) without an answer: %s.", name, len(unanswered), places)
 
 
-def _dataset(rows: list[Row]) -> Dataset:
+def _dataset(rows: list[Row]) -> "Dataset":
     if any(isinstance(row["prompt"], list) for row in rows):
         # A column has one type.
         for row in rows:
             if isinstance(row["prompt"], str):
                 row["prompt"] = [{"role": "user", "content": row["prompt"]}]
     ids = distinct(row["id"] for row in rows)
+    from datasets import Dataset
+
     return Dataset.from_list([{**row, "id": own} for row, own in zip(rows, ids, strict=True)])
 
 
@@ -209,7 +213,7 @@ def _tokens(text: str) -> list[str]:
     return re.findall(r"\w+|[^\w\s]", text)
 
 
-def overlap_note(train: Dataset, evaluation: Dataset) -> str | None:
+def overlap_note(train: "Dataset", evaluation: "Dataset") -> str | None:
     """How many questions of an evaluation are in the training data, or None where either has no column `question`."""
     if not all("question" in rows.column_names for rows in (train, evaluation)):
         return None

@@ -22,9 +22,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-from datasets import load_dataset
-
 from appo.errors import UserError
 
 Row = dict[str, Any]
@@ -102,7 +99,7 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
                 yield place, row
             else:
                 bad.add(place, row if isinstance(row, _Broken) else f"an object is expected, not {_kind(row)}")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, pyarrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
 
 
@@ -133,7 +130,12 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = pyarrow.parquet.read_table(path).to_pylist()
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise OSError(str(error)) from None
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
@@ -149,6 +151,8 @@ def hub_rows(hub_id: str, configs: Iterable[str | None], split: str, remedy: str
     Raises:
         HubError: where the table cannot be had, because the hub is out of reach, or hides it, or lacks it.
     """
+    from datasets import load_dataset
+
     for config in configs:
         try:
             table = load_dataset(hub_id, config, split=split)

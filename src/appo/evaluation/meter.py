@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from appo.report.progress import SECONDS_BETWEEN_LINES, progress_bar
+from appo.report.bar import SECONDS_BETWEEN_LINES, progress_bar
 
 
 class Meter:

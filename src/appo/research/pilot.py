@@ -40,8 +40,8 @@ from appo.cli import train as run
 from appo.cli.recipe import RunConfig
 from appo.config import APPOConfig
 from appo.environments.base import Task
+from appo.report.bar import Stages
 from appo.report.intervals import Interval
-from appo.report.progress import Stages
 from appo.research.pilot_report import Rows, draw, markdown
 from appo.rollout.metrics import rollout_metrics
 from appo.rollout.rewards import rewards_of

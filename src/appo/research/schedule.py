@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from appo.report.progress import progress_bar
+from appo.report.bar import progress_bar
 from appo.research.design import coarse, notes_on
 from appo.research.earlier import go_on, lines_of
 from appo.research.plan import Job, Study, cold_starts, read_study, test_runs, validation_runs

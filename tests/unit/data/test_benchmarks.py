@@ -9,7 +9,6 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
-from appo.data import rows
 from appo.data.benchmarks import BENCHMARKS, BenchmarkRow, final_answer, load_benchmark
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "benchmarks"
@@ -188,7 +187,7 @@ def test_the_hub_is_the_default_and_data_dir_the_remedy(monkeypatch):
         asked.append((hub_id, config, split))
         return Dataset.from_list([{"problem": config, "solution": r"\boxed{1}"}])
 
-    monkeypatch.setattr(rows, "load_dataset", give)
+    monkeypatch.setattr("datasets.load_dataset", give)
     found = load_benchmark("math")
     assert [row.id for row in found] == [f"math-{number}" for number in range(7)]
     assert asked[0] == ("EleutherAI/hendrycks_math", "algebra", "test")
@@ -197,7 +196,7 @@ def test_the_hub_is_the_default_and_data_dir_the_remedy(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(rows, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(
         ValueError, match=r"openai/gsm8k .* \(no route\); put the questions into DIR/gsm8k.jsonl and give"
     ):

@@ -9,7 +9,6 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from appo.data import rows
 from appo.data.benchmarks import load_benchmark
 from appo.data.rl_sets import load_rl_data, main, overlap, overlap_note, print_overlap
 
@@ -132,13 +131,13 @@ def test_unreadable_rows_are_named(tmp_path):
 def test_missing_files_and_hub_names(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"there is no file .*missing.parquet"):
         load_rl_data(tmp_path / "missing.parquet")
-    monkeypatch.setattr(rows, "load_dataset", lambda name, config, split: Dataset.from_list([verl()]))
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, split: Dataset.from_list([verl()]))
     assert load_rl_data("owner/set-v1.5")["answers"] == [["Ann"]]
 
     def fail(*_, **__):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(rows, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(
         ValueError, match=r"owner/set could not be read .*; download it and give the path of its file\."
     ):

@@ -6,7 +6,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from appo.data import rows as module
 from appo.data.rows import (
     BadRows,
     DataError,
@@ -80,7 +79,7 @@ def test_the_hub_is_read_config_by_config(monkeypatch):
     from datasets import Dataset
 
     monkeypatch.setattr(
-        module, "load_dataset", lambda hub_id, config, split: Dataset.from_list([{"x": f"{hub_id} {config} {split}"}])
+        "datasets.load_dataset", lambda hub_id, config, split: Dataset.from_list([{"x": f"{hub_id} {config} {split}"}])
     )
     assert list(hub_rows("a/b", ["c", "d"], "test", "")) == [
         ("c row 1", {"x": "a/b c test"}),
@@ -92,7 +91,7 @@ def test_a_hub_out_of_reach_is_one_sentence_with_the_remedy(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no\nroute")
 
-    monkeypatch.setattr(module, "load_dataset", fail)
+    monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(DataError) as error:
         list(hub_rows("a/b", [None], "test", "give data_dir"))
     assert str(error.value) == "a/b could not be read from the Hugging Face hub (no route); give data_dir."

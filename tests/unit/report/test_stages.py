@@ -4,13 +4,13 @@ import io
 
 from rich.console import Console
 
-from appo.report import progress
+from appo.report import bar
 
 
 def lines_of(seconds_between, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", seconds_between)
+    monkeypatch.setattr(bar, "SECONDS_BETWEEN_LINES", seconds_between)
     out = io.StringIO()
-    with progress.Stages(Console(file=out)) as stages:
+    with bar.Stages(Console(file=out)) as stages:
         for done in range(4):
             stages("reading", done, 3)
         stages("writing", 1, 2)

@@ -87,7 +87,7 @@ def test_the_exact_p_value_counts_flips_as_far_from_zero():
 
 
 def test_sums_that_differ_by_rounding_alone_are_equal():
-    # 0.1 + 0.2 - 0.3 is 5.6e-17 in floats, so that the four smallest of the 16 sums, +-0.001, differ in the 14th digit.
+    # 0.1 + 0.2 - 0.3 is 5.6e-17 in floats, so that the smallest of the 16 sums, +-0.001, differ in their 14th digit.
     assert sign_flip_p_value([0.1, 0.2, -0.3, 0.001]) == sign_flip_p_value([-0.1, -0.2, 0.3, 0.001]) == 1.0
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from appo.data.rows import DataError
-from appo.report.progress import progress_bar
+from appo.report.bar import progress_bar
 from appo.tools.search.pages import Page
 from appo.tools.search.words import words
 

@@ -1,0 +1,30 @@
+"""What is loaded by what answers at once: help, data, tools, types. Each in a Python of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "trl", "datasets", "pyarrow", "pandas", "matplotlib", "openai")
+
+
+def loaded(code: str) -> list[str]:
+    """The heavy packages that are there after the code has run."""
+    code = f"{code}\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stderr.splitlines()[-1:]
+
+
+@pytest.mark.parametrize(
+    "name", ["appo", "appo.data", "appo.errors", "appo.rewards", "appo.tools", "appo.tools.search"]
+)
+def test_importing_it_loads_nothing_heavy(name: str) -> None:
+    assert loaded(f"import {name}") == ["[]"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded("from appo.cli.main import main; main(['--help'])") == ["[]"]
+
+
+def test_what_is_heavy_is_seen() -> None:
+    assert loaded("import appo.data, datasets") == ["['datasets', 'pyarrow', 'pandas']"]
