@@ -45,6 +45,11 @@ RENAMED = {
     "dynamic_sampling": "write `method: dapo` with `loss_type: dapo`",
     "max_tool_turns": "write `max_tool_calling_iterations`, as in TRL",
 }
+# Paths and output do not decide what a run does.
+NOT_SETTINGS = (
+    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
+    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
+)  # fmt: skip
 
 SEEDS = 2**32  # numpy takes no larger ones
 
@@ -272,3 +277,15 @@ class APPOConfig(GRPOConfig):
     def micro_batch_rows(self) -> int:
         """Initial rollouts in one forward and backward."""
         return self.per_device_train_batch_size * self.num_initial_rollouts // (self.num_generations or 1)
+
+
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A field that is a mapping; flags give it as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{name} must be a mapping, got {value!r}.")
+    return value

@@ -22,6 +22,11 @@ def test_importing_it_loads_nothing_heavy(name: str) -> None:
     assert loaded(f"import {name}") == ["[]"]
 
 
+@pytest.mark.parametrize("name", ["appo.algorithm", "appo.rollout.types", "appo.rollout.tree"])
+def test_what_a_method_is_made_of_loads_torch_at_most(name: str) -> None:
+    assert loaded(f"import {name}") in (["[]"], ["['torch']"])
+
+
 def test_help_loads_nothing_heavy() -> None:
     assert loaded("from appo.cli.main import main; main(['--help'])") == ["[]"]
 

@@ -5,7 +5,6 @@ Only the standard library is imported here, so that help and mistakes answer at 
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 USAGE = """\
 appo: reinforcement learning for tool-using language-model agents
@@ -39,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"appo: unknown command {command[0]}; use sft, train, eval or study.", file=sys.stderr)
         return 2
     if command[0] == "study":
-        return _study(rest)
+        from appo.research.__main__ import main as study
+
+        return study(rest)
     if command[0] == "eval" and rest and rest[0].startswith("--") and rest[0] != "--help":
         return _evaluate_benchmarks(rest)
     if not rest or rest[0] in ("-h", "--help"):
@@ -59,53 +60,18 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(command[0], rest[0], rest[1:])
 
 
-def _study(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from appo.research import plan
-
-        print(plan.__doc__, end="")
-        print(plan.Study.__doc__)
-        return 0 if arguments else 2
-
-    def work() -> None:
-        from appo.research.schedule import study
-
-        study(arguments[0], _study_flags(arguments[1:]))
-
-    return _answer(work, "next time the study goes on with the runs that are missing.")
-
-
-def _study_flags(flags: list[str]) -> dict[str, Any]:
-    """Fields of a study by name; values are YAML, and `--overwrite` may stand alone."""
-    import yaml
-
-    from appo.cli.field_values import parse, resolve
-    from appo.cli.recipe import RecipeError
-
-    values, left = {}, list(flags)
-    while left:
-        flag = left.pop(0)
-        alone = flag == "--overwrite" and (not left or left[0].startswith("--"))
-        if not flag.startswith("--") or not (left or alone):
-            raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
-        try:
-            values[flag.removeprefix("--")] = True if alone else resolve(parse(left.pop(0)))
-        except yaml.YAMLError as error:
-            raise RecipeError(f"a flag's value is not readable YAML: {' '.join(str(error).split())}.") from None
-    return values
-
-
 def _evaluate_benchmarks(flags: list[str]) -> int:
     def work() -> None:
+        from appo.cli.eval_flags import read_eval_config
         from appo.cli.recipe import RecipeError
         from appo.evaluation.command import evaluate_benchmarks
 
         try:
-            evaluate_benchmarks(flags)
+            evaluate_benchmarks(read_eval_config(flags))
         except OSError as error:  # such as a full disk
             raise RecipeError(f"{error}; the same command goes on from the samples that are there.") from None
 
-    return _answer(work, "the same command goes on from the samples that are there.")
+    return answer(work, "the same command goes on from the samples that are there.")
 
 
 def _run(command: str, recipe: str, overrides: list[str]) -> int:
@@ -128,10 +94,10 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
             run.sft(*settings)
         return 0
 
-    return _answer(work, "next time it goes on from the last checkpoint, if there is one yet.")
+    return answer(work, "next time it goes on from the last checkpoint, if there is one yet.")
 
 
-def _answer(work: Callable[[], int | None], after_interrupt: str) -> int:
+def answer(work: Callable[[], int | None], after_interrupt: str) -> int:
     """The exit code of `work`, whose mistakes are told in one sentence."""
     import warnings
 

@@ -8,7 +8,6 @@ Left out on purpose: includes, interpolation, and any other way in which one fil
 """
 
 import difflib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,16 +21,12 @@ from trl import SFTConfig
 
 from appo.cli.buildable import check_buildable
 from appo.cli.field_values import parse, read_texts, read_value, resolve
-from appo.config import APPOConfig, check_values
+from appo.config import NOT_SETTINGS as NOT_SETTINGS  # part of what a recipe is to others
+from appo.config import APPOConfig, check_values, read_mapping
 from appo.errors import UserError, is_complaint
 
 NESTED = "cold_start"
 FLAGS = "the flags"  # as the source of a mistake, where it is not the file
-# Paths and output do not decide what a run does.
-NOT_SETTINGS = (
-    "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
-    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
-)  # fmt: skip
 
 
 class RecipeError(UserError):
@@ -107,18 +102,6 @@ class RunConfig:
             setattr(self, name, read_mapping(name, getattr(self, name)))
         if self.traces_min_reward is not None and not self.traces:
             raise UserError(f"traces_min_reward = {self.traces_min_reward:g} is given without traces; name files.")
-
-
-def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
-    """A field that is a mapping; flags give it as JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
-    if value is not None and not isinstance(value, dict):
-        raise UserError(f"{name} must be a mapping, got {value!r}.")
-    return value
 
 
 Settings = tuple[RunConfig, APPOConfig, SFTConfig]

@@ -6,7 +6,7 @@
     search.sqlite     what a search server answered
     results.json      the table's numbers and the settings
 
-Every mistake is one sentence (`RecipeError`), found before the model is loaded where that is possible. Left out on
+Every mistake is one sentence (`UserError`), found before the model is loaded where that is possible. Left out on
 purpose: success on a recipe's own task (`appo eval RECIPE`, in `appo.cli.train`).
 """
 
@@ -19,7 +19,7 @@ import transformers
 from rich.console import Console
 
 from appo.data.benchmarks import BenchmarkRow, load_benchmark
-from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig, read_eval_config
+from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig
 from appo.evaluation.eval_tools import open_tools, tool_specs
 from appo.evaluation.judge import Judge, Verdict, judge_prompt
 from appo.evaluation.meter import Meter
@@ -33,19 +33,18 @@ from appo.rollout.records import append_records
 Rows = dict[str, list[BenchmarkRow]]
 
 
-def evaluate_benchmarks(flags: list[str]) -> dict[str, Any]:
+def evaluate_benchmarks(config: EvalConfig) -> dict[str, Any]:
     """Samples what is missing, judges, prints the table.
 
     Args:
-        flags: As in `EvalConfig`, for example `["--model", "smollm2", "--benchmark", "gsm8k"]`.
+        config: Which model, on what, and how; `appo.cli.eval_flags` reads it from flags.
 
     Returns:
         What `results.json` holds.
 
     Raises:
-        RecipeError: for whatever is wrong with the flags and what they name.
+        UserError: for whatever is wrong with what the options name.
     """
-    config = read_eval_config(flags)
     console = _console()
     rows = _load_rows(config)
     file = SampleFile(config.directory, _settings(config), config.overwrite)

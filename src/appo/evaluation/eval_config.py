@@ -1,6 +1,7 @@
 """The options of `appo eval --benchmark ..`, and every check that needs neither a file nor a network.
 
-Left out on purpose: a file of options; a benchmark evaluation is one line of a shell.
+Left out on purpose: reading them (`appo.cli.eval_flags`); a file of options, as a benchmark evaluation is one line of
+a shell.
 """
 
 import difflib
@@ -13,7 +14,7 @@ from typing import Any
 from jinja2.defaults import DEFAULT_NAMESPACE
 from transformers import PreTrainedTokenizerBase
 
-from appo.cli.recipe import FLAGS, RecipeError, read_dataclasses, read_mapping, split_flags
+from appo.config import read_mapping
 from appo.data.benchmarks import BENCHMARKS
 from appo.errors import UserError
 
@@ -142,23 +143,6 @@ class EvalConfig:
         # Models of many runs are called runs/NAME/model.
         name = "-".join(model.resolve().parts[1:][-2:]) if model.is_dir() else model.name
         return Path("runs", "eval", name)
-
-
-def read_eval_config(flags: list[str]) -> EvalConfig:
-    """Options from flags, `--judge_url URL` or `--judge-url URL`.
-
-    Raises:
-        RecipeError: for unknown flags, wrong types and contradictory values, in one sentence.
-    """
-    names = [f.name for f in fields(EvalConfig)]
-    for flag in [flag for number, flag in enumerate(flags) if flag.startswith("--") or number == 0]:
-        name = flag.split("=")[0].removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean --{close[0]}?" if close else "see `appo eval --help`."
-            raise RecipeError(f"unknown option {flag}; {hint}")
-    (config,) = read_dataclasses((EvalConfig,), {}, split_flags(flags)[0], FLAGS)
-    return config
 
 
 def describe_options() -> str:

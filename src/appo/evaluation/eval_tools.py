@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers.utils import get_json_schema
 
-from appo.cli.recipe import RecipeError
+from appo.errors import UserError
 from appo.evaluation.eval_config import EvalConfig
 from appo.tools import PythonSandbox, ToolError
 from appo.tools.schema_tool import SchemaTool
@@ -31,11 +31,11 @@ def open_tools(config: EvalConfig) -> Tools:
     """The tools by name.
 
     Raises:
-        RecipeError: in one sentence, for a tool or search that does not exist or does not work.
+        UserError: in one sentence, for a tool or search that does not exist or does not work.
     """
     specs = tool_specs(config)
     if ("search" in specs) != (config.search is not None):
-        raise RecipeError("tools with search and --search SOURCE belong together; give both or neither.")
+        raise UserError("tools with search and --search SOURCE belong together; give both or neither.")
     tools: Tools = {}
     for spec in specs:
         if spec == "python":
@@ -46,7 +46,7 @@ def open_tools(config: EvalConfig) -> Tools:
             tool = _function(spec)
         name = tool.__name__
         if name in tools or name in ("answer", "think", "result"):
-            raise RecipeError(f"tools: two things are called {name}; rename a function.")
+            raise UserError(f"tools: two things are called {name}; rename a function.")
         tools[name] = tool
     return tools
 
@@ -57,7 +57,7 @@ def _python(config: EvalConfig) -> Callable[..., Any]:
         timeout = min(PROGRAM_SECONDS, 0.8 * config.tool_timeout)
         return PythonSandbox(timeout_s=timeout, allow_unisolated=config.allow_unisolated).python
     except RuntimeError as error:
-        raise RecipeError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def _search(config: EvalConfig) -> Callable[..., Any]:
@@ -71,26 +71,26 @@ def _search(config: EvalConfig) -> Callable[..., Any]:
         search = open_search(spec, **{**options, **given})
         search.find("capital of France")
     except ToolError as error:
-        raise RecipeError(f"search = {spec!r} does not work: {error}.") from None
+        raise UserError(f"search = {spec!r} does not work: {error}.") from None
     return search.search
 
 
 def _function(spec: str) -> Callable[..., Any]:
     module, _, name = spec.partition(":")
     if not name or not all(part.isidentifier() for part in module.split(".")):
-        raise RecipeError(f"tools: {spec!r} is neither python nor search nor my.module:function, nor none alone.")
+        raise UserError(f"tools: {spec!r} is neither python nor search nor my.module:function, nor none alone.")
     try:
         tool = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:
         if not (error.name and f"{module}.".startswith(f"{error.name}.")):
             raise  # a package that the module itself imports
-        raise RecipeError(f"tools: {spec!r} cannot be imported: {error}.") from None
+        raise UserError(f"tools: {spec!r} cannot be imported: {error}.") from None
     if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
-        raise RecipeError(f"tools: {spec!r} is no function.")
+        raise UserError(f"tools: {spec!r} is no function.")
     if isinstance(tool, SchemaTool):
         return tool
     try:
         get_json_schema(tool)  # what TRL asks of a tool
     except Exception as error:  # DocstringParsingException, TypeHintParsingException and what inspect raises
-        raise RecipeError(f"tools: {spec!r}: {' '.join(str(error).split())}") from None
+        raise UserError(f"tools: {spec!r}: {' '.join(str(error).split())}") from None
     return tool

@@ -14,12 +14,11 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from appo.cli.loading import read_model
-from appo.cli.recipe import RecipeError
 from appo.engines.transformers_engine import check_full_attention
 from appo.environments.prompts import system_prompt
 from appo.errors import UserError
 from appo.evaluation.eval_tools import Tools
+from appo.models.loading import read_model
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import chat_protocol_for
 from appo.protocols.tags import TagProtocol
@@ -95,7 +94,7 @@ def load_policy(
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
 
     Raises:
-        RecipeError: in one sentence, where that fails or the model cannot be used.
+        UserError: in one sentence, where that fails or the model cannot be used.
     """
     try:
         model, tokenizer = read_model(source, dtype=sampling_dtype())
@@ -119,11 +118,9 @@ def load_policy(
         remedy = (
             "mend the template." if system == "" else 'if that is for its system message, give --system_prompt "".'
         )
-        raise RecipeError(
-            f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}"
-        ) from None
+        raise UserError(f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}") from None
     except (OSError, ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
+        raise UserError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
 
 
 def _check_template_names(tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol, given: dict[str, Any]) -> None:

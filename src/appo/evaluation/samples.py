@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from appo.cli.recipe import RecipeError
 from appo.data.benchmarks import BenchmarkRow
+from appo.errors import UserError
 from appo.files import write_json
 from appo.rollout.records import append_records, read_records, start_records
 
@@ -51,7 +51,7 @@ class SampleFile:
         overwrite: Whether to start anew; the file that is there gets another name.
 
     Raises:
-        RecipeError: where the directory cannot be made or written to, or its samples were made with other settings.
+        UserError: where the directory cannot be made or written to, or its samples were made with other settings.
     """
 
     def __init__(self, directory: Path, settings: dict[str, Any], overwrite: bool) -> None:
@@ -62,7 +62,7 @@ class SampleFile:
             with TemporaryFile(dir=directory) as file:  # a directory that is there may refuse files
                 file.write(b"?")
         except OSError as error:
-            raise RecipeError(f"output_dir = {str(directory)!r} cannot be made or used: {error.strerror}.") from None
+            raise UserError(f"output_dir = {str(directory)!r} cannot be made or used: {error.strerror}.") from None
         if overwrite:
             start_records(self.path, 0)
         self.found: dict[Key, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ class SampleFile:
             try:
                 records = list(read_records(self.path))
             except ValueError as error:
-                raise RecipeError(str(error)) from None
+                raise UserError(str(error)) from None
             self.found = {(record["benchmark"], record["id"], record["sample"]): record for record in records}
 
     def _check_settings(self) -> None:
@@ -81,24 +81,24 @@ class SampleFile:
         try:
             old = json.loads(self._settings_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RecipeError(
+            raise UserError(
                 f"{self._settings_path} is missing, so the samples beside it cannot be kept; {remedy}"
             ) from None
         except ValueError:
             old = None
         if not isinstance(old, dict):
-            raise RecipeError(f"{self._settings_path} is broken, so the samples beside it cannot be kept; {remedy}")
+            raise UserError(f"{self._settings_path} is broken, so the samples beside it cannot be kept; {remedy}")
         changed = sorted(name for name in {*old, *self._settings} if old.get(name) != self._settings.get(name))
         if changed:
             values = ", ".join(f"{name} ({old.get(name)!r} before)" for name in changed)
-            raise RecipeError(f"the samples in {self.path} were made with other values of {values}; {remedy}")
+            raise UserError(f"the samples in {self.path} were made with other values of {values}; {remedy}")
 
     def check_questions(self, jobs: Iterable[Job]) -> None:
-        """Raises RecipeError where a sample there belongs to another question under the same id."""
+        """Raises UserError where a sample there belongs to another question under the same id."""
         for job in jobs:
             record = self.found.get(job.key)
             if record and (record["question"], record["answers"]) != (job.row.question, job.row.answers):
-                raise RecipeError(
+                raise UserError(
                     f"the samples in {self.path} are of other data: {job.benchmark} {job.row.id} has another question "
                     "or answer; give --overwrite or another --output_dir."
                 )

@@ -18,8 +18,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import get_json_schema
 
 from appo import __version__
-from appo.cli.recipe import NOT_SETTINGS, RunConfig
 from appo.trl_seam import model_name_of
+from appo.config import NOT_SETTINGS
 
 OF_RUN = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")
 OF_MACHINE = (
@@ -70,8 +70,8 @@ class CardFacts:
     after: str | None = None
 
 
-def settings_of_card(config: RunConfig) -> dict[str, Any]:
-    """The fields of a run that a card shows: those that were given."""
+def settings_of_card(config: Any) -> dict[str, Any]:
+    """The fields of a run, a `RunConfig`, that a card shows: those that were given."""
     return {name: value for name, value in _given(config).items() if name in OF_RUN}
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from appo.cli.loading import TASKS
-from appo.cli.recipe import NESTED, NOT_SETTINGS, RecipeError, read_yaml
+from appo.cli.recipe import NESTED, RecipeError, read_yaml
+from appo.config import NOT_SETTINGS
 from appo.files import OLD, fingerprint_files, read_json, write_json
 from appo.research.plan import Job, Study, cold_starts, run_settings
 from appo.rollout.records import read_records

@@ -6,9 +6,9 @@ from scripted_model import byte_tokenizer, save_random
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from appo.cli.recipe import RecipeError
 from appo.environments import kinship
 from appo.environments.prompts import system_prompt
+from appo.errors import UserError
 from appo.evaluation import policy
 from appo.evaluation.policy import file_marks, load_policy
 from appo.rollout.unknown_words import UnknownWords
@@ -110,7 +110,7 @@ def test_a_windowed_model_is_refused_in_one_sentence(directory, monkeypatch):
     model, tokenizer = policy.read_model(directory)
     model.config.layer_types = ["sliding_attention"]
     monkeypatch.setattr(policy, "read_model", lambda source, **options: (model, tokenizer))
-    with pytest.raises(RecipeError, match=r"model = 'm' cannot be used: the embedded engine needs full attention"):
+    with pytest.raises(UserError, match=r"model = 'm' cannot be used: the embedded engine needs full attention"):
         load_policy("m", "tags", {})
 
 
@@ -118,14 +118,14 @@ def test_a_windowed_model_is_refused_in_one_sentence(directory, monkeypatch):
 def test_a_template_that_refuses_the_system_message_is_said_with_the_remedy(directory, protocol):
     set_template(directory, USER_ONLY)
     sentence = r"its chat template cannot write the prompt \(System role not supported\); .* give --system_prompt \"\""
-    with pytest.raises(RecipeError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         load_policy(directory, protocol, {})
     assert load_policy(directory, protocol, {}, "").prompt("Who?")[0] == "[user]Who?"
 
 
 def test_a_template_that_fails_without_a_system_message_too_has_another_remedy(directory):
     set_template(directory, "{{ raise_exception('no') }}")
-    with pytest.raises(RecipeError, match=r"cannot write the prompt \(no\); mend the template"):
+    with pytest.raises(UserError, match=r"cannot write the prompt \(no\); mend the template"):
         load_policy(directory, "tags", {}, "")
 
 
@@ -150,7 +150,7 @@ def test_a_prompt_begins_with_one_token_of_beginning(directory, template, starts
 def test_an_adapter_without_its_base_is_said(tmp_path, content):
     pytest.importorskip("peft")
     (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(RecipeError, match=r"adapter_config.json does not name the base model; set base_model_name"):
+    with pytest.raises(UserError, match=r"adapter_config.json does not name the base model; set base_model_name"):
         load_policy(str(tmp_path), "tags", {})
 
 
@@ -191,5 +191,5 @@ def test_options_reach_the_template_of_prompts_and_results(directory, protocol):
 
 
 def test_options_need_a_template(directory):
-    with pytest.raises(RecipeError, match="it has no chat template, which chat_template_kwargs are for"):
+    with pytest.raises(UserError, match="it has no chat template, which chat_template_kwargs are for"):
         load_policy(directory, "tags", {}, None, {"enable_thinking": False})

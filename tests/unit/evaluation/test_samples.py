@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from appo.cli.recipe import RecipeError
 from appo.data.benchmarks import BenchmarkRow
+from appo.errors import UserError
 from appo.evaluation.samples import Job, SampleFile
 
 ROW = BenchmarkRow("q1", "Who?", ["Ann"], "f1")
@@ -52,13 +52,13 @@ def test_a_cut_last_line_gives_way_to_the_next_sample(tmp_path, partial):
 def test_a_broken_line_elsewhere_is_said(tmp_path):
     file = opened(tmp_path)
     file.path.write_text("{\n" + json.dumps(record()) + "\n")
-    with pytest.raises(RecipeError, match="line 1 is not JSON"):
+    with pytest.raises(UserError, match="line 1 is not JSON"):
         opened(tmp_path)
 
 
 def test_other_settings_are_named(tmp_path):
     opened(tmp_path, {"seed": 0, "top_p": 1.0}).add(record())
-    with pytest.raises(RecipeError, match=r"other values of seed \(0 before\); give --overwrite or another"):
+    with pytest.raises(UserError, match=r"other values of seed \(0 before\); give --overwrite or another"):
         opened(tmp_path, {"seed": 1, "top_p": 1.0})
     opened(tmp_path, {"seed": 1, "top_p": 1.0}, overwrite=True)
     assert opened(tmp_path, {"seed": 1, "top_p": 1.0}).found == {}
@@ -67,7 +67,7 @@ def test_other_settings_are_named(tmp_path):
 def test_samples_without_their_settings_are_refused(tmp_path):
     opened(tmp_path).add(record())
     (tmp_path / "settings.json").unlink()
-    with pytest.raises(RecipeError, match=r"settings.json is missing"):
+    with pytest.raises(UserError, match=r"settings.json is missing"):
         opened(tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_samples_without_their_settings_are_refused(tmp_path):
 def test_broken_settings_are_refused(tmp_path, content):
     opened(tmp_path).add(record())
     (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(RecipeError, match=r"settings.json is broken, .* give --overwrite or another --output_dir"):
+    with pytest.raises(UserError, match=r"settings.json is broken, .* give --overwrite or another --output_dir"):
         opened(tmp_path)
 
 
@@ -88,5 +88,5 @@ def test_another_question_under_the_same_id_is_refused(tmp_path):
     opened(tmp_path).add(record())
     file = opened(tmp_path)
     file.check_questions([Job("hotpotqa", ROW, 0)])
-    with pytest.raises(RecipeError, match="hotpotqa q1 has another question or answer"):
+    with pytest.raises(UserError, match="hotpotqa q1 has another question or answer"):
         file.check_questions([Job("hotpotqa", BenchmarkRow("q1", "Who?", ["Bob"], "f1"), 0)])

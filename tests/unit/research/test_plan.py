@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from appo.cli.main import _study_flags, main
+from appo.cli.main import main
 from appo.research import schedule
+from appo.research.__main__ import study_flags
 from appo.research.plan import Job, cold_starts, directory_of, read_study, run_settings, validation_runs
 from appo.research.plan import test_runs as runs_of_test
 from appo.research.report import choose_learning_rates
@@ -234,8 +235,8 @@ def test_the_studies_of_the_repository_write_to_its_runs(monkeypatch):
 
 @pytest.mark.parametrize("flags", [["--overwrite"], ["--overwrite", "true"], ["--overwrite", "--jobs", "1"]])
 def test_overwrite_is_a_flag_that_may_stand_alone(flags):
-    assert _study_flags(flags)["overwrite"] is True
-    assert _study_flags(["--jobs", "2", *flags])["jobs"] == (1 if "--jobs" in flags else 2)
+    assert study_flags(flags)["overwrite"] is True
+    assert study_flags(["--jobs", "2", *flags])["jobs"] == (1 if "--jobs" in flags else 2)
 
 
 def test_there_is_a_validation_seed_per_cold_start_unless_said_otherwise(make):
