@@ -1,5 +1,8 @@
 """Arguments of a tool from what the policy wrote: a mapping by name, or one text, made what the parameter's hint says.
 
+Values are read by pydantic. Which parameter a text is for is ours to say: transformers makes a schema of a function
+(`get_json_schema`, which the chat template is given), but binds nothing to one.
+
 Left out on purpose: checking a mapping's values against the hints. JSON has types of its own, and TRL passes them on
 as they are, too.
 """

@@ -3,6 +3,9 @@
 transformers and TRL take a tool as a function, of which they make a schema, or as the schema. This is the schema, and
 can be called, so that nothing which the schema says is lost on its way to the chat template.
 
+Whether a schema allows a value is jsonschema's to say. transformers' `get_json_schema` makes schemas of functions, and
+here there is no function, only the schema.
+
 Left out on purpose: checking arguments against the schema, which is for whoever answers the call.
 """
 
