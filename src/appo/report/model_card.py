@@ -18,8 +18,8 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers.utils import get_json_schema
 
 from appo import __version__
-from appo.trl_seam import model_name_of
 from appo.config import NOT_SETTINGS
+from appo.trl_seam import model_name_of
 
 OF_RUN = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")
 OF_MACHINE = (

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 
-from appo.protocols.base import ToolProtocol
 from appo.rollout.rewards import rewards_of
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
+
+if TYPE_CHECKING:  # a method reads `mean`, and has to run where there are no protocols
+    from appo.protocols.base import ToolProtocol
 
 REGIONS = ("think", "call", "answer")
 
@@ -31,7 +34,7 @@ def rollout_metrics(rollouts: list[Rollout], success_reward: float) -> dict[str,
     }
 
 
-def branch_metrics(trees: list[RolloutTree], protocol: ToolProtocol) -> dict[str, float]:
+def branch_metrics(trees: list[RolloutTree], protocol: "ToolProtocol") -> dict[str, float]:
     """Rewards of both groups, and where the branches start."""
     branches = [(tree, branch) for tree in trees for branch in tree.branches]
     metrics = {
