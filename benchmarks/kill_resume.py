@@ -106,7 +106,7 @@ def differences(whole: Path, other: Path) -> dict[str, float]:
     """Largest differences of final weights, of all numbers in the records, and of the result's."""
     old, new = (load_file(path / "model" / "model.safetensors") for path in (whole, other))
     weights = max((old[name] - new[name]).abs().max().item() for name in old)
-    records = largest(*(list(read_records(path / "records.jsonl")) for path in (whole, other)))
+    records = largest(*(list(read_records(path)) for path in (whole, other)))
     parts = ("before", "after")
     results = largest(*({p: json.loads((d / "result.json").read_text())[p] for p in parts} for d in (whole, other)))
     return {"weights": weights, "records": records, "results": results}

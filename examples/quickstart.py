@@ -19,4 +19,4 @@ trainer = APPOTrainer(
     environment_factory=KinshipEnvironment,
 )
 trainer.train()
-print("what each step decided: runs/quickstart/records.jsonl")
+print("what each step decided: appo records runs/quickstart")

@@ -176,7 +176,7 @@ class APPOConfig(GRPOConfig):
     success_reward: float = field(default=1.0, metadata={"help": "Least total reward that counts as success."})
     rollout_batch_size: int = field(default=256, metadata={"help": "Rollouts written at once per device."})
     save_records: bool = field(
-        default=True, metadata={"help": "Whether each step appends a record per rollout to records.jsonl."}
+        default=True, metadata={"help": "Whether each step writes a record per rollout into records/."}
     )
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Files that a later run trusts: written under another name, flushed to the disk, then renamed, so never half there.
 
-A reader finds the old content or the new one, whenever the process is killed. Left out on purpose: locks between
+A reader finds the old content or the new one, whenever the process is killed. JSON lines are the exception: they are
+appended to, so that a kill may leave half a last line, which `read_lines` skips. Left out on purpose: locks between
 processes (one process writes each file).
 
     with new_directory(output_dir / "cold_start") as directory:
@@ -10,6 +11,7 @@ processes (one process writes each file).
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,8 +19,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from appo.errors import UserError
+
 PARTIAL = ".partial"  # ends the name of what is being written
 OLD = ".old"  # ends the name of a directory that is about to be replaced
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name to write a file under, which becomes `path` at the end and replaces what was there.
+
+    Raises:
+        OSError: as `open`, for example for a full disk; the old content is then untouched.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,17 +50,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: as `open`, for example for a full disk; the old content is then untouched.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,6 +65,49 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def strict_json(value: Any) -> Any:
+    """The value with None for numbers that JSON does not have; everything else to the last digit."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: strict_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict_json(item) for item in value]
+    return value
+
+
+def append_lines(path: str | os.PathLike[str], values: Iterable[Any]) -> None:
+    """Appends values as JSON, one a line; NaN and infinity become null, and nothing is rounded."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(strict_json(value), default=str) + "\n" for value in values)
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Values in order of writing; a last line cut off by a kill is skipped.
+
+    Raises:
+        UserError: for a broken line elsewhere, with its number.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise UserError(f"{path}, line {number} is not JSON; move the file away or mend it.") from None
+
+
+def set_aside(path: Path) -> Path | None:
+    """Renames a file or directory to `name.1.suffix`, or the next number that is free; None where there is none."""
+    if not path.exists():
+        return None
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
 
 
 @contextmanager

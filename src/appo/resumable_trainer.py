@@ -38,7 +38,7 @@ class ResumableTrainer(RolloutTrainer):
         super().__init__(*args, **kwargs)
         self.mini_batches: list[MiniBatch] = []
         self.evaluation_batches = 0
-        self.records = 0  # that were written down
+        self.num_records = 0  # that this process has written down
         self.begun = False
         self._resumed_from: str | None = None
 
@@ -73,7 +73,7 @@ class ResumableTrainer(RolloutTrainer):
         """Takes up what the checkpoint holds, if the run goes on from one."""
         # The right place in the generation; TRL would count from 0 again.
         self.micro_step = self.state.global_step * self.args.gradient_accumulation_steps
-        self.mini_batches, self.records, self.begun = [], 0, True
+        self.mini_batches, self.num_records, self.begun = [], 0, True
         self.counters.restore(self.state.log_history)
         if self._resumed_from is None:
             return
@@ -94,7 +94,7 @@ class ResumableTrainer(RolloutTrainer):
     def _take_up(self, mini_batches: list[MiniBatch], rest: dict[str, Any]) -> None:
         self.counters.load_state(rest["counters"])
         self.evaluation_batches = rest["evaluation_batches"]
-        self.records = rest["records"]
+        self.num_records = rest["records"]
         self.restore_metrics(rest["metrics"])
         # A generation of other settings is no generation of this run.
         if rest["shape"] == self._generation_shape():
@@ -141,7 +141,7 @@ class ResumableTrainer(RolloutTrainer):
             "counters": self.counters.state(),
             "metrics": self.waiting_metrics(),
             "evaluation_batches": self.evaluation_batches,
-            "records": self.records,
+            "records": self.num_records,
             "shape": self._generation_shape(),
         }
         process = self.accelerator.process_index

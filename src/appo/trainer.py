@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from trl.data_utils import is_conversational
 
 from appo.files import write_text
@@ -28,8 +27,9 @@ from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
 from appo.rollout.loss_inputs import busy_rows, loss_inputs, split, without_idle_rows
-from appo.rollout.records import append_records, rollout_records, start_records
+from appo.rollout.records import DIRECTORY, RecordWriter
 from appo.rollout.rewards import group_advantages
+from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
 from appo.rollout.writer import EVALUATION_STREAM
@@ -50,7 +50,13 @@ class APPOTrainer(ResumableTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._micro_batches: list[dict[str, Any]] | None = None
-        self._records_path = os.path.join(self.args.output_dir, "records.jsonl")
+        self.records = RecordWriter(
+            os.path.join(self.args.output_dir, DIRECTORY),
+            self.args.to_dict(),
+            self.tokenizer,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
         self.card_facts = CardFacts()
 
     def create_model_card(
@@ -215,27 +221,25 @@ class APPOTrainer(ResumableTrainer):
         self.counters.add("tokens/trained", int(trained_BT.sum()))
 
     def _start_records(self) -> None:
-        if not (self.args.save_records and self.accelerator.is_main_process):
+        if not self.args.save_records:
             return
-        kept = start_records(self._records_path, self.state.global_step)
-        if kept < self.records:
+        kept = self.records.start(self.state.global_step, self.accelerator.wait_for_everyone)
+        if kept < self.num_records:
             warnings.warn(
-                f"{self._records_path} holds {kept} records of the {self.records} that were written before "
+                f"{self.records.directory} holds {kept} records of the {self.num_records} that were written before "
                 f"update {self.state.global_step + 1}; what is drawn and told from it lacks the others.",
                 stacklevel=2,
             )
-        self.records = kept
+        self.num_records = kept
 
     def _write_records(self, trees: list[RolloutTree], scores: Scores, credit: Credit) -> None:
-        per_token = {
-            "behaviour_logprobs": scores.behaviour.logps_BT,
-            "logprobs": scores.current.logps_BT,
-            "entropies": scores.current.entropies_BT,
-            **credit.measured,
-            "advantages": credit.advantages_BT,
-        }
-        step = self.state.global_step + 1
-        records = gather_object(rollout_records(trees, per_token, step, self.method.needs.trains))
-        if self.accelerator.is_main_process:
-            append_records(self._records_path, records)
-            self.records += len(records)
+        per_token = {"behaviour_logprobs": scores.behaviour.logps_BT, "entropies": scores.current.entropies_BT}
+        if self.method.needs.current_scores:
+            per_token["logprobs"] = scores.current.logps_BT
+        per_token.update(**credit.measured, advantages=credit.advantages_BT)
+        factors = {"base": credit.base_BT, **credit.factors, "loss_mask": credit.loss_mask_BT}
+        step, trains = self.state.global_step + 1, self.method.needs.trains
+        records = rollout_records(
+            trees, per_token, step, trains, factors=factors, decisions=self.method.decisions
+        )
+        self.num_records += self.records.append(step, records)

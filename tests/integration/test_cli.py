@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from recorded import recorded
 
 from appo.cli.main import main
+from appo.rollout.records import read_records
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -149,9 +151,9 @@ def test_a_whole_run_in_miniature(recipe, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "before" in printed
     assert result["curves"] in printed.replace("\n", "")
-    records = (out / "records.jsonl").read_text()
+    records = recorded(out)
     assert main(["train", str(recipe)]) == 0  # done: nothing is trained again
-    assert (out / "records.jsonl").read_text() == records
+    assert recorded(out) == records and len(records) == 4
     assert main(["eval", str(recipe), "--eval_size", "10"]) == 0
     assert "of 10 questions" in capsys.readouterr().out
 
@@ -163,20 +165,20 @@ def test_a_finished_run_says_what_differs_and_overwrite_trains_again(recipe, tmp
     assert "with other values of max_steps" in capsys.readouterr().out
     assert main(["train", str(recipe), "--max_steps", "2", "--overwrite", "true"]) == 0
     out = tmp_path / "run"
-    assert {json.loads(line)["step"] for line in (out / "records.jsonl").read_text().splitlines()} == {1, 2}
-    assert (out / "records.1.jsonl").exists()
+    assert {record["step"] for record in read_records(out)} == {1, 2}
+    assert (out / "records.1").exists()
 
 
 def test_a_cold_start_from_records_with_an_adapter(recipe, tmp_path, capsys):
     """A run's own rollouts teach the next one; what LoRA trained is saved as a whole model."""
     first, second = tmp_path / "run", tmp_path / "second"
     assert main(["train", str(recipe), "--max_steps", "2", "--eval_size", "0"]) == 0
-    flags = ["--output_dir", str(second), "--traces", str(first / "records.jsonl"), "--traces_min_reward", "-1"]
+    flags = ["--output_dir", str(second), "--traces", str(first), "--traces_min_reward", "-1"]
     flags += ["--demonstrations", "6", "--lora", '{"r": 2, "target_modules": "all-linear"}']
     assert main(["train", str(recipe), *flags, "--max_steps", "2"]) == 0
     done = json.loads((second / "cold_start" / "cold_start.json").read_text())
     assert 0 < done["metrics"]["demonstrations"] <= 6
-    assert done["settings"]["traces"] == [str(first / "records.jsonl")]
+    assert done["settings"]["traces"] == [str(first)]
     for name in ("cold_start", "model"):
         assert (second / name / "model.safetensors").exists()
         assert not (second / name / "adapter_config.json").exists()
@@ -293,7 +295,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(APPOTrainer, "training_step", original)
     monkeypatch.setattr(cold_start, "make_sft_trainer", lambda *a: pytest.fail("the cold start was done again"))
     assert main(["train", str(recipe)]) == 0
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    steps = [record["step"] for record in read_records(tmp_path / "run")]
     assert steps == sorted(steps)
     assert sorted(set(steps)) == [1, 2, 3, 4]
     assert len(steps) == 4 * 8
@@ -312,12 +314,12 @@ def test_a_run_interrupted_behind_its_last_step_takes_none_more(recipe, tmp_path
 
     monkeypatch.setattr(run, "_evaluation", interrupted)
     assert main(["train", str(recipe)]) == 130
-    written = (out / "records.jsonl").read_bytes()
+    written = recorded(out)
     weights = (out / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(out / "model")
     monkeypatch.setattr(run, "_evaluation", evaluation)
     assert main(["train", str(recipe)]) == 0
-    assert (out / "records.jsonl").read_bytes() == written
+    assert recorded(out) == written
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from recorded import recorded
 from test_cli import TINY
 
 from appo.cli.main import main
+from appo.rollout.records import read_records
 from appo.trainer import APPOTrainer
 
 # The cold start, the rows, a reward of its own, and one number that a test may edit.
@@ -163,7 +165,8 @@ def test_a_cold_start_killed_between_its_weights_and_its_description_leaves_the_
 def test_a_broken_checkpoint_is_left_out_and_said(recipe, tmp_path, capsys, name):
     out = tmp_path / "run"
     assert main(["train", str(recipe)]) == 0
-    whole = {path: (out / path).read_bytes() for path in ("records.jsonl", "model/model.safetensors", "result.json")}
+    whole = {path: (out / path).read_bytes() for path in ("model/model.safetensors", "result.json")}
+    records = recorded(out)
     (out / "result.json").unlink()
     (out / "checkpoint-best").mkdir()
     os.truncate(out / name, (out / name).stat().st_size // 2)
@@ -173,6 +176,7 @@ def test_a_broken_checkpoint_is_left_out_and_said(recipe, tmp_path, capsys, name
     assert "checkpoint-4 is left out: " in printed and f"going on from {out / 'checkpoint-2'}" in printed
     for path, content in whole.items():
         assert (out / path).read_bytes() == content, path
+    assert recorded(out) == records
 
 
 def test_a_checkpoint_whose_content_changed_is_left_out(recipe, tmp_path, capsys):
@@ -224,7 +228,7 @@ def test_a_second_command_in_one_directory_is_refused(recipe, tmp_path, monkeypa
     assert main(["train", str(recipe)]) == 0
     assert second[0].returncode == 2
     assert "another command is at work in output_dir" in second[0].stderr and second[0].stderr.count("\n") == 1
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    steps = [record["step"] for record in read_records(tmp_path / "run")]
     assert len(steps) == 4 * 8
 
 
@@ -244,10 +248,8 @@ def test_an_overwrite_that_was_killed_leaves_nothing_that_says_finished(recipe, 
 
 
 def test_records_that_are_lost_are_told(interrupted, tmp_path):
-    records = tmp_path / "run" / "records.jsonl"
-    lines = records.read_text().splitlines(keepends=True)
-    records.write_text("".join(lines[4:]))
-    with pytest.warns(UserWarning, match=r"records.jsonl holds 12 records of the 16 that were written before"):
+    (tmp_path / "run" / "records" / "000001.parquet").unlink()
+    with pytest.warns(UserWarning, match=r"records holds 8 records of the 16 that were written before"):
         assert main(["train", str(interrupted)]) == 0
 
 
@@ -313,7 +315,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(recipe, tmp_path, capsys)
 def test_sigterm_writes_a_checkpoint_and_says_so(recipe, tmp_path):
     out = tmp_path / "run"
     assert main(["train", str(recipe), "--save_steps", "100", "--max_steps", "8", "--eval_size", "0"]) == 0
-    whole = (out / "model" / "model.safetensors").read_bytes(), (out / "records.jsonl").read_bytes()
+    whole = (out / "model" / "model.safetensors").read_bytes(), recorded(out)
     shutil.rmtree(out)
     # The signal is sent by the task's own reward, so that it comes in the middle of an update however slow that is.
     (tmp_path / "ending.py").write_text(
@@ -341,7 +343,7 @@ def test_sigterm_writes_a_checkpoint_and_says_so(recipe, tmp_path):
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert again.returncode == 0, again.stderr
     assert f"going on from {out / written[0]}" in again.stdout
-    assert ((out / "model" / "model.safetensors").read_bytes(), (out / "records.jsonl").read_bytes()) == whole
+    assert ((out / "model" / "model.safetensors").read_bytes(), recorded(out)) == whole
 
 
 def test_two_processes_measure_what_one_measures(recipe, tmp_path):

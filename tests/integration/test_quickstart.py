@@ -11,4 +11,4 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 def test_the_quickstart_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(QUICKSTART), run_name="__main__")
-    assert len(list(read_records("runs/quickstart/records.jsonl"))) == 4 * 16
+    assert len(list(read_records("runs/quickstart"))) == 4 * 16

@@ -5,6 +5,7 @@ from datetime import date
 
 import pytest
 import torch
+from recorded import recorded
 from test_rival_trainer import make_trainer as make_rival
 from test_trainer import SUCCESS, make_trainer, parity_reward
 from transformers import AutoModelForCausalLM, AutoTokenizer, IntervalStrategy
@@ -22,7 +23,7 @@ def outcome(trainer, directory):
     """Weights, records and totals of a run that has ended."""
     weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     totals = {name: value for name, value in trainer.counters.totals().items() if "seconds" not in name}
-    return weights, (directory / "records.jsonl").read_text(), totals
+    return weights, recorded(directory), totals
 
 
 def check_every_checkpoint(make, tmp_path, **options):
@@ -112,7 +113,7 @@ def test_rows_that_json_does_not_keep_are_told_and_the_run_still_goes_on(tmp_pat
         with_dates(tmp_path).train()
     resumed = with_dates(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert {record["step"] for record in read_records(tmp_path / "records.jsonl")} == {1, 2, 3}
+    assert {record["step"] for record in read_records(tmp_path)} == {1, 2, 3}
 
 
 def test_true_takes_the_newest_checkpoint_that_is_whole(tmp_path):
@@ -125,7 +126,7 @@ def test_true_takes_the_newest_checkpoint_that_is_whole(tmp_path):
     resumed = make_trainer(tmp_path, **EACH)
     with pytest.warns(UserWarning, match=r"checkpoint-4 is left out: model.safetensors has 1000 bytes of"):
         resumed.train(resume_from_checkpoint=True)
-    assert {record["step"] for record in read_records(tmp_path / "records.jsonl")} == {1, 2, 3, 4}
+    assert {record["step"] for record in read_records(tmp_path)} == {1, 2, 3, 4}
 
 
 def test_true_without_a_whole_checkpoint_is_one_sentence(tmp_path):
@@ -158,5 +159,5 @@ def test_a_second_training_of_one_trainer_begins_anew(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=1, steps_per_generation=4)
     trainer.train()
     trainer.train()
-    assert {record["step"] for record in read_records(tmp_path / "records.jsonl")} == {1}
-    assert (tmp_path / "records.1.jsonl").exists()
+    assert {record["step"] for record in read_records(tmp_path)} == {1}
+    assert (tmp_path / "records.1").exists()

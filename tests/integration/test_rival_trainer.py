@@ -441,7 +441,7 @@ def test_branches_carry_loss_on_their_own_tokens_once(tmp_path, monkeypatch, opt
 def test_omega_of_a_branch_is_its_parents_up_to_the_branching_and_1_after(tmp_path):
     make_trainer(tmp_path, discount_over="policy", **ALL).train()
     groups, moved = {}, 0
-    for record in read_records(tmp_path / "records.jsonl"):
+    for record in read_records(tmp_path):
         groups.setdefault((record["step"], record["task"]), []).append(record)
     for (step, _), group in groups.items():
         assert len(group) == 8

@@ -94,7 +94,7 @@ def test_the_branch_token_is_redrawn_unless_asked_otherwise(tmp_path):
     for resample in ("token", "after_token"):
         make_trainer(tmp_path / resample, resample=resample).train()
         tasks = {}
-        for record in read_records(tmp_path / resample / "records.jsonl"):
+        for record in read_records(tmp_path / resample):
             tasks.setdefault((record["step"], record["task"]), []).append(record)
         changed = []
         for group in tasks.values():

@@ -62,7 +62,7 @@ def test_two_real_steps_with_the_python_tool(tmp_path):
     )
     trainer = APPOTrainer(model, TASK.reward_funcs, args, rows, processing_class=tokenizer, tools=TASK.tools)
     trainer.train()
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records = list(read_records(tmp_path))
     assert {record["step"] for record in records} == {1, 2}
     assert len(records) == 8
     calls = [call for record in records for call in record["tool_calls"]]

@@ -5,15 +5,16 @@ import json
 
 import pytest
 import torch
+from recorded import recorded
 
 from appo.cli.main import main
 from appo.environments import kinship
+from appo.files import read_lines
 from appo.research import schedule
 from appo.research.charges import ChargedTrainer
 from appo.research.one_run import Curve
 from appo.research.plan import Job, Study
 from appo.rivals import RivalConfig
-from appo.rollout.records import read_records
 
 RECIPE = """
 task: kinship
@@ -76,7 +77,7 @@ def table(text):
 
 
 def runs(directory):
-    return list(read_records(directory / "out" / "runs.jsonl"))
+    return list(read_lines(directory / "out" / "runs.jsonl"))
 
 
 def test_a_study_writes_a_line_per_run_and_its_report(done):
@@ -202,7 +203,7 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
         )
         curve.trainer = trainer
         trainer.train()
-        records.append((tmp_path / name / "records.jsonl").read_text())
+        records.append(recorded(tmp_path / name))
         totals.append(trainer.counters.totals())
         assert 400 <= curve.points[-1]["generated_tokens"] == totals[-1]["tokens/generated"] < 500
         assert shares == sorted(shares) and len(shares) == trainer.state.global_step and shares[-1] == 1.0

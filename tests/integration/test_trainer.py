@@ -7,11 +7,13 @@ import statistics
 import pytest
 import torch
 from datasets import Dataset
+from recorded import recorded
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from appo import APPOConfig, APPOTrainer
 from appo.algorithm import fork_weight
+from appo.cli.main import main
 from appo.config import PRESETS
 from appo.environments import kinship
 from appo.evaluation import evaluate
@@ -72,7 +74,7 @@ def test_the_loss_is_trls_own():
 def test_omega_is_exactly_1_before_the_first_update_and_not_after(tmp_path):
     make_trainer(tmp_path).train()
     omega = {1: [], 2: []}
-    for record in read_records(tmp_path / "records.jsonl"):
+    for record in read_records(tmp_path):
         if record["parent"] is None:
             omega[record["step"]] += [o for o, m in zip(record["omega"], record["policy_mask"], strict=True) if m]
     assert set(omega[1]) == {1.0}
@@ -108,7 +110,7 @@ def test_branch_points_of_a_moved_policy_have_the_largest_score_of_eq_5(tmp_path
     """Eq. 5 again from the records: the z-scores of the clipped Omega and of the entropy, multiplied."""
     options = {"max_steps": 8, "steps_per_generation": 4, "learning_rate": 2e-2}
     make_trainer(tmp_path, max_completion_length=60, **options).train()
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records = list(read_records(tmp_path))
     telling = 0
     for first in range(0, len(records), 8):
         task = records[first : first + 8]
@@ -135,7 +137,7 @@ def test_gradients_flow_through_initial_rollouts_only(tmp_path, monkeypatch):
     seen = captured(trainer, monkeypatch)
     trainer.train()
     initial = {1: [], 2: []}
-    for record in read_records(tmp_path / "records.jsonl"):
+    for record in read_records(tmp_path):
         if record["parent"] is None:
             initial[record["step"]].append(record["completion_ids"])
     for step, (inputs, _) in enumerate(seen, 1):
@@ -158,7 +160,7 @@ def test_tool_results_carry_no_loss(tmp_path, monkeypatch, tiny):
     seen = captured(trainer, monkeypatch)
     trainer.train()
     inputs = seen[0][0]
-    records = [record for record in read_records(tmp_path / "records.jsonl") if record["parent"] is None]
+    records = [record for record in read_records(tmp_path) if record["parent"] is None]
     lengths = []
     for row, record in enumerate(records):
         mask = inputs["tool_mask"][row].tolist()
@@ -203,15 +205,15 @@ def test_one_step_equals_the_objective_by_hand(tmp_path, monkeypatch):
 def test_same_seed_same_records(tmp_path):
     for run in ("a", "b"):
         make_trainer(tmp_path / run, max_steps=3).train()
-    a, b = ((tmp_path / run / "records.jsonl").read_text() for run in ("a", "b"))
-    assert a == b
+    a, b = (recorded(tmp_path / run) for run in ("a", "b"))
+    assert a == b and len(a) == 3
     make_trainer(tmp_path / "c", max_steps=3, seed=43).train()
-    assert (tmp_path / "c" / "records.jsonl").read_text() != a
+    assert recorded(tmp_path / "c") != a
 
 
 def test_records_hold_whole_trees(tmp_path):
     make_trainer(tmp_path).train()
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records = list(read_records(tmp_path))
     assert {r["step"] for r in records} == {1, 2}
     tasks = {}
     for record in records:
@@ -245,7 +247,7 @@ def test_accumulation_gives_the_same_step_as_one_large_batch(tmp_path):
 
 def test_a_second_pass_draws_new_branches_of_the_same_rollouts(tmp_path):
     make_trainer(tmp_path, num_iterations=2, steps_per_generation=1).train()
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records = list(read_records(tmp_path))
     first, second = ([r for r in records if r["step"] == step] for step in (1, 2))
     assert [r["completion_ids"] for r in first if r["parent"] is None] == [
         r["completion_ids"] for r in second if r["parent"] is None
@@ -267,7 +269,7 @@ def test_two_rounds_branch_branches(tmp_path, resample):
     )
     trainer.train()
     tasks = {}
-    for record in read_records(tmp_path / "records.jsonl"):
+    for record in read_records(tmp_path):
         tasks.setdefault((record["step"], record["task"]), []).append(record)
     for group in tasks.values():
         assert len(group) == 8
@@ -302,7 +304,7 @@ def test_without_branches_it_is_grpo(tmp_path, monkeypatch):
     )
     seen = captured(trainer, monkeypatch)
     trainer.train()
-    records = list(read_records(tmp_path / "records.jsonl"))
+    records = list(read_records(tmp_path))
     for index in range(0, 16, 8):
         rewards = torch.tensor([r["reward"] for r in records[index : index + 8]])
         expected = (rewards - rewards.mean()) / rewards.std(correction=0) if rewards.std() > 0 else 0 * rewards
@@ -405,7 +407,7 @@ def test_the_preset_plus_trains_without_branches(tmp_path):
     trainer.train()
     after = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
     assert not torch.equal(before, after)
-    assert all(record["parent"] is None for record in read_records(tmp_path / "records.jsonl"))
+    assert all(record["parent"] is None for record in read_records(tmp_path))
 
 
 def test_equal_rewards_give_no_gradient(tmp_path):
@@ -452,7 +454,7 @@ def test_evaluation_logs_success_and_leaves_training_alone(tmp_path):
     trainer.train()
     alone = make_trainer(tmp_path / "alone", max_steps=2)
     alone.train()
-    assert (tmp_path / "records.jsonl").read_text() == (tmp_path / "alone" / "records.jsonl").read_text()
+    assert recorded(tmp_path) == recorded(tmp_path / "alone") != {}
 
 
 class Measuring(TrainerCallback):
@@ -478,7 +480,7 @@ def test_totals_are_of_training_alone_whoever_evaluates(tmp_path):
     totals = trainer.counters.totals()
     assert totals == alone.counters.totals()
     # Two updates of two tasks: 4 initial rollouts and 4 branches each. Branches write what is behind their prefix.
-    records = list(read_records(tmp_path / "measured" / "records.jsonl"))
+    records = list(read_records(tmp_path / "measured"))
     assert totals["rollouts/generated"] == len(records) == 2 * 2 * 8
     written = sum(sum(record["policy_mask"][record["branch_position"] or 0 :]) for record in records)
     assert totals["tokens/generated"] == written
@@ -526,7 +528,7 @@ def test_truncated_rollouts_can_be_masked(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, mask_truncated_completions=True, max_completion_length=6, max_steps=1)
     seen = captured(trainer, monkeypatch)
     trainer.train()
-    records = [r for r in read_records(tmp_path / "records.jsonl") if r["parent"] is None]
+    records = [r for r in read_records(tmp_path) if r["parent"] is None]
     for record, mask in zip(records, seen[0][0]["tool_mask"], strict=True):
         assert bool(mask.any()) == (record["finish_reason"] != "length")
 
@@ -538,7 +540,7 @@ def test_a_resumed_run_writes_what_the_whole_run_wrote(tmp_path):
     cut.train()
     resumed = make_trainer(tmp_path / "cut", max_steps=4, save_strategy="steps", save_steps=2)
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
-    assert (tmp_path / "cut" / "records.jsonl").read_text() == (tmp_path / "whole" / "records.jsonl").read_text()
+    assert recorded(tmp_path / "cut") == recorded(tmp_path / "whole") != {}
 
 
 def test_gradient_checkpointing_and_completion_tables_work(tmp_path):
@@ -566,7 +568,7 @@ def test_environment_reward_in_the_tag_protocol(tmp_path):
     )
     assert args.reward_weights == [2.0]  # the caller's configuration is not changed
     trainer.train()
-    record = next(read_records(tmp_path / "records.jsonl"))
+    record = next(read_records(tmp_path))
     assert record["rewards"]["Own"] == 0.25
     assert record["reward"] == 2 * record["rewards"]["parity_reward"] + 0.25
 
@@ -590,9 +592,12 @@ def test_unsupported_arguments_are_named(tmp_path):
         APPOTrainer(model, parity_reward, make_trainer(tmp_path).args, processing_class=tokenizer, rollout_func=print)
 
 
-def test_records_are_json_without_nan(tmp_path):
+def test_records_are_printed_as_json_without_nan(tmp_path, capsys):
     make_trainer(tmp_path).train()
-    for line in (tmp_path / "records.jsonl").read_text().splitlines():
+    assert main(["records", str(tmp_path), "--jsonl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 * 2 * 8
+    for line in lines:
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in records"))
 
 

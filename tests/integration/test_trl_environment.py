@@ -215,7 +215,7 @@ def test_sync_and_async_functions_in_one_trainer(tmp_path):
     trainer.train()
     results = {
         (call["name"], call["result"])
-        for record in read_records(tmp_path / "records.jsonl")
+        for record in read_records(tmp_path)
         for call in record["tool_calls"]
         if call["arguments"] == {"a": 2, "b": 3}
     }

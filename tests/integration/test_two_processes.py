@@ -1,4 +1,4 @@
-"""Two processes under torchrun: whole tasks per process, equal weights after the run, one records file."""
+"""Two processes under torchrun: whole tasks per process, equal weights after the run, one folder of records."""
 
 import subprocess
 import sys
@@ -39,7 +39,7 @@ def test_two_processes_train_one_model(tmp_path, what):
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "PROCESSES 2" in run.stdout, run.stdout + run.stderr
     tasks = {}
-    for record in read_records(tmp_path / "run" / "records.jsonl"):
+    for record in read_records(tmp_path / "run"):
         tasks.setdefault((record["step"], record["task"]), []).append(record)
     assert len(tasks) == 2 * 2  # one task per process and step
     assert all(len(group) == 8 for group in tasks.values())

@@ -25,7 +25,7 @@ from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, wri
 from appo.models.loading import settle_embeddings
 from appo.report.progress import RichProgress
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations
-from appo.sft.traces import read_traces
+from appo.sft.traces import read_traces, trace_files
 from appo.sft.training import make_sft_trainer
 
 DONE = "cold_start.json"  # in its directory: settings, what it was made from, metrics
@@ -46,8 +46,8 @@ def cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig
         fields.update(
             {name: getattr(args, name) for name in ("tool_protocol", "result_format", "chat_template_kwargs")}
         )
-        files = [Path(source) for source in config.traces if Path(source).is_file()]
-        fields["trace_files"] = {str(path): fingerprint_files([path]) for path in files}
+        files = {source: trace_files(source) for source in config.traces}
+        fields["trace_files"] = {source: fingerprint_files(found) for source, found in files.items() if found}
     return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
 
 

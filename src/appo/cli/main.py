@@ -14,6 +14,7 @@ appo: reinforcement learning for tool-using language-model agents
   appo sft   RECIPE [--field value ...]   the cold start only
   appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
   appo eval  --model M --benchmark A,B    the paper's benchmarks, by any model; see appo eval --help, docs/eval.md
+  appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo COMMAND --help                     the fields of a recipe
 
@@ -34,13 +35,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "study"):
-        print(f"appo: unknown command {command[0]}; use sft, train, eval or study.", file=sys.stderr)
+    if command[0] not in ("sft", "train", "eval", "study", "records"):
+        print(f"appo: unknown command {command[0]}; use sft, train, eval, study or records.", file=sys.stderr)
         return 2
     if command[0] == "study":
         from appo.research.__main__ import main as study
 
         return study(rest)
+    if command[0] == "records":
+        return _records(rest)
     if command[0] == "eval" and rest and rest[0].startswith("--") and rest[0] != "--help":
         return _evaluate_benchmarks(rest)
     if not rest or rest[0] in ("-h", "--help"):
@@ -58,6 +61,17 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     return _run(command[0], rest[0], rest[1:])
+
+
+def _records(arguments: list[str]) -> int:
+    from appo.cli.records import records
+    from appo.errors import UserError
+
+    try:
+        return records(arguments)
+    except UserError as error:
+        print(f"appo: {error}", file=sys.stderr)
+        return 2
 
 
 def _evaluate_benchmarks(flags: list[str]) -> int:

@@ -3,7 +3,7 @@
     run.json               settings of the run, and fingerprints of what it is made from
     cold_start/            the model after the demonstrations
     checkpoint-*/          transformers' checkpoints; an interrupted run goes on from the last that is whole
-    records.jsonl          one line per rollout and step
+    records/               what each update decided, a row per rollout
     model/                 the trained model and its tokenizer
     curves.png, result.json
 
@@ -57,6 +57,7 @@ from appo.report.curves import plot_curves
 from appo.report.model_card import CardFacts, settings_of_card
 from appo.report.progress import RichProgress
 from appo.rollout.prompts import check_rows
+from appo.rollout.records import DIRECTORY
 from appo.sft.demonstrations import prompt_template
 from appo.trainer import APPOTrainer
 
@@ -296,7 +297,7 @@ def _result(
         "before": before.as_dict() if before else None,
         "after": after.as_dict() if after else None,
         "checkpoint": str(model_dir(args)),
-        "records": str(directory / "records.jsonl") if args.save_records else None,
+        "records": str(directory / DIRECTORY) if args.save_records else None,
         "curves": str(directory / "curves.png") if args.save_records else None,
     }
 
@@ -307,7 +308,7 @@ def _write_result(
     """The picture, then what says that the run has finished."""
     marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
     if args.save_records:
-        plot_curves(Path(args.output_dir) / "records.jsonl", result["curves"], args.success_reward, marks)
+        plot_curves(args.output_dir, result["curves"], args.success_reward, marks)
     write_json(Path(args.output_dir) / "result.json", result)
 
 

@@ -28,7 +28,7 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.evaluation.table import print_results
-from appo.rollout.records import append_records
+from appo.files import append_lines
 
 Rows = dict[str, list[BenchmarkRow]]
 
@@ -132,7 +132,7 @@ def _judge(config: EvalConfig, judge: Judge, records: list[dict[str, Any]], cons
         lines.append({**place, **asdict(verdict), "judge": judge.model, "prompt": prompt})
     path = config.directory / "verdicts.jsonl"
     path.unlink(missing_ok=True)
-    append_records(path, lines)
+    append_lines(path, lines)
     return verdicts
 
 

@@ -18,8 +18,7 @@ from typing import Any
 
 from appo.data.benchmarks import BenchmarkRow
 from appo.errors import UserError
-from appo.files import write_json
-from appo.rollout.records import append_records, read_records, start_records
+from appo.files import append_lines, read_lines, set_aside, write_json
 
 Key = tuple[str, str, int]  # benchmark, id, sample
 
@@ -64,14 +63,14 @@ class SampleFile:
         except OSError as error:
             raise UserError(f"output_dir = {str(directory)!r} cannot be made or used: {error.strerror}.") from None
         if overwrite:
-            start_records(self.path, 0)
+            set_aside(self.path)
         self.found: dict[Key, dict[str, Any]] = {}
         if self.path.exists():
             self._check_settings()
             # What a kill left of a last line has to go: the next one would be appended to it.
             os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
             try:
-                records = list(read_records(self.path))
+                records = list(read_lines(self.path))
             except ValueError as error:
                 raise UserError(str(error)) from None
             self.found = {(record["benchmark"], record["id"], record["sample"]): record for record in records}
@@ -109,5 +108,5 @@ class SampleFile:
 
     def add(self, record: dict[str, Any]) -> None:
         """Appends a sample; it is in the file when this returns."""
-        append_records(self.path, [record])
+        append_lines(self.path, [record])
         self.found[record["benchmark"], record["id"], record["sample"]] = record

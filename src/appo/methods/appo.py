@@ -250,7 +250,7 @@ class APPO(Method):
             return {"omega": omega_BT}
         return {
             "omega": omega_BT,
-            "branching_score": self.branching_scores(
+            "score": self.branching_scores(
                 omega_BT, scores.current.entropies_BT, scores.batch.policy_mask_BT, torch.Generator()
             ),
         }

@@ -103,7 +103,7 @@ class Credit:
         base_BT: The advantage before any factor.
         factors: Further factors (B, T) by name, such as `future_factor` (Eq. 7) and `token_weight`.
         loss_mask_BT: 1 at tokens that carry loss.
-        measured: What else was looked at (B, T), for records and metrics: `omega`, `branching_score`.
+        measured: What else was looked at (B, T), for records and metrics: `omega`, `score` (of branch points).
         old_logps_BT: What the loss takes for the old policy's log-probabilities; None: the writing policy's.
     """
 

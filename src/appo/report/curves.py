@@ -1,8 +1,8 @@
 """Training curves of a run: reward, success, entropy and branch positions over optimizer steps.
 
-Drawn from `records.jsonl` alone, so a picture can be made of any run, also of one that is still going:
+Drawn from a run's records alone, so a picture can be made of any run, also of one that is still going:
 
-    python -m appo.report.curves runs/kinship/records.jsonl curves.png
+    python -m appo.report.curves runs/kinship curves.png
 """
 
 import math
@@ -16,28 +16,31 @@ import matplotlib
 matplotlib.use("Agg")  # no display needed
 import matplotlib.pyplot as plt
 
+from appo.errors import UserError
 from appo.rollout.metrics import mean
 from appo.rollout.records import read_records
 
+COLUMNS = ("step", "task", "rollout", "parent", "branch_position", "reward", "policy_mask", "entropies")
 SMOOTHED_OVER = 8  # steps
 
 
 def step_series(path: str | Path, success_reward: float = 1.0) -> dict[str, list[float]]:
     """Per-step means from records: `step`, `reward`, `branch_reward`, `success`, `entropy`, `branch_position`."""
     sums: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    lengths: dict[tuple[int, str, int], int] = {}
-    for record in read_records(path):
+    lengths: dict[tuple[str, int], int] = {}  # a branch comes after its parent, in the same update
+    for record in read_records(path, columns=COLUMNS):
+        if record["step"] not in sums:
+            lengths = {}
         step = sums[record["step"]]
-        lengths[record["step"], record["task"], record["rollout"]] = len(record["completion_ids"])
+        lengths[record["task"], record["rollout"]] = len(record["policy_mask"])
         reward = record["reward"]
         if record["parent"] is None:
             step["reward"] += [] if reward is None else [reward]
             step["success"] += [] if reward is None else [float(reward >= success_reward)]
-            pairs = zip(record["entropies"], record["policy_mask"], strict=True)
-            step["entropy"].append(mean(entropy for entropy, written in pairs if written))
+            step["entropy"].append(mean(record.get("entropies") or ()))
         else:
             step["branch_reward"] += [] if reward is None else [reward]
-            parent = lengths[record["step"], record["task"], record["parent"]]
+            parent = lengths[record["task"], record["parent"]]
             step["branch_position"].append(record["branch_position"] / max(parent - 1, 1))
     series: dict[str, list[float]] = {"step": [float(step) for step in sorted(sums)]}
     for name in ("reward", "branch_reward", "success", "entropy", "branch_position"):
@@ -54,7 +57,7 @@ def plot_curves(records: str | Path, picture: str | Path, success_reward: float 
     """Draws four panels.
 
     Args:
-        records: `records.jsonl` of a run.
+        records: The directory of a run, or what else `read_records` takes.
         picture: Where to write the PNG.
         success_reward: Least reward that counts as success.
         marks: `{"before": Evaluation, "after": Evaluation}`, shown with their intervals in the success panel.
@@ -89,6 +92,9 @@ def plot_curves(records: str | Path, picture: str | Path, success_reward: float 
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or not Path(sys.argv[1]).is_file():
-        sys.exit("usage: python -m appo.report.curves RECORDS.jsonl PICTURE.png")
-    plot_curves(sys.argv[1], sys.argv[2])
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m appo.report.curves RUN PICTURE.png")
+    try:
+        plot_curves(sys.argv[1], sys.argv[2])
+    except UserError as error:
+        sys.exit(f"appo: {error}")

@@ -20,9 +20,8 @@ from typing import Any
 from appo.cli.loading import TASKS
 from appo.cli.recipe import NESTED, RecipeError, read_yaml
 from appo.config import NOT_SETTINGS
-from appo.files import OLD, fingerprint_files, read_json, write_json
+from appo.files import OLD, fingerprint_files, read_json, read_lines, write_json
 from appo.research.plan import Job, Study, cold_starts, run_settings
-from appo.rollout.records import read_records
 
 PACKAGE = Path(__file__).parents[1]
 # Parts of the package that decide no result.
@@ -172,7 +171,7 @@ def _changed_code(
 def lines_of(directory: Path) -> list[dict[str, Any]]:
     """The runs that have finished."""
     path = directory / "runs.jsonl"
-    return list(read_records(path)) if path.exists() else []
+    return list(read_lines(path)) if path.exists() else []
 
 
 def _drop_torn_line(path: Path) -> None:

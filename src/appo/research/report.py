@@ -30,9 +30,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import EngFormatter
 
+from appo.files import read_lines
 from appo.research.design import ALPHA, coarse, unreachable
 from appo.research.statistics import AXES, Interval, bootstrap_interval, holm, holm_intervals, paired_test, value_at
-from appo.rollout.records import read_records
 
 Run = dict[str, Any]
 Budgets = dict[str, dict[str, float]]  # testbed, then axis
@@ -101,7 +101,7 @@ def read_runs(path: str | Path) -> tuple[list[Run], list[str]]:
     """
     runs: dict[tuple[Any, ...], Run] = {}
     notes = []
-    for number, run in enumerate(read_records(path) if Path(path).is_file() else (), 1):
+    for number, run in enumerate(read_lines(path) if Path(path).is_file() else (), 1):
         key = tuple(run.get(name) for name in KEY)
         points = [point for point in run.get("points") or () if point.get("success") is not None]
         if None in key or not points or run["phase"] not in ("validation", "test"):

@@ -1,128 +1,305 @@
-"""records.jsonl: one line per rollout and optimizer step, with everything that the step decided.
+"""A run's records on disk: the folder `records/` of its `output_dir`, with everything that each update decided.
 
-The report and the pictures read this file, never the trainer. Times are left out: two runs with one seed write the
-same records.
+    000001.parquet, ..         a row per rollout of an update; of several processes 000001.0.parquet, 000001.1.parquet
+    evaluation-NAME.parquet    rollouts of an evaluation, in the same columns (`record_columns.py`)
+    vocabulary.parquet         the text of each token id
+    meta.json                  version of the columns, the run's settings, its tokenizer
+
+Any Parquet reader reads them (`SELECT * FROM 'runs/kinship/records/0*.parquet'` in DuckDB); `read_records` gives them
+back as dicts, a small part of an update at a time, and reads the `records.jsonl` of older runs too. A file is written
+under another name and renamed, so a kill leaves no half of one. The writer keeps nothing in memory, and each process
+writes its own rollouts. While a run is going on, of its last update the files of some processes may still be missing.
+
+Left out on purpose: what a record says (`rollout_records.py`); torch, which reading must not need.
 """
 
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+import appo
 from appo.errors import UserError
-from appo.rollout.tree import RolloutTree
+from appo.files import PARTIAL, new_file, read_json, read_lines, set_aside, write_json
+from appo.rollout.record_columns import VERSION, VERSION_KEY, Layout, to_records, to_table
+
+DIRECTORY = "records"
+LINES = "records.jsonl"  # of older runs
+UPDATE = re.compile(r"(\d{6,})(?:\.(\d+))?\.parquet")
+EVALUATION = re.compile(r"evaluation-([\w-]+)(?:\.(\d+))?\.parquet")
+VOCABULARY, META = "vocabulary.parquet", "meta.json"
+TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
+ROWS_AT_ONCE = 16  # as Python objects
+Order = tuple[int, str, int]  # step, or 0 and a name; then the process
 
 
-def _strict(value: Any) -> Any:
-    """The value with None for numbers that JSON does not have; everything else to the last digit."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    return value
-
-
-def _of_policy(scores: list[float], policy_mask: list[int]) -> list[float | None]:
-    """Scores of the policy's tokens, None in tool results; five digits are more than float32 scores mean."""
-    return [float(f"{score:.5g}") if written else None for score, written in zip(scores, policy_mask, strict=True)]
-
-
-def rollout_records(
-    trees: list[RolloutTree], per_token: dict[str, torch.Tensor], step: int, train_on: str = "initial"
-) -> list[dict[str, Any]]:
-    """One record per rollout of a mini-batch, branches included.
+class RecordWriter:
+    """Writes the records of a run.
 
     Args:
-        trees: The mini-batch's tasks.
-        per_token: Names and tensors (B, T), rows being the trained rollouts in the order of the trees; cut to each
-            rollout's length, rounded, and None in tool results, which the policy did not write. An untrained branch
-            has the engine's log-probabilities only: the others are not computed.
-        step: Number of the optimizer step, from 1.
+        directory: `output_dir/records`; made with the first file.
+        settings: What `meta.json` says of the run; JSON, other values by their `str`.
+        tokenizer: Of the policy, for the texts of its tokens; None leaves them out.
+        process, processes: Which one this is, of how many.
     """
-    lists = {name: tensor.tolist() for name, tensor in per_token.items()}
-    records, row = [], 0
-    for tree in trees:
-        for index, rollout in enumerate(tree.rollouts):
-            record = {
-                "step": step,
-                "task": tree.id,
-                "rollout": index,
-                "parent": rollout.parent,
-                "branch_position": rollout.branch_position,
-                "prompt": rollout.prompt,
-                "completion_ids": rollout.completion_ids,
-                "policy_mask": rollout.policy_mask,
-                "finish_reason": rollout.finish_reason,
-                "reward": rollout.reward,
-                "rewards": rollout.rewards,
-                "tool_calls": [
-                    {name: value for name, value in vars(call).items() if name != "seconds"}
-                    for call in rollout.tool_calls
-                ],
-            }
-            if index < len(tree.trained(train_on)):
-                mask = rollout.policy_mask
-                record.update({name: _of_policy(values[row][: len(mask)], mask) for name, values in lists.items()})
-                row += 1
-            else:
-                record["logprobs"] = _of_policy(rollout.logprobs, rollout.policy_mask)
-            records.append(record)
-    return records
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        settings: dict[str, Any] | None = None,
+        tokenizer: Any = None,
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
+        self.directory = Path(directory)
+        self._settings, self._tokenizer = settings or {}, tokenizer
+        self._process = process
+        self._part = f".{process}" if processes > 1 else ""
+        self._evaluations: set[str] = set()  # names of those written since the last start
+        self._described = False
+
+    def start(self, step: int, wait: Callable[[], None] = lambda: None) -> int:
+        """Prepares the folder for a run that continues after optimizer step `step`.
+
+        Records of later steps are dropped, as these steps will be done again. A new run (step 0) moves updates that
+        are there already to `records.1`, `records.2` and so on, except evaluations that this object has written:
+        nothing is lost.
+
+        Args:
+            step: 0 for a new run.
+            wait: Returns when every process has called it; the first one prepares for all.
+
+        Returns:
+            How many records of this process are kept.
+        """
+        if self._process == 0:
+            if step == 0:
+                self._begin()
+            elif self.directory.is_dir():
+                for leftover in self.directory.glob("*" + PARTIAL):
+                    leftover.unlink()
+                for (number, name, _), path in _files(self.directory):
+                    if number > step or (name.isdecimal() and int(name) > step):
+                        path.unlink()
+            self._describe()
+        wait()
+        self._evaluations = set()
+        own = self.directory.glob(f"*{self._part}.parquet")
+        return sum(pq.read_metadata(path).num_rows for path in own if UPDATE.fullmatch(path.name))
+
+    def append(self, step: int, records: Sequence[dict[str, Any]]) -> int:
+        """Writes an update's records, and returns how many; an update that is written again replaces the first."""
+        return self._write(f"{step:06d}", records)
+
+    def append_evaluation(self, name: str | int, records: Sequence[dict[str, Any]]) -> int:
+        """Writes the records of an evaluation, and returns how many; one of the same name is replaced.
+
+        Args:
+            name: For example "before", or the step after which it was made: then it is dropped where a run goes on
+                from an earlier step. Letters, digits, `_` and `-`.
+            records: Their `kind` is "evaluation".
+        """
+        if not re.fullmatch(r"[\w-]+", str(name)):
+            raise ValueError(f"an evaluation's name has letters, digits, _ and -, which {name!r} has not.")
+        self._evaluations.add(str(name))
+        return self._write(f"evaluation-{name}", [{**record, "kind": "evaluation"} for record in records])
+
+    def _write(self, name: str, records: Sequence[dict[str, Any]]) -> int:
+        self._describe()
+        layout = Layout.of(records)
+        options = layout.encodings()
+        with (
+            new_file(self.directory / f"{name}{self._part}.parquet") as partial,
+            pq.ParquetWriter(partial, layout.schema(), compression="zstd", **options) as file,
+        ):
+            for part in _groups(records):
+                file.write_table(to_table(part, layout))
+        return len(records)
+
+    def _begin(self) -> None:
+        """Moves what an earlier run has left out of the way."""
+        set_aside(self.directory.with_name(LINES))
+        if not any(number for (number, *_), _ in _files(self.directory)):
+            return
+        aside = set_aside(self.directory)
+        assert aside is not None
+        self._described = False
+        for (_, name, _), path in _files(aside):
+            if name in self._evaluations:
+                self.directory.mkdir(exist_ok=True)
+                path.rename(self.directory / path.name)
+
+    def _describe(self) -> None:
+        """What readers have to know besides the records; once is enough."""
+        if self._described:
+            return
+        self._described = True
+        self.directory.mkdir(parents=True, exist_ok=True)
+        if self._process:
+            return
+        name = getattr(self._tokenizer, "name_or_path", None)
+        about = {"version": VERSION, "appo": appo.__version__, "tokenizer": name, "settings": self._settings}
+        write_json(self.directory / META, json.loads(json.dumps(about, default=str)))
+        if self._tokenizer is not None:
+            with new_file(self.directory / VOCABULARY) as partial:
+                pq.write_table(_vocabulary(self._tokenizer), partial, compression="zstd")
 
 
-def append_records(path: str | os.PathLike[str], records: Iterable[dict[str, Any]]) -> None:
-    """Appends records, each as one line; NaN and infinity become null, and nothing is rounded."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.writelines(json.dumps(_strict(record), default=str) + "\n" for record in records)
+def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Neighbouring records of at most `TOKENS_PER_GROUP` tokens together, or one that is longer."""
+    start = tokens = 0
+    for end, record in enumerate(records):
+        count = len(record["completion_ids"])
+        if end > start and tokens + count > TOKENS_PER_GROUP:
+            yield records[start:end]
+            start, tokens = end, 0
+        tokens += count
+    if records[start:]:
+        yield records[start:]
 
 
-def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Records in order of writing; a last line cut off by a kill is skipped.
+def _vocabulary(tokenizer: Any) -> pa.Table:
+    """Ids and texts of the whole vocabulary: about 1 MB, where the texts of each rollout would be many.
 
-    Raises:
-        UserError: for a broken line elsewhere, with its number.
+    A text stands as it would in the middle of others: with its white space, and with U+FFFD for a part of a character.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                if line.endswith("\n"):
-                    raise UserError(f"{path}, line {number} is not JSON; move the file away or mend it.") from None
+    ids = sorted(tokenizer.get_vocab().values())
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend is not None and backend.decoder is None  # such a tokenizer joins whole words with spaces
+    texts = [f" {token}" if words else tokenizer.convert_tokens_to_string([token]) for token in tokens]
+    # SentencePiece's decoder drops the space at the beginning of a text.
+    pairs = zip(tokens, texts, strict=True)
+    texts = [f" {text}" if token.startswith("\u2581") and text[:1] != " " else text for token, text in pairs]
+    return pa.table({"id": pa.array(ids, pa.int32()), "text": pa.array(texts, pa.string())})
 
 
-def start_records(path: str | os.PathLike[str], step: int) -> int:
-    """Prepares the file for a run that continues after optimizer step `step`.
+def _files(directory: Path) -> list[tuple[Order, Path]]:
+    """The files of records in a folder in order: evaluations by name, then updates, each by process."""
+    found: list[tuple[Order, Path]] = []
+    for path in directory.glob("*.parquet"):
+        if match := UPDATE.fullmatch(path.name):
+            found.append(((int(match[1]), "", int(match[2] or 0)), path))
+        elif match := EVALUATION.fullmatch(path.name):
+            found.append(((0, match[1], int(match[2] or 0)), path))
+    return sorted(found)
 
-    Records of later steps are dropped, as these steps will be done again. A new run (step 0) moves a file that is
-    already there to `records.1.jsonl`, `records.2.jsonl` and so on: nothing is lost.
 
-    Returns:
-        How many records are kept.
+def records_at(path: str | os.PathLike[str]) -> Path | None:
+    """Where the records of a run are: a folder, or a file of an older run; None where there are none.
+
+    Args:
+        path: A run's `output_dir`, its `records` folder, one of the files there, or a `records.jsonl`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return 0
-    if step == 0:
-        number = 1
-        while (old := path.with_suffix(f".{number}.jsonl")).exists():
-            number += 1
-        path.rename(old)
-        return 0
-    partial, kept = path.with_suffix(".partial"), 0
-    with open(partial, "w", encoding="utf-8") as file:
-        for record in read_records(path):
-            if record["step"] <= step:
-                file.write(json.dumps(record) + "\n")
-                kept += 1
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return kept
+    if path.is_dir():
+        for place in (path / DIRECTORY, path):
+            if _files(place) or (place / META).is_file():
+                return place
+        path = path / LINES
+    if not path.is_file():
+        return None
+    try:
+        ours = path.suffix == ".parquet" and VERSION_KEY in (pq.read_schema(path).metadata or {})
+    except pa.ArrowException:
+        ours = True  # broken, which whoever reads it will be told
+    return path if ours or path.suffix == ".jsonl" else None
+
+
+def record_files(path: str | os.PathLike[str], kind: str | None = None, step: int | None = None) -> list[Path]:
+    """The files that hold a run's records, in order.
+
+    Args:
+        path: As in `records_at`.
+        kind: "train" or "evaluation"; None: both.
+        step: Those of one update alone.
+
+    Raises:
+        UserError: where there are no records.
+    """
+    place = records_at(path)
+    if place is None:
+        raise UserError(f"{path} holds no records; give a run's output_dir, its folder records, or one of its files.")
+    if place.is_file():
+        return [place]
+    wanted = {"train": (True,), "evaluation": (False,), None: (True, False)}[kind]
+    files = [(number, file) for (number, *_), file in _files(place) if bool(number) in wanted]
+    return [file for number, file in files if step in (None, number)]
+
+
+def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `meta.json` says of a run; empty where it is missing, as in older runs. `path` as in `records_at`."""
+    place = records_at(path)
+    found = None if place is None else read_json((place if place.is_dir() else place.parent) / META)
+    return found if isinstance(found, dict) else {}
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
+    """The text of each token id; empty where it is missing. `path` as in `records_at`."""
+    place = records_at(path)
+    file = None if place is None else (place if place.is_dir() else place.parent) / VOCABULARY
+    if file is None or not file.is_file():
+        return {}
+    columns = pq.read_table(file).to_pydict()
+    return dict(zip(columns["id"], columns["text"], strict=True))
+
+
+def read_records(
+    path: str | os.PathLike[str],
+    *,
+    kind: str | None = "train",
+    step: int | None = None,
+    columns: Iterable[str] | None = None,
+    texts: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A run's records, one dict per rollout, in order of updates, processes and trees.
+
+    Files are opened one after another, and a few rollouts are in memory at a time.
+
+    Args:
+        path: As in `records_at`. A single file gives all that it holds.
+        kind: "train", "evaluation", or None for both.
+        step: The records of one update alone.
+        columns: Those that are wanted, which is much quicker than all; of a file, those that it has.
+        texts: Whether to add `texts`, the text of each token of the completion (None where it is not known).
+
+    Yields:
+        The keys of `record_columns.FIXED`, those per token (lists with None in tool results), and `factors`. Older
+        runs have fewer. What was not measured is None.
+
+    Raises:
+        UserError: where there are no records, and for a file that is broken or of a later version, by its name.
+    """
+    wanted = None if columns is None else set(columns)
+    words = read_vocabulary(path) if texts else {}
+    for file in record_files(path, kind, step):
+        read = _read_lines if file.suffix == ".jsonl" else _read_file
+        for record in read(file, wanted if wanted is None or not texts else {*wanted, "completion_ids"}):
+            if step is None or record.get("step", step) == step:
+                if texts:
+                    record["texts"] = [words.get(token) for token in record["completion_ids"]]
+                yield record
+
+
+def _read_lines(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]:
+    for record in read_lines(path):
+        yield record if columns is None else {name: record[name] for name in record if name in columns}
+
+
+def _read_file(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, VERSION))
+            if version > VERSION:
+                raise UserError(f"{path} was written by a later appo (records of version {version}); update appo.")
+            names = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
+                yield from to_records(batch)
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read as Parquet ({reason}); move it away.") from None

@@ -83,7 +83,7 @@ def check_traces(
     if tokenizer is not None and largest >= len(tokenizer):
         mistakes.append(
             f"traces hold the token {largest}, but the model's tokenizer has only {len(tokenizer)}; give "
-            "records.jsonl of a run of the same model."
+            "the records of a run of the same model."
         )
     return mistakes
 

@@ -1,8 +1,9 @@
 """Tool-use traces for the cold start: reading them. What of them carries loss is `demonstrations.py`'s.
 
-    traces = read_traces(["dongguanting/ARPO-SFT-54K", "mine.jsonl", "runs/kinship/records.jsonl"])
+    traces = read_traces(["dongguanting/ARPO-SFT-54K", "mine.jsonl", "runs/kinship"])
 
-A .jsonl, .json or .parquet file, or the split `train` of a data set of the hub. Each row is one of:
+A .jsonl, .json or .parquet file, the split `train` of a data set of the hub, or the directory of a run, whose records
+are read one after another. Each row is one of:
 
 - ShareGPT: `conversations` with `from` and `value`, perhaps `system` (LLaMA-Factory's data/README.md, and how it is
   told to read ARPO-SFT-54K). `observation` is a tool's result, `function_call` a call as JSON. A human's text after
@@ -11,8 +12,8 @@ A .jsonl, .json or .parquet file, or the split `train` of a data set of the hub.
 - `messages` with `role` and `content`, perhaps `tool_calls` (OpenAI's layout, and verl's MultiTurnSFTDataset). verl's
   column `tools` is not read: the task's own tools are shown to the policy, as in its rollouts.
 - `prompt` and `response`, or `extra_info` with `question` and `answer` (verl's SFTDataset, and its GSM8K example).
-- a line of our records.jsonl: its tokens are taken as they are, never encoded again; of a branch, what it shares with
-  its parent carries no loss.
+- a rollout of our records (of a run's directory, or its older records.jsonl): its tokens are taken as they are, never
+  encoded again; of a branch, what it shares with its parent carries no loss.
 
 Left out on purpose: pictures, and earlier questions in a `history`.
 """
@@ -20,12 +21,13 @@ Left out on purpose: pictures, and earlier questions in a `history`.
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from appo.data.rows import SUFFIXES, BadRows, DataError, Row, hub_rows, read_rows
+from appo.rollout.records import read_records, record_files, records_at
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system",
     "observation": "tool", "tool": "tool", "function_call": "assistant",
 }  # fmt: skip
+RECORD_COLUMNS = (
+    "prompt", "completion_ids", "policy_mask", "finish_reason", "reward", "parent", "branch_position"
+)  # fmt: skip
 FRAMED = re.compile(r"\s*<result>(.*)</result>\s*", re.DOTALL)
 
 
@@ -45,7 +50,7 @@ class Trace:
         place: The row, for messages.
         prompt: A text (of a rollout), or the messages before the first of the assistant.
         turns: The messages from there on.
-        token_ids, policy_mask: Of a rollout, as in records.jsonl; None for messages.
+        token_ids, policy_mask: Of a rollout, as in records; None for messages.
     """
 
     place: str
@@ -67,13 +72,8 @@ def read_traces(sources: Iterable[str], min_reward: float | None = None) -> list
     traces = []
     for source in sources:
         bad = BadRows(source)
-        path = Path(source)
-        if path.is_file() or path.suffix in SUFFIXES:
-            rows = read_rows(path, bad)
-        else:
-            rows = hub_rows(source, [None], "train", "download it and give the path of its file")
         unfit = 0
-        for place, row in rows:
+        for place, row in _rows(source, bad):
             try:
                 trace = (
                     _rollout(row, f"{source} {place}", min_reward) if "completion_ids" in row else _trace(row, place)
@@ -93,6 +93,26 @@ def read_traces(sources: Iterable[str], min_reward: float | None = None) -> list
     if not traces:
         raise DataError(f"{', '.join(sources)}: there are no traces.")
     return traces
+
+
+def trace_files(source: str) -> list[Path]:
+    """The files that a source consists of; none of a data set of the hub."""
+    if records_at(source) is not None:
+        return record_files(source, "train")
+    return [Path(source)] if Path(source).is_file() else []
+
+
+def _rows(source: str, bad: BadRows) -> Iterator[tuple[str, Row]]:
+    path = Path(source)
+    records = records_at(path)
+    # Lines may be of any layout, and are read as such.
+    if records is not None and records.suffix != ".jsonl":
+        found = read_records(records, columns=RECORD_COLUMNS)
+        yield from ((f"record {number}", row) for number, row in enumerate(found, 1))
+    elif (file := records or path).is_file() or path.suffix in SUFFIXES:
+        yield from read_rows(file, bad)
+    else:
+        yield from hub_rows(source, [None], "train", "download it and give the path of its file")
 
 
 def _rollout(row: Row, place: str, min_reward: float | None) -> Trace | None:

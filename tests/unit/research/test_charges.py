@@ -79,7 +79,7 @@ def run(tmp_path, updates, **changes):
         callbacks=[curve],
     )
     curve.trainer.train()
-    return curve.points, list(read_records(tmp_path / "records.jsonl")), curve.trainer.counters.totals()
+    return curve.points, list(read_records(tmp_path)), curve.trainer.counters.totals()
 
 
 def own_tokens(record):

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from appo.cli.recipe import RecipeError
+from appo.files import read_lines
 from appo.research import earlier
 from appo.research.earlier import code_of, go_on
 from appo.research.plan import Study
-from appo.rollout.records import read_records
 
 RECIPE = {
     "task": "my_task",
@@ -187,7 +187,7 @@ def test_cold_starts_of_other_code_are_refused_before_there_is_a_run(tmp_path):
 
 def test_runs_from_before_code_was_recorded_are_refused(tmp_path):
     begin(tmp_path)
-    (line,) = read_records(tmp_path / "runs.jsonl")
+    (line,) = read_lines(tmp_path / "runs.jsonl")
     del line["code"]
     (tmp_path / "runs.jsonl").write_text(json.dumps(line) + "\n")
     assert "other code (changed: the package appo, the task my_task, torch, transformers, trl)" in refusal(tmp_path)
