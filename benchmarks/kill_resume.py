@@ -119,7 +119,7 @@ def largest(a: Any, b: Any) -> float:
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return max(map(largest, a, b), default=0.0)
     if isinstance(a, float) and isinstance(b, float):
-        return abs(a - b)
+        return 0.0 if a != a and b != b else abs(a - b)  # NaN: a reward function that did not apply
     return 0.0 if a == b else float("inf")
 
 

@@ -149,7 +149,8 @@ def _scores(records: Sequence[dict[str, Any]], values: list[Any], name: str) -> 
             if (count := len(value)) != len(mask):
                 raise ValueError(f"{name} has {count} values for {len(mask)} tokens.")
             if not isinstance(value, np.ndarray):
-                missing.append([number is None or not written for number, written in zip(value, mask, strict=True)])
+                pairs = zip(value, mask, strict=True)
+                missing.append(np.array([number is None or not written for number, written in pairs], bool))
                 value = [np.nan if number is None else number for number in value]
             else:
                 missing.append(np.asarray(mask) == 0)

@@ -93,8 +93,17 @@ class RecordWriter:
         return sum(pq.read_metadata(path).num_rows for path in own if UPDATE.fullmatch(path.name))
 
     def append(self, step: int, records: Sequence[dict[str, Any]]) -> int:
-        """Writes an update's records, and returns how many; an update that is written again replaces the first."""
-        return self._write(f"{step:06d}", records)
+        """Writes an update's records, and returns how many; an update that is written again replaces the first.
+
+        Args:
+            step: The optimizer's, from 1.
+            records: As `rollout_records` makes them, or with lists for what is per token. `kind` is added.
+
+        Raises:
+            ValueError: as `to_table`.
+            OSError: for a full disk, for example; no file is left then.
+        """
+        return self._write(f"{step:06d}", "train", records)
 
     def append_evaluation(self, name: str | int, records: Sequence[dict[str, Any]]) -> int:
         """Writes the records of an evaluation, and returns how many; one of the same name is replaced.
@@ -102,15 +111,16 @@ class RecordWriter:
         Args:
             name: For example "before", or the step after which it was made: then it is dropped where a run goes on
                 from an earlier step. Letters, digits, `_` and `-`.
-            records: Their `kind` is "evaluation".
+            records: As for `append`.
         """
         if not re.fullmatch(r"[\w-]+", str(name)):
             raise ValueError(f"an evaluation's name has letters, digits, _ and -, which {name!r} has not.")
         self._evaluations.add(str(name))
-        return self._write(f"evaluation-{name}", [{**record, "kind": "evaluation"} for record in records])
+        return self._write(f"evaluation-{name}", "evaluation", records)
 
-    def _write(self, name: str, records: Sequence[dict[str, Any]]) -> int:
+    def _write(self, name: str, kind: str, records: Sequence[dict[str, Any]]) -> int:
         self._describe()
+        records = [{**record, "kind": kind} for record in records]
         layout = Layout.of(records)
         options = layout.encodings()
         with (

@@ -67,7 +67,6 @@ def _arrays(tensors: "dict[str, Tensor]") -> dict[str, np.ndarray]:
 def _of_rollout(tree: RolloutTree, index: int, step: int) -> dict[str, Any]:
     rollout = tree.rollouts[index]
     return {
-        "kind": "train",
         "step": step,
         "task": tree.id,
         "row": tree.row,

@@ -18,6 +18,7 @@ from appo import APPOConfig
 from appo.data.rows import DataError
 from appo.environments import kinship
 from appo.protocols.base import TagProtocol, chat_protocol_for
+from appo.rollout.records import RecordWriter
 from appo.sft.demonstrations import (
     chat_demonstrations,
     check_traces,
@@ -25,7 +26,7 @@ from appo.sft.demonstrations import (
     tag_demonstrations,
     trace_demonstrations,
 )
-from appo.sft.traces import read_traces
+from appo.sft.traces import read_traces, trace_files
 from appo.sft.training import IGNORED, tokenize_demonstrations
 
 FORMAT = " <result> {} </result> "
@@ -246,6 +247,22 @@ def test_a_rollout_that_ended_itself_gets_no_second_end(tmp_path, words):
     ids = [40, words.eos_token_id]
     (row,) = tag_rows(words, read_traces([write(tmp_path, record(completion_ids=ids, policy_mask=[1, 1]))]))
     assert row["input_ids"][2:] == ids
+
+
+def test_a_run_is_read_as_its_jsonl_was(tmp_path, words):
+    rows = [record(step=1), record(step=2, parent=0, branch_position=2, policy_mask=[1, 1, 1, 0, 1])]
+    rows[0]["prompt"] = [{"role": "user", "content": "boss e1"}]
+    writer = RecordWriter(tmp_path / "run" / "records")
+    for row in rows:
+        writer.append(row["step"], [{"task": "0", "rollout": 0, "omega": [1.0] * 5, **row}])
+    writer.append_evaluation("before", [record(step=0, prompt="not to be learned")])
+    lines = read_traces([write(tmp_path, *rows)])
+    files = [str(path) for path in sorted((tmp_path / "run" / "records").glob("0*.parquet"))]
+    for sources in ([str(tmp_path / "run")], files):
+        for old, new in zip(lines, read_traces(sources), strict=True):
+            assert (new.prompt, new.token_ids, new.policy_mask) == (old.prompt, old.token_ids, old.policy_mask)
+    assert trace_files(str(tmp_path / "run")) == [Path(file) for file in files]
+    assert trace_files(str(tmp_path / "missing")) == trace_files("someone/traces") == []
 
 
 def test_broken_records_are_named(tmp_path):
