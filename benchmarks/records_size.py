@@ -2,8 +2,8 @@
 
     python benchmarks/records_size.py [--tokens 1000000] [--check]
 
-Half of the rollouts are branches, which share the first half of their tokens with their parent. Token ids follow Zipf's
-law over 150,000; three quarters of the tokens were nearly certain, as those of language models are; a fifth stand in
+Half of the rollouts are branches, which share the first half of their tokens with their parent. Token ids follow the
+law of Zipf over 150,000; three quarters of the tokens were nearly certain, as those of language models are; a fifth stand in
 tool results. Both files hold the same: token ids, mask, log-probabilities of two policies, entropies, Omega, the score
 of Eq. 5, advantages and their four factors, the numbers in JSON with five digits. Prints bytes per token, seconds, and
 how far the process grew at its largest (Linux alone), each written and read in a process of its own; the last line is
@@ -156,10 +156,9 @@ def main() -> None:
         reading = {"Parquet": measured(read_parquet, directory), "JSON lines": measured(read_json, lines)}
         for kind, (seconds, grown) in {"Parquet": parquet, "JSON lines": json_lines}.items():
             read_seconds, read_grown, _ = reading[kind]
-            print(
-                f"{kind:10} {sizes[kind] / tokens:6.1f} bytes per token; written in {seconds:.1f} s with {grown:.0f} MB "
-                f"more, read in {read_seconds:.1f} s with {read_grown:.0f} MB more"
-            )
+            writing = f"written in {seconds:.1f} s with {grown:.0f} MB more"
+            also = f"read in {read_seconds:.1f} s with {read_grown:.0f} MB more"
+            print(f"{kind:10} {sizes[kind] / tokens:6.1f} bytes per token; {writing}, {also}")
     share = sizes["Parquet"] / sizes["JSON lines"]
     print(f"{tokens:,} tokens: 1/{1 / share:.1f} of the size")
     if options.check and share > MOST:

@@ -94,12 +94,10 @@ def test_a_branch_knows_its_score_and_its_rank_among_the_parents_own_tokens(tmp_
 def test_the_score_is_that_of_the_token_that_was_chosen(tmp_path):
     tree = make_tree()
     tree.branches[0].branch_position = 2  # behind the token at 1
-    _, branch = through_a_file(tmp_path, [tree], {}, 1, score=torch.tensor([[9.0, 4.0, 99.0, 2.0]]), score_shift=1)
-    assert (branch["branch_score"], branch["branch_rank"]) == (4.0, 2)
-    _, branch = through_a_file(
-        tmp_path, [tree], {}, 1, score=torch.tensor([[9.0, math.nan, 99.0, 2.0]]), score_shift=1
-    )
-    assert (branch["branch_score"], branch["branch_rank"]) == (None, None)
+    for score, expected in ((4.0, (4.0, 2)), (math.nan, (None, None))):
+        score_BT = torch.tensor([[9.0, score, 99.0, 2.0]])
+        _, branch = through_a_file(tmp_path, [tree], {}, 1, score=score_BT, score_shift=1)
+        assert (branch["branch_score"], branch["branch_rank"]) == expected
 
 
 def test_a_score_of_initial_rollouts_alone_fits_where_all_are_trained(tmp_path):
