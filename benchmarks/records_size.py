@@ -3,11 +3,11 @@
     python benchmarks/records_size.py [--tokens 1000000] [--check]
 
 Half of the rollouts are branches, which share the first half of their tokens with their parent. Token ids follow the
-law of Zipf over 150,000; three quarters of the tokens were nearly certain, as those of language models are; a fifth stand in
-tool results. Both files hold the same: token ids, mask, log-probabilities of two policies, entropies, Omega, the score
-of Eq. 5, advantages and their four factors, the numbers in JSON with five digits. Prints bytes per token, seconds, and
-how far the process grew at its largest (Linux alone), each written and read in a process of its own; the last line is
-the share of the size. Left out on purpose: a run's vocabulary, which is 1 MB however long the run.
+law of Zipf over 150,000; three quarters of the tokens were nearly certain, as those of language models are; a fifth
+stand in tool results. Both files hold the same: token ids, mask, log-probabilities of two policies, entropies, Omega,
+the score of Eq. 5, advantages and their four factors, the numbers in JSON with five digits. Prints bytes per token,
+seconds, and how far the process grew at its largest (Linux alone), each written and read in a process of its own; the
+last line is the share of the size. Left out on purpose: a run's vocabulary, which is 1 MB however long the run.
 """
 
 import argparse

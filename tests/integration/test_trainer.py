@@ -594,6 +594,7 @@ def test_unsupported_arguments_are_named(tmp_path):
 
 def test_records_are_printed_as_json_without_nan(tmp_path, capsys):
     make_trainer(tmp_path).train()
+    capsys.readouterr()  # the log
     assert main(["records", str(tmp_path), "--jsonl"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * 2 * 8
