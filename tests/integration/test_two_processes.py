@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appo.rollout.records import read_records
+from appo.rollout.records import read_records, record_files
 
 SCRIPT = """
 import sys
@@ -43,3 +43,5 @@ def test_two_processes_train_one_model(tmp_path, what):
         tasks.setdefault((record["step"], record["task"]), []).append(record)
     assert len(tasks) == 2 * 2  # one task per process and step
     assert all(len(group) == 8 for group in tasks.values())
+    files = [path.name for path in record_files(tmp_path / "run")]
+    assert files == [f"00000{step}.{process}.parquet" for step in (1, 2) for process in (0, 1)]

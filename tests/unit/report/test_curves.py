@@ -1,0 +1,63 @@
+"""Curves are drawn from a run's records alone, of this version and of the one before."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from appo.files import append_lines
+from appo.report.curves import plot_curves, step_series
+from appo.rollout.records import RecordWriter
+
+
+def row(step, rollout, reward, entropies, parent=None, position=None):
+    return {
+        "step": step,
+        "task": "0",
+        "rollout": rollout,
+        "parent": parent,
+        "branch_position": position,
+        "completion_ids": [5, 6, 7],
+        "policy_mask": [1, 0, 1],
+        "reward": reward,
+        **({} if entropies is None else {"entropies": entropies}),
+    }
+
+
+STEPS = {
+    1: [row(1, 0, 1.0, [1.0, None, 3.0]), row(1, 1, 0.0, [0.5, None, 0.5]), row(1, 2, 0.5, None, 0, 1)],
+    2: [row(2, 0, None, [1.0, None, 1.0])],
+}
+
+
+def as_parquet(directory):
+    writer = RecordWriter(directory / "records")
+    writer.append_evaluation("before", [row(0, 0, 7.0, None)])
+    for step, rows in STEPS.items():
+        writer.append(step, rows)
+
+
+def as_lines(directory):
+    append_lines(directory / "records.jsonl", [one for rows in STEPS.values() for one in rows])
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_lines])
+def test_a_step_is_the_mean_of_its_rollouts_and_branches_count_apart(tmp_path, write):
+    """Entropies: the mean of a rollout's own tokens, 2 and 0.5; the branch leaves in the middle of three tokens."""
+    write(tmp_path)
+    series = step_series(tmp_path)
+    assert series["step"] == [1.0, 2.0]
+    assert {name: values[0] for name, values in series.items()} == {
+        "step": 1.0, "reward": 0.5, "branch_reward": 0.5, "success": 0.5, "entropy": 1.25, "branch_position": 0.5,
+    }  # fmt: skip
+    assert series["entropy"][1] == 1.0
+    assert all(math.isnan(series[name][1]) for name in ("reward", "branch_reward", "success", "branch_position"))
+    plot_curves(tmp_path, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_directory_without_records_is_one_sentence(tmp_path):
+    command = [sys.executable, "-m", "appo.report.curves", str(tmp_path), str(tmp_path / "curves.png")]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and run.stderr.startswith("appo: ") and run.stderr.count("\n") == 1
