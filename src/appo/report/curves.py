@@ -91,10 +91,15 @@ def plot_curves(records: str | Path, picture: str | Path, success_reward: float 
     plt.close(figure)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
+def main(arguments: list[str]) -> None:
+    """`RUN PICTURE.png`; ends the program with one sentence where there is nothing to draw."""
+    if len(arguments) != 2:
         sys.exit("usage: python -m appo.report.curves RUN PICTURE.png")
     try:
-        plot_curves(sys.argv[1], sys.argv[2])
+        plot_curves(*arguments)
     except UserError as error:
         sys.exit(f"appo: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
