@@ -96,7 +96,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) != 2:
         sys.exit("usage: python -m appo.report.curves RUN PICTURE.png")
     try:
-        plot_curves(*arguments)
+        plot_curves(arguments[0], arguments[1])
     except UserError as error:
         sys.exit(f"appo: {error}")
 

@@ -56,7 +56,7 @@ def test_a_step_is_the_mean_of_its_rollouts_and_branches_count_apart(tmp_path, w
 
 
 def test_a_directory_without_records_is_one_sentence(tmp_path):
-    with pytest.raises(SystemExit, match="^appo: .+ holds no records"):
+    with pytest.raises(SystemExit, match=r"^appo: .+ holds no records"):
         main([str(tmp_path), str(tmp_path / "curves.png")])
-    with pytest.raises(SystemExit, match="^usage: "):
+    with pytest.raises(SystemExit, match=r"^usage: "):
         main([str(tmp_path)])
