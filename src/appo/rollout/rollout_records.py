@@ -34,7 +34,8 @@ def rollout_records(
     Args:
         trees: The mini-batch's tasks.
         per_token: Names and tensors (B, T), rows being the trained rollouts in the order of the trees. An untrained
-            branch has the engine's log-probabilities only: the others are not computed.
+            branch has the engine's log-probabilities only, and so has every rollout where this is empty, as in an
+            evaluation: the others are not computed.
         step: Number of the optimizer step, from 1; of an evaluation, that after which it was made.
         trains: As in `RolloutTree.trained`.
         factors: Names and tensors (B, T) whose product, without the loss mask, is `per_token["advantages"]`.
@@ -49,7 +50,7 @@ def rollout_records(
             length = len(rollout.completion_ids)
             record = {**_of_rollout(tree, index, step), **both}
             record["decisions"] = None if decisions is None else decisions(rollout)
-            if index < trained:
+            if index < trained and per_token:
                 record.update({name: values[row + index, :length] for name, values in scores.items()})
                 if parts:
                     record["factors"] = {name: values[row + index, :length] for name, values in parts.items()}

@@ -54,6 +54,14 @@ def test_tool_results_have_no_scores_and_an_untrained_branch_the_engines_alone(t
     assert branch["omega"] is None
 
 
+def test_an_evaluation_has_the_engines_log_probabilities(tmp_path):
+    RecordWriter(tmp_path).append_evaluation(7, rollout_records([make_tree()], {}, 7))
+    initial, branch = read_records(tmp_path, kind="evaluation")
+    assert initial["logprobs"] == near(-0.123456789, -2.0, None, -3.0)
+    assert branch["logprobs"] == near(-0.123456789, -2.0, None, -0.987654321)
+    assert (initial["kind"], initial["step"]) == ("evaluation", 7)
+
+
 def test_a_trained_branch_has_scores_too(tmp_path):
     first, second = through_a_file(tmp_path, [make_tree()], {"omega": torch.arange(8.0).view(2, 4)}, 1, "all")
     assert (first["omega"], second["omega"]) == ([0.0, 1.0, None, 3.0], [4.0, 5.0, None, 7.0])
