@@ -239,7 +239,5 @@ class APPOTrainer(ResumableTrainer):
         per_token.update(**credit.measured, advantages=credit.advantages_BT)
         factors = {"base": credit.base_BT, **credit.factors, "loss_mask": credit.loss_mask_BT}
         step, trains = self.state.global_step + 1, self.method.needs.trains
-        records = rollout_records(
-            trees, per_token, step, trains, factors=factors, decisions=self.method.decisions
-        )
+        records = rollout_records(trees, per_token, step, trains, factors=factors, decisions=self.method.decisions)
         self.num_records += self.records.append(step, records)

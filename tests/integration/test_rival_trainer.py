@@ -4,12 +4,12 @@ import statistics
 
 import pytest
 import torch
-from trl import GRPOTrainer
-
 from appo.algorithm.rivals import gppo_coefficient, step_group_advantage
-from appo.environments import kinship
 from appo.rival_credit import result_at
 from appo.rivals import RivalConfig, RivalTrainer
+from trl import GRPOTrainer
+
+from appo.environments import kinship
 from appo.rollout.records import read_records
 
 ALL = {"train_on": "all", "advantage": "tree"}

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from appo.rivals import RivalConfig
 from recorded import recorded
 
 from appo.cli.main import main
@@ -14,7 +15,6 @@ from appo.research import schedule
 from appo.research.charges import ChargedTrainer
 from appo.research.one_run import Curve
 from appo.research.plan import Job, Study
-from appo.rivals import RivalConfig
 
 RECIPE = """
 task: kinship

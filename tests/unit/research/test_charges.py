@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
+from appo.rivals import RivalConfig
 
 from appo.environments import kinship
 from appo.research.charges import ChargedTrainer, Ledger
 from appo.research.one_run import Curve
-from appo.rivals import RivalConfig
 from appo.rollout.records import read_records
 
 NOTHING = dict.fromkeys(("generated_tokens", "rollouts", "tool_calls_made", "seconds", "cpu_seconds"), 0.0)
