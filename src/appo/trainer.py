@@ -11,7 +11,6 @@ checkpoints, PEFT, distribution and logging back-ends, which are TRL's and trans
     trainer.train()
 """
 
-import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
 from appo.rollout.loss_inputs import busy_rows, loss_inputs, split, without_idle_rows
-from appo.rollout.records import DIRECTORY, RecordWriter
 from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
@@ -50,13 +48,6 @@ class APPOTrainer(ResumableTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._micro_batches: list[dict[str, Any]] | None = None
-        self.records = RecordWriter(
-            os.path.join(self.args.output_dir, DIRECTORY),
-            self.args.to_dict(),
-            self.tokenizer,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
         self.card_facts = CardFacts()
 
     def create_model_card(
@@ -173,6 +164,7 @@ class APPOTrainer(ResumableTrainer):
         self._log_generation(trees)
         self.log_means(metrics.rollout_metrics(rollouts, self.args.success_reward))
         batch = self.writer.collate(rollouts)
+        self.record_evaluation(f"{self.state.global_step:06d}-{self.evaluation_batches}", trees)
         self.writer.release(trees)
         inputs = {
             "prompt_ids": batch.prompt_ids_BP,

@@ -274,17 +274,19 @@ def _evaluation(
     found = None if fresh else on_main(trainer.args, lambda: read_found(path, console))
     if found is not None:
         return Evaluation(**found)
-    evaluation = _run_evaluation(name, trainer, questions, console)
+    evaluation = _run_evaluation(name, trainer, questions, console, records=name)
     on_main(trainer.args, lambda: write_json(path, evaluation.as_dict()))
     console.print(f"{name}: success {evaluation}")
     return evaluation
 
 
-def _run_evaluation(name: str, trainer: APPOTrainer, questions: Dataset, console: Console) -> Evaluation:
+def _run_evaluation(
+    name: str, trainer: APPOTrainer, questions: Dataset, console: Console, records: str | None = None
+) -> Evaluation:
     with progress_bar(console) as bar:
         bar_task = bar.add_task(f"success {name}", total=len(questions), status="")
         size = trainer.args.rollout_batch_size
-        return evaluate(trainer, questions, size, lambda done: bar.update(bar_task, completed=done))
+        return evaluate(trainer, questions, size, lambda done: bar.update(bar_task, completed=done), records)
 
 
 def _result(

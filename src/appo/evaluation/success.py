@@ -14,6 +14,7 @@ from datasets import Dataset
 from appo.report.intervals import wilson_interval
 from appo.rollout.metrics import mean
 from appo.rollout.trainer import RolloutTrainer
+from appo.rollout.tree import RolloutTree
 from appo.rollout.writer import EVALUATION_STREAM
 
 
@@ -63,7 +64,11 @@ class _Outcome:
 
 
 def evaluate(
-    trainer: RolloutTrainer, questions: Dataset, batch_size: int, on_batch: Callable[[int], None] = lambda done: None
+    trainer: RolloutTrainer,
+    questions: Dataset,
+    batch_size: int,
+    on_batch: Callable[[int], None] = lambda done: None,
+    records: str | None = None,
 ) -> Evaluation:
     """Writes one rollout per question with the trainer's present policy.
 
@@ -75,6 +80,7 @@ def evaluate(
         questions: Rows like those of the training set.
         batch_size: Questions written at once by each process.
         on_batch: Called with the number of questions done so far.
+        records: A name under which the rollouts are written down, if the trainer keeps records; None: not at all.
     """
     training = trainer.model.training
     trainer.model.eval()
@@ -85,20 +91,27 @@ def evaluate(
         each = -(-len(batch) // processes)
         # Rewards are gathered, so that all take as many: the last question again, where there are none left.
         mine = [batch[min(process * each + i, len(batch) - 1)] for i in range(each)]
-        outcomes.update((outcome.index, outcome) for outcome in gather_object(_write(trainer, questions, mine)))
+        trees = _write(trainer, questions, mine)
+        if records is not None:
+            trainer.record_evaluation(f"{records}-{start:06d}", trees[: max(0, len(batch) - process * each)])
+        found = gather_object(_outcomes(trees, mine, trainer.args.success_reward))
+        outcomes.update((outcome.index, outcome) for outcome in found)
         on_batch(len(outcomes))
     trainer.model.train(training)
     return _summary([outcomes[index] for index in sorted(outcomes)])
 
 
-def _write(trainer: RolloutTrainer, questions: Dataset, indices: list[int]) -> list[_Outcome]:
+def _write(trainer: RolloutTrainer, questions: Dataset, indices: list[int]) -> list[RolloutTree]:
     seeds = [
         int(np.random.SeedSequence([trainer.args.seed, EVALUATION_STREAM, i]).generate_state(1, np.uint64)[0])
         for i in indices
     ]
     trees = trainer.writer.write([questions[i] for i in indices], 1, seeds=seeds)
     trainer.writer.release(trees)
-    least = trainer.args.success_reward
+    return trees
+
+
+def _outcomes(trees: list[RolloutTree], indices: list[int], least: float) -> list[_Outcome]:
     return [
         _Outcome(
             index,

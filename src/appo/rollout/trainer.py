@@ -8,6 +8,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from appo.rewards.checked import checked
 from appo.rollout.counters import RunCounters
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.prompts import check_prompts
+from appo.rollout.records import DIRECTORY, RecordWriter
+from appo.rollout.rollout_records import rollout_records
+from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import RolloutWriter
 from appo.trl_seam import SeamTrainer, model_name_of
@@ -43,7 +47,7 @@ def environment_reward(kind: Any) -> Any:
 
 
 class RolloutTrainer(SeamTrainer):
-    """Has a `writer`, a `method`, a `protocol`, a `pool` of environments and `counters`.
+    """Has a `writer`, a `method`, a `protocol`, a `pool` of environments, `counters` and `records`.
 
     Args:
         decision_positions: As in `Task`, where the truth is known: from a rollout's tokens to its true decisions. For
@@ -90,6 +94,13 @@ class RolloutTrainer(SeamTrainer):
         if needs.collisions:
             self.measure_collisions()
         self.writer = RolloutWriter(self, self.protocol, self.pool, self.counters, collisions=needs.collisions)
+        self.records = RecordWriter(
+            Path(self.args.output_dir) / DIRECTORY,
+            self.args.to_dict(),
+            self.tokenizer,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
 
     def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
@@ -130,6 +141,12 @@ class RolloutTrainer(SeamTrainer):
         if self.args.tool_protocol == "tags":
             return TagProtocol(self.tokenizer, self.pool.all_tools(), self.args.result_format)
         return ChatProtocol(self.tokenizer, self.tools, self.result_suffix, self.eos_token_ids, self.chat_template)
+
+    def record_evaluation(self, name: str, trees: list[RolloutTree]) -> None:
+        """Writes down the rollouts of an evaluation, or of a part of one, if records are kept."""
+        if self.args.save_records and trees:
+            records = rollout_records(trees, {}, self.state.global_step, decisions=self.method.decisions)
+            self.records.append_evaluation(name, records)
 
     # ---- what is counted ----
 
