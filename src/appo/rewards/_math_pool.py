@@ -1,157 +1,123 @@
-"""Warm worker processes for math-verify, safe to use from any thread and after a fork.
+"""Warm worker processes for math-verify (pebble), safe to use from any thread and after a fork.
 
-A call takes an idle worker for itself, or starts one if fewer than `MAX_WORKERS` are busy; otherwise it waits. A
-worker that runs into its limit is gone, and the next call starts another (half a second). One that has died otherwise,
-for example because the machine had no memory left, is replaced and the question asked once more. Workers end when
-this process does, however it ends: their standard input does.
+Workers are started by loky, which begins a new Python without importing the program that runs here: it may hold a
+model, or train where it is imported. One that runs into its limit is gone and replaced (half a second). One that has
+died otherwise, for example because the machine had no memory left, costs its question a second try. pebble gives up a
+pool in which an idle worker dies: another pool takes its place, and what was asked is asked again. Workers end when
+this process does, however it ends.
 
-Left out on purpose: systems without POSIX signals and resource limits.
+Limits of CPU time and of memory are our own (`_math_worker.py`): pebble's are of time by the clock, by which a busy
+machine would change verdicts. Left out on purpose: systems without POSIX signals and resource limits.
 """
 
-import atexit
 import functools
 import importlib.util
-import json
+import multiprocessing.process
 import os
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.util import Finalize
+
+from loky.backend import get_context
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 MAX_WORKERS = max(1, min(4, os.cpu_count() or 1))
-STARTUP_SECONDS = 120.0
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from appo.rewards._math_worker import main; main()"
+_POOLS = 4  # that a question may see break
 
 
 class WorkerUnavailable(RuntimeError):
     """No worker process could be started."""
 
 
-class _WorkerDied(Exception):
-    """A worker has died, and not of its limit: another may answer."""
-
-
 class _NoVerdict(Exception):
     """What `lru_cache` does not remember."""
 
 
-class _Worker:
-    def __init__(self) -> None:
-        path = [entry or os.getcwd() for entry in sys.path]
-        # -I, then this process's own path: nothing in the working directory or the environment gets in between.
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-X", "utf8", "-c", _COMMAND, *path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-        if self._read_line(STARTUP_SECONDS) != b"ready":
-            self.close()
-            raise WorkerUnavailable("The process that runs math-verify did not start; import math_verify to see why.")
+_lock = threading.Lock()
+_pool: ProcessPool | None = None
 
-    def ask(self, prediction: str, truth: str, seconds: float) -> bool | None:
-        """The verdict; None if the limit was reached. Raises `_WorkerDied`."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps([prediction, truth, seconds]).encode() + b"\n")
-        except OSError as error:
-            raise _WorkerDied from error
-        # The worker's own limit is CPU time; this one is for a machine that gives it none.
-        deadline = time.monotonic() + 10 * seconds + 10
-        answer = self._read_line(deadline - time.monotonic())
-        if not answer and time.monotonic() < deadline and self.process.wait() != -signal.SIGPROF:
-            raise _WorkerDied
-        return {b"1": True, b"0": False}.get(answer)
 
-    def _read_line(self, seconds: float) -> bytes:
-        assert self.process.stdout is not None
-        pipe, line, deadline = self.process.stdout.fileno(), b"", time.monotonic() + seconds
-        poller = select.poll()
-        poller.register(pipe, select.POLLIN)
-        while not line.endswith(b"\n"):
-            remaining = deadline - time.monotonic()
-            chunk = os.read(pipe, 4096) if remaining > 0 and poller.poll(1000 * remaining) else b""
-            if not chunk:
-                return b""
-            line += chunk
-        return line.strip()
+def _open() -> ProcessPool:
+    """The pool, which is started where there is none."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ProcessPool(MAX_WORKERS, initializer=_start, context=get_context("loky"))
+            # A process of multiprocessing waits for its children before it ends.
+            Finalize(None, _leave, (_pool,), exitpriority=1)
+        return _pool
 
-    def close(self, forked: bool = False) -> None:
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
-        if forked:  # another process's child: nothing to end, nothing to wait for
-            self.process.returncode = 0
+
+def _leave(pool: ProcessPool) -> None:
+    """Ends a pool, once."""
+    global _pool
+    with _lock:
+        if _pool is not pool:
             return
-        self.process.kill()
-        self.process.wait()
+        _pool = None
+    pool.stop()
+    pool.join()
 
 
-class _Pool:
-    def __init__(self) -> None:
-        self.slots = threading.BoundedSemaphore(MAX_WORKERS)
-        self.lock = threading.Lock()
-        self.idle: list[_Worker] = []
-        self.all: set[_Worker] = set()
-
-    def ask(self, prediction: str, truth: str, seconds: float) -> bool | None:
-        with self.slots:
-            try:
-                return self._ask(self._take(), prediction, truth, seconds)
-            except _WorkerDied:
-                pass
-            try:  # another idle one may be as dead
-                return self._ask(self._start(), prediction, truth, seconds)
-            except _WorkerDied:
-                return None
-
-    def _ask(self, worker: _Worker, prediction: str, truth: str, seconds: float) -> bool | None:
-        verdict = None
+def _ask(prediction: str, truth: str, seconds: float) -> bool | None:
+    """The verdict; None where the limit was reached or two workers died of the question."""
+    died = broken = 0
+    while died < 2:
+        pool = _open()
         try:
-            verdict = worker.ask(prediction, truth, seconds)
-        finally:  # also on Ctrl-C, after which an answer could be taken for the next question's
-            with self.lock:
-                if verdict is not None:
-                    self.idle.append(worker)
-                else:
-                    self.all.discard(worker)
-            if verdict is None:
-                worker.close()
-        return verdict
-
-    def _take(self) -> _Worker:
-        with self.lock:
-            if self.idle:
-                return self.idle.pop()
-        return self._start()
-
-    def _start(self) -> _Worker:
-        worker = _Worker()
-        with self.lock:
-            self.all.add(worker)
-        return worker
-
-    def close(self, forked: bool = False) -> None:
-        for worker in self.all:
-            worker.close(forked)
-        self.all, self.idle = set(), []
+            # The worker's own limit is CPU time; this one is for a machine that gives it none.
+            return _result(pool, pool.schedule(_answer, (prediction, truth, seconds), timeout=10 * seconds + 10))
+        except TimeoutError:
+            return None
+        except ProcessExpired as error:
+            if error.exitcode == -signal.SIGPROF:
+                return None
+            died += 1
+        except (BrokenProcessPool, RuntimeError) as error:  # the latter of a pool that was broken or left before
+            _leave(pool)
+            broken += 1
+            if broken == _POOLS:
+                raise WorkerUnavailable(
+                    "The process that runs math-verify did not start; import math_verify to see why."
+                ) from error
+    return None
 
 
-_pool = _Pool()
+def _result(pool: ProcessPool, future: ProcessFuture) -> bool:
+    # A pool that breaks forgets what it was given at that moment.
+    while not wait([future], 1.0).done:
+        if not pool.active:
+            raise BrokenProcessPool
+    return bool(future.result())
+
+
+def _start() -> None:
+    """In a new worker."""
+    from appo.rewards import _math_worker  # there alone: it loads sympy
+
+    _math_worker.start()
+
+
+def _answer(prediction: str, truth: str, seconds: float) -> bool:
+    """In a worker."""
+    from appo.rewards import _math_worker
+
+    return _math_worker.answer(prediction, truth, seconds)
 
 
 def _after_fork() -> None:
-    """A forked process shares its parent's pipes, and perhaps a lock that nobody will release: it starts anew."""
-    global _pool
-    _pool.close(forked=True)
-    _pool = _Pool()
+    """A forked process has none of its parent's threads, perhaps a lock that nobody will release, and must neither ask
+    its parent's workers nor end them when it ends: it starts anew."""
+    global _pool, _lock
+    _lock = threading.Lock()
+    if _pool is not None:
+        _pool = None
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
 
 
 os.register_at_fork(after_in_child=_after_fork)
-atexit.register(lambda: _pool.close())
 
 
 def verify(prediction: str, truth: str, seconds: float) -> bool | None:
@@ -179,7 +145,7 @@ def verify(prediction: str, truth: str, seconds: float) -> bool | None:
 
 @functools.lru_cache(maxsize=8192)
 def _remembered(prediction: str, truth: str, seconds: float) -> bool:
-    verdict = _pool.ask(prediction, truth, seconds)
+    verdict = _ask(prediction, truth, seconds)
     if verdict is None:
         raise _NoVerdict
     return verdict

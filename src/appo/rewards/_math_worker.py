@@ -1,18 +1,16 @@
-"""The process that runs math-verify: requests and verdicts, one a line, until its standard input ends.
+"""What a process does that runs math-verify: it limits itself, then compares.
 
 math-verify bounds its time by SIGALRM, which works in a main thread only and never interrupts a long operation in C
 (`9**9**9`). Here the kernel bounds it: ITIMER_PROF counts the request's CPU seconds, so that a busy machine changes no
-verdict, and SIGPROF's default action ends the process wherever it is. The pool then starts another.
+verdict, and SIGPROF's default action ends the process wherever it is. The pool then starts another. So is its memory.
 
-Left out on purpose: everything but the comparison (`_normalise.py`, `equality.py`).
-Run by `_math_pool.py`; by hand: `echo '["x+x", "2x", 3.0]' | python -m appo.rewards._math_worker`.
+Left out on purpose: everything but the comparison (`_normalise.py`, `equality.py`), and how processes are started and
+asked (`_math_pool.py`).
 """
 
-import json
 import logging
 import resource
 import signal
-import sys
 
 from math_verify import LatexExtractionConfig, LatexNormalizationConfig, parse, verify
 from sympy import Expr, Set
@@ -54,26 +52,22 @@ def _of_expressions(*relations: Relational) -> bool:
     return all(isinstance(side, Expr) for relation in relations for side in relation.args)
 
 
-def main() -> None:
-    """Says "ready", then answers each `[prediction, truth, CPU seconds]` by "1" or "0"."""
+def start() -> None:
+    """Limits this process for good: its memory, and what it says."""
     logging.disable()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPROF])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        prediction, truth, seconds = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        try:
-            verdict = compare(prediction, truth)
-        except Exception:
-            verdict = False
+
+
+def answer(prediction: str, truth: str, seconds: float) -> bool:
+    """`compare` within so many CPU seconds, beyond which this process ends; what fails is different."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        return compare(prediction, truth)
+    except Exception:
+        return False
+    finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(int(verdict), flush=True)
-
-
-if __name__ == "__main__":
-    main()
