@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from appo.errors import UserError
 from appo.tools import ToolError
-from appo.tools.search.client import TOO_SLOW, connection_failure, status_failure
+from appo.tools.search.client import BAD_PROXY, TOO_SLOW, connection_failure, status_failure
 from appo.tools.search.disk_cache import DiskCache
 from appo.tools.search.retries import Failure, Retries
 
@@ -212,7 +212,10 @@ def _client() -> Any:
         import openai
     except ModuleNotFoundError:
         raise UserError("judge_url needs the package openai; run `pip install 'appo[judge]'`.") from None
-    connections = openai.DefaultHttpxClient(follow_redirects=False)
+    try:
+        connections = openai.DefaultHttpxClient(follow_redirects=False)
+    except (ImportError, ValueError):
+        raise UserError(BAD_PROXY) from None
     return openai.OpenAI(api_key="none", base_url="http://none", max_retries=0, http_client=connections)
 
 

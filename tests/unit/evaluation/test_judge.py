@@ -62,6 +62,13 @@ def test_a_key_goes_to_no_other_server(server, tmp_path, monkeypatch):
     assert verdict.problem == "the judge failed: the server answered 302 Found" and not other.requests
 
 
+def test_a_proxy_that_cannot_be_used_is_said_without_showing_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "nonsense://user:secret@host")
+    with pytest.raises(ValueError, match="cannot be used; write http://host:port") as error:
+        Judge("http://host/v1", "big", tmp_path / "judge.sqlite")
+    assert "secret" not in str(error.value)
+
+
 def test_the_missing_client_is_named_with_what_installs_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(ValueError, match=r"^judge_url needs the package openai; run `pip install 'appo\[judge\]'`\.$"):

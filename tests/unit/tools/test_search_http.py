@@ -388,6 +388,45 @@ def test_a_result_is_fetched_once_and_kept_for_the_next_process(server, tmp_path
     assert len(server.requests) == 5
 
 
+def test_a_forked_process_does_not_write_into_its_parents_connections(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    ports = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # keeps connections
+
+        def do_GET(self):
+            ports.append(self.client_address[1])
+            body = json.dumps(ANSWERS["searxng"]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = LocalServer(Handler)
+    searching = make(server)
+    child = multiprocessing.get_context("fork").Process(target=searching.search, args=("b",))
+    assert searching.search("a") == FOUND
+    child.start()
+    child.join()
+    assert searching.search("c") == FOUND and child.exitcode == 0
+    server.close()
+    parents, childs, parents_again = ports
+    assert parents == parents_again != childs
+
+
+def test_a_proxy_that_cannot_be_used_is_said_without_showing_it(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "nonsense://user:secret@host")
+    with pytest.raises(
+        ValueError, match=r"^the proxy in the environment variable .* cannot be used; write http://host:port"
+    ) as caught:
+        HTTPSearch("searxng", "http://localhost:1")
+    assert "secret" not in str(caught.value)
+
+
 def _write(path, worker, barrier):
     barrier.wait()
     cache = DiskCache(path)

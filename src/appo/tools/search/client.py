@@ -21,6 +21,7 @@ from appo.errors import UserError
 from appo.tools.search.retries import MAX_HOLD_SECONDS, Failure, Retries
 
 MAX_BYTES = 10_000_000  # of an answer
+BAD_PROXY = "the proxy in the environment variable HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used; write http://host:port."
 TOO_SLOW = "the server did not answer in time"
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
@@ -97,8 +98,7 @@ def _open_connections() -> httpx.Client:
     try:
         return httpx.Client(limits=httpx.Limits(max_connections=None, max_keepalive_connections=20))
     except (ImportError, ValueError, httpx.InvalidURL):
-        names = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
-        raise UserError(f"the proxy in the environment variable {names} must read http://host:port.") from None
+        raise UserError(BAD_PROXY) from None
 
 
 def status_failure(status: int, retry_after: str | None) -> Failure:
