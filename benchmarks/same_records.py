@@ -5,13 +5,14 @@
     python benchmarks/same_records.py compare BEFORE AFTER --check
 
 Runs: the recipe (seed 0, 12 updates), and every arm of studies/rivals.yaml on the loud testbed (4 updates of 2 tasks).
-Compared: what was written, tokens, calls, rewards, branch points and advantages of each rollout, to the bit, whatever
-the format of the records; and a fingerprint of the final weights. Prints, last, how many runs differ.
+Compared, whatever the format of the records: tokens, calls, rewards and branch points of each rollout, and what records
+keep of log-probabilities and advantages; and, to the bit, the final weights. Prints, last, how many runs differ.
 """
 
 import argparse
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,9 @@ def _different(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> lis
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Equal, up to the five digits that records keep of what is per token."""
+    """Equal, floats up to what records keep of them: five decimal digits, or 16 binary ones."""
     if isinstance(one, float) and isinstance(other, float):
-        return one == other or abs(one - other) <= 2e-5 * max(abs(one), abs(other)) or (one != one and other != other)
+        return math.isclose(one, other, rel_tol=7e-5) or (math.isnan(one) and math.isnan(other))
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return bool(one == other)

@@ -56,9 +56,8 @@ class WholeTree(APPO):
 
     @property
     def needs(self) -> Needs:
-        by_score = self.options.num_branch_points > 0 and self.options.branching != "random"
-        scored = by_score or self.options.future_weight > 0
-        return Needs(trains="all", current_scores=scored, collisions=self.weighs_forks)
+        # Always scored: what a branch shares with its parent has the parent's ratio, whatever chose the branch.
+        return Needs(trains="all", current_scores=True, collisions=self.weighs_forks)
 
     def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> torch.Tensor:
         return torch.cat([tree_credit(tree, scores.length, self.options.local_weight) for tree in trees])
