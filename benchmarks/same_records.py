@@ -5,7 +5,7 @@
     python benchmarks/same_records.py compare BEFORE AFTER --check
 
 Runs: the recipe (seed 0, 12 updates), and every arm of studies/rivals.yaml on the loud testbed (4 updates of 2 tasks).
-Compared, whatever the format of the records: tokens, calls, rewards and branch points of each rollout, and what records
+Compared, whatever the format of the records: tokens, calls, rewards and branch points of each rollout, and what they
 keep of log-probabilities and advantages; and, to the bit, the final weights. Prints, last, how many runs differ.
 """
 

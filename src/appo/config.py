@@ -113,6 +113,22 @@ def check_values(settings: Any) -> None:
         raise UserError("eval_on_start = True needs an eval_strategy, got 'no'; set it to steps or epoch.")
 
 
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A field that is a mapping; flags give it as JSON.
+
+    Raises:
+        UserError: for anything else but None.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{name} must be a mapping, got {value!r}.")
+    return value
+
+
 def _check_range(name: str, value: Any) -> None:
     if value is None and name not in NO_NONE:
         return
@@ -214,13 +230,7 @@ class APPOConfig(GRPOConfig):
     def _check_method(self) -> None:
         if self.num_generations is None:
             raise UserError("num_generations must be given: it is the number of rollouts per task.")
-        if isinstance(self.method_args, str):  # a flag gives it as JSON
-            try:
-                self.method_args = json.loads(self.method_args)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"method_args must be a mapping, in a flag as JSON ({error.msg}), got {self.method_args!r}."
-                ) from None
+        self.method_args = read_mapping("method_args", self.method_args)
         self.open_method()
 
     def open_method(self) -> Method:
@@ -277,15 +287,3 @@ class APPOConfig(GRPOConfig):
     def micro_batch_rows(self) -> int:
         """Initial rollouts in one forward and backward."""
         return self.per_device_train_batch_size * self.num_initial_rollouts // (self.num_generations or 1)
-
-
-def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
-    """A field that is a mapping; flags give it as JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
-    if value is not None and not isinstance(value, dict):
-        raise UserError(f"{name} must be a mapping, got {value!r}.")
-    return value

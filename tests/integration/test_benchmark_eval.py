@@ -1,4 +1,4 @@
-"""`appo eval --benchmark`, through the real command: results, going on after a kill, and models that misbehave."""
+"""`appo benchmark`, through the real command: results, going on after a kill, and models that misbehave."""
 
 import json
 import os
@@ -12,7 +12,9 @@ import torch
 from judge_server import JudgeServer
 from scripted_model import save_random, save_scripted
 
+from appo.cli.benchmark import read_flags
 from appo.cli.main import main
+from appo.errors import UserError
 from appo.evaluation import policy
 from appo.evaluation.eval_config import EvalConfig
 from appo.tools import python as python_tool
@@ -40,7 +42,7 @@ def answering(tmp_path_factory):
 
 
 def run(out, *flags):
-    return main(["eval", *flags, "--output_dir", str(out)])
+    return main(["benchmark", *flags, "--output_dir", str(out)])
 
 
 def samples(out):
@@ -122,7 +124,7 @@ def test_a_killed_run_goes_on_to_the_same_samples(tmp_path, data):
     flags += ["--tools", "none", "--max_completion_length", "80", "--batch_size", "9"]
     assert run(tmp_path / "whole", *flags) == 0
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, "eval", *flags, "--output_dir", str(out)]
+    command = [sys.executable, "-c", KILLED, "benchmark", *flags, "--output_dir", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode == -signal.SIGKILL
     kept = (out / "samples.jsonl").read_bytes()
@@ -359,7 +361,7 @@ def test_mistakes_are_one_sentence_before_the_model_is_loaded(tmp_path, data, ca
     monkeypatch.setattr(policy, "read_model", lambda *a, **k: pytest.fail("the model was loaded"))
     given = {"--model": "m", "--benchmark": "gsm8k", "--data": data, "--output_dir": str(tmp_path / "out")}
     arguments = [part for name, value in given.items() if name not in flags for part in (name, value)]
-    assert main(["eval", *arguments, *flags]) == 2
+    assert main(["benchmark", *arguments, *flags]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.startswith("appo: ") and error.count("\n") == 1
@@ -389,7 +391,25 @@ def test_chat_template_needs_a_template(tmp_path, data, answering, capsys):
     assert "has no chat template; use protocol = tags" in capsys.readouterr().err
 
 
-def test_help_shows_both_evaluations(capsys):
-    assert main(["eval", "--help"]) == 0
+def test_help_shows_the_options_and_loads_no_weights(capsys):
+    assert main(["benchmark", "--help"]) == 0
+    assert "--judge_url" in capsys.readouterr().out
+    assert main(["benchmark"]) == 2
+    assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    assert "appo eval  RECIPE" in printed and "--judge_url" in printed and "--eval_size" in printed
+    assert "appo eval  RECIPE" in printed and "appo benchmark --model M" in printed
+
+
+def test_eval_of_benchmarks_names_their_command(capsys):
+    assert main(["eval", "--model", "m", "--benchmark", "gsm8k"]) == 2
+    sentence = "appo: benchmarks have a command of their own: appo benchmark --model m --benchmark gsm8k\n"
+    assert capsys.readouterr().err == sentence
+    assert main(["eval", "recipe.yaml", "--benchmark=gsm8k"]) == 2
+    assert "appo benchmark" in capsys.readouterr().err
+
+
+def test_options_of_a_mapping_are_given_one_by_one(data, answering):
+    flags = ["--model", answering, "--benchmark", "gsm8k", "--search", "serper", "--search_options.limits.top_k", "3"]
+    assert read_flags(flags).search_options == {"limits": {"top_k": 3}}
+    with pytest.raises(UserError, match="the flags: search_options belong to a search; give --search SOURCE"):
+        read_flags([*flags[:4], "--search_options.a", "1"])

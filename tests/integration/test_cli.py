@@ -92,7 +92,7 @@ def test_every_recipe_is_read(name):
         (["--loss_type", "foo"], "loss_type must be one of"),
         (["--min_p", "2"], "min_p"),
         (["--scale_rewards", "batch"], "scale_rewards = 'batch' is not supported"),
-        (["--train_size", "1", "--demonstrations", "0"], "train_dataset has 1 rows, but one generation takes 4 tasks"),
+        (["--train_size", "1", "--demonstrations", "0"], "data: 1 tasks do not fill a generation of 4"),
         (["--cold_start.max_length", "4"], "max_length=4"),
         (["--cold_start.packing", "true"], "packing"),
         (["--output_dir", "/proc/none"], "output_dir = '/proc/none' cannot be made"),
@@ -194,13 +194,26 @@ def test_eval_asks_the_trained_model_rather_than_the_one_it_came_from(recipe, tm
     with recipe.open("a") as file:
         file.write(f"model: {start}\n")
     flags = ["--output_dir", str(out), "--demonstrations", "0"]
+    capsys.readouterr()
     assert main(["eval", str(recipe), *flags]) == 0
-    assert f"({start})" in capsys.readouterr().out
+    first, last = capsys.readouterr().out.split("\n", 1)
+    assert first == f"untrained: nothing is trained in {out} yet, so the answer is that of {start}"
+    assert f"({start})" in last and '"model": "untrained"' in last
     assert main(["train", str(recipe), *flags, "--max_steps", "2", "--eval_size", "0"]) == 0
     assert main(["eval", str(recipe), *flags]) == 0
-    assert f"({out / 'model'})" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"({out / 'model'})" in printed and "untrained" not in printed
+    assert json.loads(printed[printed.index("{") :])["model"] == str(out / "model")
     assert main(["eval", str(recipe), *flags, "--model", str(start)]) == 0
     assert f"({start})" in capsys.readouterr().out
+
+
+def test_eval_says_that_the_model_of_the_task_is_untrained(recipe, tmp_path, capsys):
+    assert main(["eval", str(recipe)]) == 0
+    printed = capsys.readouterr().out
+    sentence = f"untrained: nothing is trained in {tmp_path / 'run'} yet, so the answer is that of the model that the"
+    assert printed.startswith(sentence)
+    assert json.loads(printed[printed.index("{") :])["model"] == "untrained"
 
 
 def test_a_changed_trace_file_makes_another_cold_start(recipe, tmp_path, capsys):

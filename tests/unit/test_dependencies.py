@@ -85,3 +85,12 @@ def test_every_dependency_takes_the_oldest_python_that_is_named() -> None:
     assert f"Python {oldest} or newer" in (REPOSITORY / "README.md").read_text()
     makefile = (REPOSITORY / "Makefile").read_text()
     assert f"appo needs Python {oldest} or newer" in makefile and f"< ({oldest.replace('.', ', ')})" in makefile
+
+
+def test_the_commands_are_imported_by_nothing_below_them() -> None:
+    """Research starts runs, and `python -m appo` is the command line."""
+    above = ("cli", "research", "__main__.py")
+    for path, tree in SOURCE.items():
+        place = path.relative_to(REPOSITORY / "src" / "appo")
+        names = {name for name in imported(ast.walk(tree)) if name.startswith("appo.cli")}
+        assert place.parts[0] in above or not names, (str(place), names)

@@ -17,8 +17,9 @@ from trl import SFTConfig
 
 from appo.cli import content
 from appo.cli.loading import ModelAndTokenizer, load_model, lora_config, tools_of
-from appo.cli.recipe import NOT_SETTINGS, RecipeError, RunConfig, in_one_sentence
-from appo.config import APPOConfig
+from appo.cli.mistakes import RecipeError, in_one_sentence
+from appo.cli.run_config import RunConfig
+from appo.config import NOT_SETTINGS, APPOConfig
 from appo.environments.base import Demonstration, Task
 from appo.errors import UserError
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
@@ -51,18 +52,15 @@ def cold_start_settings(config: RunConfig, args: APPOConfig, sft_args: SFTConfig
     return json.loads(json.dumps({**fields, "train_seed": config.train_seed}, default=str))
 
 
-def cold_start_content(config: RunConfig, args: APPOConfig, task: Task) -> dict[str, Any]:
+def cold_start_content(config: RunConfig, args: APPOConfig, task: Task, made: Any = None) -> dict[str, Any]:
     """Fingerprints of what it is made from, besides its settings.
 
     Raises:
         RecipeError: where there is nothing to learn from.
     """
-    if task.demonstrations is None and not config.traces:
-        raise RecipeError(
-            f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
-        )
+    check_demonstrations(config, task)
     tools = tools_of(task)
-    parts: dict[str, Any] = {"tools": content.of_outsides(tools), "model": model_content(config, args, task)}
+    parts: dict[str, Any] = {"tools": content.of_outsides(tools), "model": model_content(config, args, task, made)}
     if not config.traces:
         assert task.demonstrations is not None
         parts["demonstrations"] = content.of_demonstrations(
@@ -71,10 +69,27 @@ def cold_start_content(config: RunConfig, args: APPOConfig, task: Task) -> dict[
     return parts
 
 
-def model_content(config: RunConfig, args: APPOConfig, task: Task) -> str | None:
-    """A fingerprint of the model that a run starts from; None for one of the hub."""
+def check_demonstrations(config: RunConfig, task: Task) -> None:
+    """
+    Raises:
+        RecipeError: where there is nothing to learn from.
+    """
+    if task.demonstrations is None and not config.traces:
+        raise RecipeError(
+            f"task = {config.task!r} has no demonstrations; name traces, or set demonstrations: 0 to train without."
+        )
+    if not (config.traces or config.demonstrations):
+        raise RecipeError("demonstrations = 0, so there is nothing to learn from; give their number.")
+
+
+def model_content(config: RunConfig, args: APPOConfig, task: Task, made: Any = None) -> str | None:
+    """A fingerprint of the model that a run starts from; None for one of the hub.
+
+    Args:
+        made: The model that the task makes, where it is at hand.
+    """
     if config.model is None:
-        return content.of_weights(load_model(config, args, task, None)[0])
+        return content.of_weights(load_model(config, args, task, None)[0] if made is None else made)
     return content.of_model_directory(config.model)
 
 

@@ -147,6 +147,29 @@ def read_texts(name: str, texts: Sequence[str], hint: Any) -> Any:
     return read_value(name, values[0] if len(values) == 1 else values, hint)
 
 
+def takes_mapping(hint: Any) -> bool:
+    """Whether a field with this annotation may be a mapping."""
+    return dict in [get_origin(kind) or kind for kind in _kinds(hint)]
+
+
+def in_mapping(place: str, texts: Sequence[str]) -> Any:
+    """A value in a field that is a mapping, from what follows its flag: as `place: text` in YAML 1.2 has it.
+
+    Raises:
+        ValueError: where that is no YAML, or a truth value of YAML 1.1.
+    """
+    if not texts:
+        return True
+    try:
+        values = [resolve(parse(text) if text[:1] in ("{", "[", "'", '"') else Plain(text), place) for text in texts]
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it does not end"
+        raise ValueError(f"{place} is neither YAML nor JSON ({problem}), got {' '.join(texts)!r}.") from None
+    # In a shell "" is the empty text; in a file nothing is null.
+    values = ["" if text == "" else value for text, value in zip(texts, values, strict=True)]
+    return values[0] if len(values) == 1 else values
+
+
 def read_int(text: str) -> int:
     """Raises ValueError for other text than 12, 1_000, 0o17 and 0x1f."""
     return int(text, 0 if text.lower().lstrip("+-").startswith(("0o", "0x")) else 10)

@@ -1,6 +1,6 @@
 """What a recipe names, loaded: the task, its tools, the model and its tokenizer.
 
-Left out on purpose: reading recipes (`recipe.py`), and what is done with all this (`run.py`).
+Left out on purpose: reading recipes (`recipe.py`), and what is done with all this (`train.py`).
 """
 
 import inspect
@@ -12,8 +12,10 @@ from typing import Any, get_type_hints
 import torch
 import transformers
 from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from appo.cli.recipe import RecipeError, RunConfig
+from appo.cli.mistakes import RecipeError
+from appo.cli.run_config import RunConfig
 from appo.config import APPOConfig
 from appo.environments.base import Task
 from appo.errors import UserError
@@ -123,21 +125,47 @@ def check_dtype(args: APPOConfig) -> None:
         raise RecipeError(f"model_init_kwargs: torch has no dtype {name!r}; use float32, bfloat16 or float16.")
 
 
-def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
-    transformers.set_seed(args.seed)
-    if source is None:
-        if task.make_model is None:
-            raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
-        try:
-            return task.make_model()
-        except (FileNotFoundError, ImportError) as error:
-            if not _is_ours(task.make_model):
-                raise
-            raise RecipeError(str(error)) from None
-    check_dtype(args)
+def check_source(source: str) -> None:
+    """
+    Raises:
+        RecipeError: for a path without a directory.
+    """
     path = Path(source)  # the hub's names have one slash
     if not path.exists() and (len(path.parts) > 2 or (len(path.parts) > 1 and path.parent.is_dir())):
         raise RecipeError(f"model = {source!r} cannot be loaded: there is no such directory; train it first.")
+
+
+def make_model(config: RunConfig, args: APPOConfig, task: Task) -> ModelAndTokenizer:
+    """The model that a task makes on the spot.
+
+    Raises:
+        RecipeError: where it makes none, or returns something else than a model and a tokenizer.
+    """
+    transformers.set_seed(args.seed)
+    if task.make_model is None:
+        raise RecipeError(f"task = {config.task!r} makes no model of its own; name one with `model: DIR_OR_NAME`.")
+    try:
+        made = task.make_model()
+    except (FileNotFoundError, ImportError) as error:
+        if not _is_ours(task.make_model):
+            raise
+        raise RecipeError(str(error)) from None
+    pair = isinstance(made, tuple) and len(made) == 2
+    if not pair or not isinstance(made[0], PreTrainedModel) or not isinstance(made[1], PreTrainedTokenizerBase):
+        names = ", ".join(type(one).__name__ for one in made) if isinstance(made, tuple) else type(made).__name__
+        found = "None" if made is None else f"({names})" if isinstance(made, tuple) else names
+        raise RecipeError(
+            f"task = {config.task!r}: make_model() must return a transformers model and its tokenizer, got {found}."
+        )
+    return made
+
+
+def load_model(config: RunConfig, args: APPOConfig, task: Task, source: str | None) -> ModelAndTokenizer:
+    if source is None:
+        return make_model(config, args, task)
+    transformers.set_seed(args.seed)
+    check_dtype(args)
+    check_source(source)
     try:
         return read_model(source, **{"dtype": torch.float32, **(args.model_init_kwargs or {})})
     except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:

@@ -1,6 +1,7 @@
-"""The command line: `appo sft | train | eval RECIPE [--field value ...]`, `appo study STUDY [--field value ...]`.
+"""The command line: `appo sft | train | eval RECIPE [--field value ...]`, `appo benchmark`, `appo study STUDY`.
 
-Only the standard library is imported here, so that help and mistakes answer at once; the work is in `run.py`.
+Only the standard library is imported here, so that help and mistakes answer at once; the work is in `train.py` and
+`benchmark.py`.
 """
 
 import sys
@@ -13,13 +14,15 @@ appo: reinforcement learning for tool-using language-model agents
   appo train RECIPE --dry-run             the plan and every mistake, without loading weights
   appo sft   RECIPE [--field value ...]   the cold start only
   appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
-  appo eval  --model M --benchmark A,B    the paper's benchmarks, by any model; see appo eval --help, docs/eval.md
+  appo benchmark --model M --benchmark A,B [--option value ...]
+                                          the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo COMMAND --help                     the fields of a recipe
 
 RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
---cold_start.field. An interrupted run goes on from its last checkpoint when started again.
+--cold_start.field, names in a field that is a mapping as --field.name. An interrupted run goes on from its last
+checkpoint when started again.
 """
 
 
@@ -35,8 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "study", "records"):
-        print(f"appo: unknown command {command[0]}; use sft, train, eval, study or records.", file=sys.stderr)
+    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "study"):
+        known = "sft, train, eval, benchmark, records or study"
+        print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
         from appo.research.__main__ import main as study
@@ -44,17 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
         return study(rest)
     if command[0] == "records":
         return _records(rest)
-    if command[0] == "eval" and rest and rest[0].startswith("--") and rest[0] != "--help":
-        return _evaluate_benchmarks(rest)
-    if not rest or rest[0] in ("-h", "--help"):
-        if rest:
+    if command[0] == "benchmark":
+        return _benchmark(rest)
+    if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
+        print(f"appo: benchmarks have a command of their own: appo benchmark {' '.join(rest)}", file=sys.stderr)
+        return 2
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] in ("-h", "--help"):
             from appo.cli.recipe import describe_fields
 
             print(USAGE + "\nFields besides those of TRL's GRPOConfig (cold_start: SFTConfig):\n" + describe_fields())
-            if command[0] == "eval":
-                from appo.evaluation.eval_config import describe_options
-
-                print("\nOptions of `appo eval --model M --benchmark A,B`:\n" + describe_options())
             return 0
         print(
             f"appo: {command[0]} needs a recipe, for example: appo {command[0]} recipes/kinship.yaml", file=sys.stderr
@@ -74,16 +77,17 @@ def _records(arguments: list[str]) -> int:
         return 2
 
 
-def _evaluate_benchmarks(flags: list[str]) -> int:
-    def work() -> None:
-        from appo.cli.eval_flags import read_eval_config
-        from appo.cli.recipe import RecipeError
-        from appo.evaluation.command import evaluate_benchmarks
+def _benchmark(flags: list[str]) -> int:
+    if not flags or flags[0] in ("-h", "--help"):
+        from appo.cli.benchmark import describe_options
 
-        try:
-            evaluate_benchmarks(read_eval_config(flags))
-        except OSError as error:  # such as a full disk
-            raise RecipeError(f"{error}; the same command goes on from the samples that are there.") from None
+        print("Options of `appo benchmark --model M --benchmark A,B` (docs/eval.md):\n" + describe_options())
+        return 0 if flags else 2
+
+    def work() -> None:
+        from appo.cli.benchmark import benchmark
+
+        benchmark(flags)
 
     return answer(work, "the same command goes on from the samples that are there.")
 

@@ -81,7 +81,7 @@ class Memory:
                 f"{self.peak(processes, stage) / GB:.1f} with {word} over {processes}"
                 for stage, word in ((2, "ZeRO-2"), (3, "ZeRO-3 or FSDP"))
             ]
-        return [(f"memory, {name}", f"{parts} GB (a formula: appo/memory.py)"), ("  at most", "; ".join(peaks))]
+        return [(f"memory, {name}", f"{parts} GB (a formula: appo/cli/memory.py)"), ("  at most", "; ".join(peaks))]
 
     def _kept(self, shards: int, stage: int) -> float:
         by_stage = ((self.optimizer, 1), (self.gradients, 2), (self.weights, 3))

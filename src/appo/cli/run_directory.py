@@ -3,7 +3,7 @@
 A run is the same run where its settings, its data, its tools and rewards, and what it starts from are the same. An
 unfinished run of another kind is refused, never mixed. `run.json` says what a run is, before anything is trained.
 
-Left out on purpose: what is done in it (`run.py`).
+Left out on purpose: what is done in it (`train.py`).
 """
 
 import json
@@ -23,8 +23,9 @@ from trl import SFTConfig
 from appo.checkpoints import find_checkpoint, named_checkpoint
 from appo.cli import content
 from appo.cli.cold_start import cold_dir, cold_start_content, cold_start_settings, model_content
-from appo.cli.recipe import NOT_SETTINGS, RecipeError, RunConfig
-from appo.config import APPOConfig
+from appo.cli.mistakes import RecipeError
+from appo.cli.run_config import RunConfig
+from appo.config import NOT_SETTINGS, APPOConfig
 from appo.environments.base import Task
 from appo.files import read_json, write_json
 
@@ -164,10 +165,21 @@ def _refuse_other(args: APPOConfig, old: dict[str, Any], new: dict[str, Any]) ->
 
 
 def made_from(
-    config: RunConfig, args: APPOConfig, task: Task, rows: Dataset, questions: Dataset | None, has_cold_start: bool
+    config: RunConfig,
+    args: APPOConfig,
+    task: Task,
+    rows: Dataset,
+    questions: Dataset | None,
+    has_cold_start: bool,
+    made: Any = None,
 ) -> dict[str, Any]:
-    """Fingerprints of what a run is made from; keys are those of MADE_FROM."""
-    start = cold_start_content(config, args, task) if has_cold_start else model_content(config, args, task)
+    """Fingerprints of what a run is made from; keys are those of MADE_FROM.
+
+    Args:
+        made: The model that the task makes, where it is at hand.
+    """
+    content_of_start = cold_start_content if has_cold_start else model_content
+    start = content_of_start(config, args, task, made)
     return {
         "rows": content.of_rows(rows),
         "questions": None if questions is None else content.of_rows(questions),

@@ -12,8 +12,9 @@ The main process decides and writes; every process does its share of the work. L
 """
 
 import json
-import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,12 @@ from rich.console import Console
 from trl import SFTConfig
 
 from appo.checkpoints import STATE
+from appo.cli.checks import AT_ONCE, BEFORE_LOADING, Check, raise_first
 from appo.cli.cold_start import cold_dir, cold_start_model, refuse_sharded_lora, save_model
-from appo.cli.loading import (
-    ModelAndTokenizer,
-    load_model,
-    load_task,
-    lora_config,
-    precision_note,
-    tools_of,
-)
-from appo.cli.recipe import RecipeError, RunConfig, in_one_sentence
+from appo.cli.context import Context
+from appo.cli.loading import ModelAndTokenizer, load_model
+from appo.cli.mistakes import RecipeError, in_one_sentence
+from appo.cli.run_config import RunConfig
 from appo.cli.run_directory import (
     alone_in,
     checkpoint_of,
@@ -48,19 +45,17 @@ from appo.cli.sigterm import StopOnSigterm, Terminated
 from appo.config import APPOConfig
 from appo.data.rl_sets import overlap_note
 from appo.environments.base import Task
-from appo.errors import UserError
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
 from appo.models.loading import settle_embeddings
 from appo.report.bar import progress_bar
 from appo.report.curves import plot_curves
-from appo.report.model_card import CardFacts, settings_of_card
+from appo.report.model_card import CardFacts, given_fields
 from appo.report.progress import RichProgress
-from appo.rollout.prompts import check_rows
 from appo.rollout.records import DIRECTORY
-from appo.sft.demonstrations import prompt_template
 from appo.trainer import APPOTrainer
 
+OF_CARD = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")  # task_args may hold keys
 SHOWN = {
     "success": "success {:.2f}",
     "reward": "reward {:.2f}",
@@ -71,12 +66,13 @@ SHOWN = {
 
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
     """The cold start alone."""
-    console = _console(args)
-    check_processes(config, args)
+    context = Context("sft", config, args, sft_args)
+    console = _console(context)
     with alone_in(args):
         if config.overwrite:
             on_main(args, lambda: shutil.rmtree(cold_dir(args), ignore_errors=True))
-        cold_start_model(config, args, sft_args, load_task(config), console)
+        _check(context, BEFORE_LOADING, console)
+        cold_start_model(config, args, sft_args, context.task, console)
     console.print(f"cold start in {cold_dir(args)}")
 
 
@@ -87,17 +83,14 @@ def train(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str 
         RecipeError: where an unfinished run lies in `output_dir` that was started with other settings or data.
         Terminated: after SIGTERM, once a checkpoint is written.
     """
-    console = _console(args)
-    check_processes(config, args)
-    if note := precision_note(config, args):
-        console.print(f"note: {note}.")
+    context = Context("train", config, args, sft_args)
+    console = _console(context)
     with alone_in(args):
-        _train_alone(config, args, sft_args, recipe, console)
+        _train_alone(context, recipe, console)
 
 
-def _train_alone(
-    config: RunConfig, args: APPOConfig, sft_args: SFTConfig, recipe: str | None, console: Console
-) -> None:
+def _train_alone(context: Context, recipe: str | None, console: Console) -> None:
+    config, args, sft_args = context.config, context.args, context.sft_args
     directory = Path(args.output_dir)
     mark: dict[str, Any] = {"settings": run_settings(config, args, sft_args), "made_from": {}}
     if config.overwrite:
@@ -105,20 +98,23 @@ def _train_alone(
     elif (result := on_main(args, lambda: read_found(directory / "result.json", console))) is not None:
         return _report_finished(result, mark["settings"], console)
     checkpoint = on_main(args, lambda: checkpoint_of(args, mark, console))
-    task = load_task(config)
-    rows, questions = _read_data(config, task)
-    has_cold_start = bool(config.demonstrations or config.traces)
-    mark["made_from"] = made_from(config, args, task, rows, questions, has_cold_start)
+    _check(context, BEFORE_LOADING, console)
+    task, rows, questions = context.give("task"), context.give("rows"), context.give("questions")
+    mark["made_from"] = made_from(
+        config, args, task, rows, questions, context.has_cold_start,
+        context.give("made")[0] if config.model is None else None,
+    )  # fmt: skip
+    context.forget_model()
     on_main(args, lambda: start_or_go_on(args, mark, checkpoint))
     console.print(f"task {config.task}: loading the model")
-    if has_cold_start:
+    if context.has_cold_start:
         model, tokenizer = cold_start_model(config, args, sft_args, task, console, mark["made_from"]["cold_start"])
     else:
         model, tokenizer = load_model(config, args, task, config.model)
         if args.beta and config.model is None:
             model, tokenizer = _saved_start(config, args, task, model, tokenizer)
-    trainer = _make_trainer(config, args, task, model, tokenizer, rows, questions)
-    trainer.card_facts = CardFacts(recipe, settings_of_card(config), str(model_dir(args)))
+    trainer = _make_trainer(context, model, tokenizer)
+    trainer.card_facts = CardFacts(recipe, _settings_of_card(config), str(model_dir(args)))
     if questions is not None and (note := overlap_note(rows, questions)):
         console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, questions, console, fresh=False)
@@ -157,18 +153,22 @@ def eval(config: RunConfig, args: APPOConfig, sft_args: SFTConfig, model: str | 
     """Success of `model`, else of the trained model, of the cold start, of the model that the recipe starts from."""
     if not config.eval_size:
         raise RecipeError("eval_size is 0; give the number of questions to ask.")
-    console = _console(args)
-    task = load_task(config)
     found = [path for path in (model_dir(args), cold_dir(args)) if (path / "config.json").exists()]
     source = model or (str(found[0]) if found else config.model)
+    untrained = model is None and not found
+    context = Context("eval", replace(config, model=source), args, sft_args)
+    console = _console(context)
+    task = context.give("task")
     if source is None and task.make_model is None:
         raise RecipeError(f"there is no model in {args.output_dir} yet; run `appo train` first or give --model DIR.")
-    rows, questions = _read_data(config, task)
-    assert questions is not None
-    trainer = _make_trainer(config, args, task, *load_model(config, args, task, source), rows, questions)
-    evaluation = _run_evaluation("evaluation", trainer, questions, console)
+    if untrained:
+        where = source or "the model that the task makes"
+        console.print(f"untrained: nothing is trained in {args.output_dir} yet, so the answer is that of {where}")
+    _check(context, BEFORE_LOADING, console)
+    trainer = _make_trainer(context, *load_model(config, args, task, source))
+    evaluation = _run_evaluation("evaluation", trainer, context.give("questions"), console)
     console.print(f"success {evaluation} ({source or 'the untrained model'})")
-    console.print_json(json.dumps(evaluation.as_dict()))
+    console.print_json(json.dumps({"model": "untrained" if untrained else source, **evaluation.as_dict()}))
 
 
 def _report_finished(result: dict[str, Any], settings: dict[str, Any], console: Console) -> None:
@@ -185,83 +185,48 @@ def _is_last(checkpoint: str, args: APPOConfig) -> bool:
     return state["global_step"] >= (args.max_steps if args.max_steps > 0 else state["max_steps"])
 
 
-def _console(args: APPOConfig) -> Console:
+def _console(context: Context) -> Console:
+    """Where a command prints, once its directory is there and what needs neither task nor model is checked."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    args = context.args
     args.disable_tqdm = True
+    console = Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
+    _check(context, AT_ONCE, console)
     try:
         Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecipeError(f"output_dir = {args.output_dir!r} cannot be made: {error.strerror}.") from None
-    return Console(quiet=not args.should_log, markup=False, highlight=False, soft_wrap=True)
+    return console
 
 
-def check_processes(config: RunConfig, args: APPOConfig) -> None:
-    """
-    Raises:
-        RecipeError: where more or fewer processes run than were asked for.
-    """
-    if args.world_size == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
-        # accelerate sets the address for several processes, and starts one where it finds neither GPUs nor MPI.
-        raise RecipeError(
-            "`accelerate launch` was asked for several processes and started one, as it does without GPUs; start with "
-            "`torchrun --nproc_per_node N -m appo ..` instead."
-        )
-    if config.num_processes is not None and config.num_processes != args.world_size:
-        raise RecipeError(
-            f"num_processes = {config.num_processes}, but {args.world_size} run, which changes every batch; start "
-            f"with `accelerate launch --num_processes {config.num_processes} -m appo ..`, or change "
-            "gradient_accumulation_steps and num_processes."
-        )
+def _check(context: Context, checks: Sequence[Check], console: Console) -> None:
+    for note in raise_first(context, checks):
+        console.print(f"note: {note}.")
 
 
-def _read_data(config: RunConfig, task: Task) -> tuple[Dataset, Dataset | None]:
-    """The training tasks, and the questions of the evaluations if there are any."""
-    rows = task.dataset(config.train_size, config.train_seed)
-    questions = task.questions(config.eval_size, config.eval_seed) if config.eval_size else None
-    for name, data in (("the task's data", rows), ("the task's questions", questions)):
-        if name == "the task's data" or config.eval_size:
-            check_rows(config.task, name, data, task.environment_factory is not None)
-    return rows, questions
+def _settings_of_card(config: RunConfig) -> dict[str, Any]:
+    """The fields of a run that a card shows: those that were given."""
+    return {name: value for name, value in given_fields(config).items() if name in OF_CARD}
 
 
-def _make_trainer(
-    config: RunConfig,
-    args: APPOConfig,
-    task: Task,
-    model: Any,
-    tokenizer: Any,
-    rows: Dataset,
-    questions: Dataset | None,
-) -> APPOTrainer:
+def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
+    task, questions, args = context.task, context.give("questions"), context.args
     with in_one_sentence():
-        _check_prompt(rows, args, task, tokenizer)
         trainer = APPOTrainer(
             model,
             list(task.reward_funcs),
             args,
-            train_dataset=rows,
+            train_dataset=context.give("rows"),
             eval_dataset=questions if args.eval_strategy != "no" else None,
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
-            peft_config=lora_config(config),
+            peft_config=context.lora,
         )
     settle_embeddings(trainer.model)
-    refuse_sharded_lora(config, trainer)
+    refuse_sharded_lora(context.config, trainer)
     return trainer
-
-
-def _check_prompt(rows: Dataset, args: APPOConfig, task: Task, tokenizer: Any) -> None:
-    """Renders the first prompt of messages, as the trainer does that only once training runs."""
-    if not len(rows) or isinstance(rows[0].get("prompt"), str | None):
-        return
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "the task's prompts are messages, but the model's tokenizer has no chat template; use an instruct model."
-        )
-    template = prompt_template(tokenizer, tools_of(task), args)
-    tokenizer.apply_chat_template(rows[0]["prompt"], add_generation_prompt=True, tokenize=False, **template)
 
 
 def _evaluation(

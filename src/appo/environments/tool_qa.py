@@ -11,7 +11,7 @@ Where no validation file is given, a share of the data, chosen by the checksum o
 training and used for evaluations.
 
 Left out on purpose: other tools and rewards (write a task of your own, `README.md`), and the benchmarks, which
-`appo eval --benchmark` measures.
+`appo benchmark` measures.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Measuring a policy: success on the task that is trained on (success), and the benchmarks (command)."""
+"""Measuring a policy: success on the task that is trained on (success), and the benchmarks (benchmarks)."""
 
 from appo.evaluation.success import Evaluation, evaluate
 

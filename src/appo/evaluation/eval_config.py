@@ -1,13 +1,12 @@
-"""The options of `appo eval --benchmark ..`, and every check that needs neither a file nor a network.
+"""The options of `appo benchmark`, and every check that needs neither a file nor a network.
 
-Left out on purpose: reading them (`appo.cli.eval_flags`); a file of options, as a benchmark evaluation is one line of
-a shell.
+Left out on purpose: reading flags (`appo.cli.benchmark`), and a file of options; an evaluation is one line of a shell.
 """
 
 import difflib
 import inspect
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +142,3 @@ class EvalConfig:
         # Models of many runs are called runs/NAME/model.
         name = "-".join(model.resolve().parts[1:][-2:]) if model.is_dir() else model.name
         return Path("runs", "eval", name)
-
-
-def describe_options() -> str:
-    """Help for every option, a line each."""
-    return "\n".join(f"  --{f.name:24} {f.metadata['help']}" for f in fields(EvalConfig))

@@ -22,6 +22,7 @@ from appo.config import NOT_SETTINGS
 from appo.trl_seam import model_name_of
 
 OF_RUN = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")
+
 OF_MACHINE = (
     "use_cpu", "bf16", "fp16", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "resume_from_checkpoint",
 )  # fmt: skip
@@ -68,11 +69,6 @@ class CardFacts:
     model_directory: str | None = None
     before: str | None = None
     after: str | None = None
-
-
-def settings_of_card(config: Any) -> dict[str, Any]:
-    """The fields of a run, a `RunConfig`, that a card shows: those that were given."""
-    return {name: value for name, value in _given(config).items() if name in OF_RUN}
 
 
 def model_card(
@@ -183,13 +179,15 @@ def _training(trainer: Any, facts: CardFacts) -> str:
         "torch": torch.__version__,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
-    own = {name: value for name, value in _given(trainer.args).items() if name not in (*NOT_SETTINGS, *OF_MACHINE)}
+    own = {
+        name: value for name, value in given_fields(trainer.args).items() if name not in (*NOT_SETTINGS, *OF_MACHINE)
+    }
     settings = yaml.safe_dump({**facts.settings, **own}, sort_keys=False, allow_unicode=True, width=100)
     block = f"Settings that differ from the defaults:\n\n```yaml\n{settings}```"
     return f"## Training\n\n| | |\n|---|---|\n{table}\n\n{block}"
 
 
-def _given(settings: Any) -> dict[str, Any]:
+def given_fields(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not at their defaults, as far as YAML has them."""
     found = {}
     for f in fields(settings):

@@ -37,6 +37,7 @@ from appo.algorithm import (
 )
 from appo.algorithm.branching_score import z_scores
 from appo.cli import train as run
+from appo.cli.loading import load_task
 from appo.cli.recipe import RunConfig
 from appo.config import APPOConfig
 from appo.environments.base import Task
@@ -164,7 +165,7 @@ class Studied(transformers.TrainerCallback):
 def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -> Studied:
     """`warm_up` updates, then the studied rollouts, then the updates of a generation but its last."""
     config = RunConfig(task=options.task, model=options.model)
-    task = run.load_task(config)
+    task = load_task(config)
     if task.decision_positions is None:
         raise SystemExit(f"task = {options.task} does not know its decisions; use a testbed such as kinship:LOUD.")
     args = APPOConfig(

@@ -1,7 +1,7 @@
 """The prompts of a data set's rows: present, and a text or messages, before anything is trained on them.
 
 Only an environment may make up for a row without `prompt`, as in TRL: then what its `reset` returns is the prompt.
-Left out on purpose: how a prompt is rendered (TRL), and whether it fits the model (`dry_run.py`).
+Left out on purpose: how a prompt is rendered (TRL), and whether it fits the model (`appo.cli.checks_task`).
 """
 
 import reprlib

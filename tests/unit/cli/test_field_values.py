@@ -6,15 +6,16 @@ from dataclasses import field, fields, make_dataclass
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+from appo.rivals import RivalConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import SFTConfig
 
 from appo.cli.field_values import parse
-from appo.cli.recipe import RecipeError, RunConfig, read_dataclasses, read_recipe, split_flags
+from appo.cli.fields import read_dataclasses, split_flags
+from appo.cli.recipe import RecipeError, RunConfig, read_recipe
 from appo.config import APPOConfig
 from appo.evaluation.eval_config import EvalConfig
-from appo.rivals import RivalConfig
 
 FIELDS = [
     (kind, f.name)

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
+from appo.cli.loading import load_task
 from appo.cli.recipe import RecipeError, RunConfig
-from appo.cli.train import load_task
 from appo.environments import kinship
 from appo.environments.kinship import (
     ENTITIES,

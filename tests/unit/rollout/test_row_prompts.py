@@ -185,17 +185,17 @@ def test_data_of_the_wrong_shape_is_told_by_the_run_and_the_dry_run(tmp_path, mo
 def test_an_empty_prompt_that_no_reset_makes_up_for_is_told_by_the_run_and_the_dry_run(tmp_path, monkeypatch, capsys):
     fields = "dataset=lambda size, seed: Dataset.from_list([{**row, 'prompt': ''} for row in ROWS])"
     run, dry = shown_by(tmp_path, monkeypatch, capsys, fields)
-    assert "the row with seed = 1, answer = 'e1': `prompt` is empty" in run
-    assert "mistake: data: the task's data, row 0: `prompt` is empty" in dry
+    assert run.startswith("appo: data: the task's data, row 0: `prompt` is empty")
+    assert f"mistake: {run.removeprefix('appo: ')}" in dry
 
 
 def test_missing_rewards_and_weights_are_told_by_the_run_and_the_dry_run(tmp_path, monkeypatch, capsys):
     run, dry = shown_by(tmp_path, monkeypatch, capsys, "reward_funcs=[]")
-    assert "No reward source provided" in run
-    assert "mistake: rewards: the task has no reward source; give its reward_funcs" in dry
+    assert run.startswith("appo: rewards: the task has no reward source; give its reward_funcs")
+    assert f"mistake: {run.removeprefix('appo: ')}" in dry
     run, dry = shown_by(tmp_path, monkeypatch, capsys, "", "--reward_weights", "1", "2")
-    assert "Number of reward weights (2) must match number of reward functions (1)" in run
-    assert "mistake: rewards: reward_weights = [1.0, 2.0], but the task's reward functions are 1; give" in dry
+    assert run.startswith("appo: reward_weights = [1.0, 2.0], but the task's reward functions are 1; give")
+    assert f"mistake: {run.removeprefix('appo: ')}" in dry
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`appo eval --model M --benchmark A,B`: a model on the paper's benchmarks, in the directory `output_dir`.
+"""A model on the paper's benchmarks (`appo benchmark --model M --benchmark A,B`), in the directory `output_dir`.
 
     samples.jsonl     one line per sample, appended as each ends; a run that was stopped goes on from there
     settings.json     how these samples are made
@@ -7,15 +7,14 @@
     results.json      the table's numbers and the settings
 
 Every mistake is one sentence (`UserError`), found before the model is loaded where that is possible. Left out on
-purpose: success on a recipe's own task (`appo eval RECIPE`, in `appo.cli.train`).
+purpose: reading flags and printing the table (`appo.cli.benchmark`), and success on a recipe's task (`success.py`).
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import transformers
 from rich.console import Console
 
 from appo.data.benchmarks import BenchmarkRow, load_benchmark
@@ -27,25 +26,35 @@ from appo.evaluation.policy import file_marks, load_policy, sampling_dtype
 from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
-from appo.evaluation.table import print_results
 from appo.files import append_lines
 
 Rows = dict[str, list[BenchmarkRow]]
 
 
-def evaluate_benchmarks(config: EvalConfig) -> dict[str, Any]:
-    """Samples what is missing, judges, prints the table.
+@dataclass
+class BenchmarkResults:
+    """What came of an evaluation.
 
     Args:
-        config: Which model, on what, and how; `appo.cli.eval_flags` reads it from flags.
+        settings: How the samples were made, and everything else that was given.
+        benchmarks: A summary (`appo.evaluation.scores.summarise`) by name.
+        notes: Sentences on what the summaries cannot show.
+    """
 
-    Returns:
-        What `results.json` holds.
+    settings: dict[str, Any]
+    benchmarks: dict[str, dict[str, Any]]
+    notes: list[str]
+
+
+def evaluate_benchmarks(config: EvalConfig, console: Console) -> BenchmarkResults:
+    """Samples what is missing, and judges; `results.json` holds the settings and the summaries then.
+
+    Args:
+        console: Where progress is told.
 
     Raises:
-        UserError: for whatever is wrong with what the options name.
+        UserError: for whatever is wrong with what the settings name.
     """
-    console = _console()
     rows = _load_rows(config)
     file = SampleFile(config.directory, _settings(config), config.overwrite)
     jobs = [Job(name, row, k) for name in rows for row in rows[name] for k in range(config.samples)]
@@ -55,20 +64,11 @@ def evaluate_benchmarks(config: EvalConfig) -> dict[str, Any]:
     records = {name: [file.found[job.key] for job in jobs if job.benchmark == name] for name in rows}
     judged = [name for name in rows if judge is not None and rows[name][0].metric == "judge"]
     verdicts = _judge(config, judge, [record for name in judged for record in records[name]], console) if judge else []
-    results = {name: summarise(records[name], rows[name][0].metric) for name in rows}
-    print_results(results, console)
-    for line in _notes(results, judged, verdicts):
-        console.print(line)
-    content = {"settings": {**_settings(config), **asdict(config)}, "benchmarks": results}
+    summaries = {name: summarise(records[name], rows[name][0].metric) for name in rows}
+    settings = {**_settings(config), **asdict(config)}
+    content = {"settings": settings, "benchmarks": summaries}
     (config.directory / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    console.print(f"samples and results in {config.directory}")
-    return content
-
-
-def _console() -> Console:
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    return Console(markup=False, highlight=False, soft_wrap=True)
+    return BenchmarkResults(settings, summaries, _notes(summaries, judged, verdicts))
 
 
 def _load_rows(config: EvalConfig) -> Rows:

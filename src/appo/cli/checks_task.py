@@ -1,0 +1,143 @@
+"""Checks of what a recipe names: the task, its tools, rewards and data, the model, and the cold start.
+
+Each asks the context for what it looks at; what cannot be made is told by the runner (`checks.py`), once.
+
+Left out on purpose: the overlap with benchmarks (`python -m appo.data` counts it).
+"""
+
+from collections.abc import Iterator
+
+from appo.cli import loading
+from appo.cli.cold_start import check_demonstrations
+from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
+from appo.engines.transformers_engine import check_full_attention
+from appo.sft.demonstrations import check_traces
+from appo.tools.search.http import HTTPSearch
+
+
+def task(context: Context) -> Iterator[Finding]:
+    """It can be made."""
+    try:
+        _ = context.task
+    except Unavailable:
+        yield Unchecked("tools, data and prompts: the task could not be made")
+        raise
+
+
+def isolation(context: Context) -> Iterator[Finding]:
+    """The policy's programs are isolated, or may run without."""
+    if context.not_isolated:
+        yield Problem(context.not_isolated)
+
+
+def tools(context: Context) -> Iterator[Finding]:
+    """They can be told to the model in the protocol."""
+    if any(isinstance(getattr(tool, "__self__", None), HTTPSearch) for tool in context.tools):
+        yield Unchecked("search: whether its server answers")
+    _ = context.template
+
+
+def rewards(context: Context) -> Iterator[Finding]:
+    """Something scores the rollouts, with as many weights as functions."""
+    if context.command != "sft":
+        loading.check_rewards(context.task, context.args)
+    yield from ()
+
+
+def lora(context: Context) -> Iterator[Finding]:
+    """peft takes its fields."""
+    _ = context.lora
+    yield from ()
+
+
+def dtype(context: Context) -> Iterator[Finding]:
+    """torch has the dtype of the weights."""
+    if context.config.model is not None:
+        loading.check_dtype(context.args)
+    yield from ()
+
+
+def model(context: Context) -> Iterator[Finding]:
+    """It is there, the engine can run it, and it has room for a rollout."""
+    if context.config.model is None and context.task.make_model is None:
+        yield Problem(f"task = {context.config.task!r} makes no model; name one: model: DIR_OR_NAME.")
+        return
+    check_full_attention(context.model)
+    held, room = context.max_context, context.args.max_completion_length or 0
+    if held and room > held:
+        yield Problem(f"max_completion_length = {room} exceeds the model's context of {held} tokens.")
+
+
+def adapter(context: Context) -> Iterator[Finding]:
+    """It fits the model's layers, and what it trains is seen by the losses."""
+    _ = context.parameters
+    yield from ()
+
+
+def tokenizer(context: Context) -> Iterator[Finding]:
+    """The model has one."""
+    if context.config.model is not None or context.task.make_model is not None:
+        _ = context.tokenizer
+    yield from ()
+
+
+def data(context: Context) -> Iterator[Finding]:
+    """There are rows to train on, with prompts."""
+    if context.command != "sft":
+        _ = context.rows
+    yield from ()
+
+
+def questions(context: Context) -> Iterator[Finding]:
+    """There are questions for the evaluations."""
+    if context.command != "sft":
+        _ = context.questions
+    yield from ()
+
+
+def prompts(context: Context) -> Iterator[Finding]:
+    """The tokenizer can write them, and they leave room for a completion."""
+    if context.command == "sft":
+        return
+    longest, held = max(context.prompt_lengths, default=0), context.max_context
+    room = context.args.max_completion_length or 0
+    if held and longest >= held:
+        yield Problem(f"data: a prompt has {longest} tokens, but the model's context holds {held}.")
+    elif held and room < held < longest + room:
+        yield Note(f"with the longest prompt, a rollout ends {longest + room - held} tokens early")
+
+
+def cold_start(context: Context) -> Iterator[Finding]:
+    """There is something to learn from, in a form that can be."""
+    if not context.has_cold_start:
+        return
+    if context.sft_args.packing or context.sft_args.padding_free:
+        yield Problem("cold_start: packing and padding_free are not supported; set them to false.")
+    if not context.config.traces:
+        check_demonstrations(context.config, context.task)
+
+
+def traces(context: Context) -> Iterator[Finding]:
+    """They can be read, and agree with the recipe."""
+    if not (context.has_cold_start and context.config.traces and context.traces):
+        return
+    names = [tool.__name__ for tool in context.tools]
+    try:
+        own = context.tokenizer
+    except Unavailable:
+        own = None
+    for mistake in check_traces(context.traces, context.args.tool_protocol, names, own):
+        yield Problem(mistake)
+
+
+def demonstrations(context: Context) -> Iterator[Finding]:
+    """They can be tokenised, and some are short enough."""
+    limit = context.sft_args.max_length
+    lengths = context.demonstration_lengths if context.has_cold_start else []
+    if not lengths or limit is None or not (long := sum(length > limit for length in lengths)):
+        return
+    message = f"{long} of the first {len(lengths)} demonstrations are longer than max_length = {limit}"
+    if long == len(lengths):
+        yield Problem(f"cold_start: {message}; raise it.")
+    else:
+        yield Note(f"{message}, and are left out")

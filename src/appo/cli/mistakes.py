@@ -1,0 +1,43 @@
+"""`RecipeError`: a mistake in a recipe or a flag, in one sentence; and what libraries say of values, in one, too."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import jinja2
+
+from appo.errors import UserError, is_complaint
+
+
+class RecipeError(UserError):
+    """A mistake in a recipe or a flag, in one sentence."""
+
+
+class FieldError(RecipeError):
+    """A mistake in fields, with the place that gave them.
+
+    Args:
+        source: The file, the flags, or both.
+        part: `, cold_start` for fields below it, else empty.
+        said: The sentence itself.
+    """
+
+    def __init__(self, source: str, part: str, said: str) -> None:
+        super().__init__(f"{source}{part}: {said}")
+        self.part, self.said = part, said
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """What a library says of the user's values, in one sentence. A fault in a user's code, or in ours, stays one."""
+    try:
+        yield
+    except (jinja2.TemplateError, ValueError, OSError, ImportError) as error:
+        if isinstance(error, UserError) or not is_complaint(error):
+            raise
+        raise RecipeError(sentence_of(error)) from error
+
+
+def sentence_of(error: Exception) -> str:
+    """An exception's text in one line; of a chat template's, that it refuses messages."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    return f"the chat template refuses messages: {said}." if isinstance(error, jinja2.TemplateError) else said
