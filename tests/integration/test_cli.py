@@ -19,8 +19,7 @@ task: kinship
 demonstrations: 200
 cold_start: {max_steps: 5, per_device_train_batch_size: 8, learning_rate: 1.0e-3, save_strategy: "no"}
 num_generations: 4
-num_initial_rollouts: 2
-num_branch_points: 1
+method_args: {num_initial_rollouts: 2, num_branch_points: 1}
 per_device_train_batch_size: 8
 steps_per_generation: 2
 max_steps: 4
@@ -72,9 +71,12 @@ def test_every_recipe_is_read(name):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--num_branch_pionts", "3"], "unknown field num_branch_pionts; did you mean num_branch_points?"),
+        (["--method_args.num_branch_pionts", "3"], "has no option num_branch_pionts; did you mean num_branch_points?"),
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
-        (["--num_initial_rollouts", "3"], "must equal num_generations, got 3 * (1 + 1) = 6 and num_generations = 4"),
+        (
+            ["--method_args.num_initial_rollouts", "3"],
+            "must equal num_generations, got 3 * (1 + 1) = 6 and",
+        ),
         (["--per_device_train_batch_size", "6"], "must hold whole tasks of num_generations = 4"),
         (["--cold_start.learning_rat", "1"], "cold_start: unknown field learning_rat; did you mean learning_rate?"),
         (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, reasoning_gym, tool_qa"),

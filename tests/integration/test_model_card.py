@@ -23,8 +23,7 @@ task: kinship
 demonstrations: 16
 cold_start: {max_steps: 1, per_device_train_batch_size: 4, max_length: 256, save_strategy: "no"}
 num_generations: 4
-num_initial_rollouts: 2
-num_branch_points: 1
+method_args: {num_initial_rollouts: 2, num_branch_points: 1}
 per_device_train_batch_size: 8
 steps_per_generation: 1
 max_steps: 2
@@ -117,7 +116,7 @@ def make(tmp_path, prompts, template, peft_config=None, **options):
     model, tokenizer = kinship.make_model()
     tokenizer.chat_template = template
     args = APPOConfig(
-        str(tmp_path / "out"), num_generations=2, num_initial_rollouts=1, num_branch_points=1,
+        str(tmp_path / "out"), num_generations=2, method_args={"num_initial_rollouts": 1, "num_branch_points": 1},
         per_device_train_batch_size=2, steps_per_generation=1, max_steps=1, max_completion_length=8, use_cpu=True,
         bf16=False, report_to="none", save_strategy="no", disable_tqdm=True, **options,
     )  # fmt: skip

@@ -18,8 +18,7 @@ task: faulty
 demonstrations: 8
 cold_start: {max_steps: 1, per_device_train_batch_size: 4, save_strategy: "no"}
 num_generations: 2
-num_initial_rollouts: 1
-num_branch_points: 1
+method_args: {num_initial_rollouts: 1, num_branch_points: 1}
 per_device_train_batch_size: 2
 steps_per_generation: 1
 max_steps: 1

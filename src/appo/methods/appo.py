@@ -150,8 +150,8 @@ class APPO(Method):
             check_tree_size(options, self.args)
         elif options.num_initial_rollouts >= rollouts or options.num_branch_points < 1:
             raise UserError(
-                f"num_branch_rounds = {options.num_branch_rounds} needs num_initial_rollouts < num_generations and "
-                f"num_branch_points >= 1, got {options.num_initial_rollouts}, {rollouts} and "
+                f"method_args: num_branch_rounds = {options.num_branch_rounds} needs num_initial_rollouts < "
+                f"num_generations and num_branch_points >= 1, got {options.num_initial_rollouts}, {rollouts} and "
                 f"{options.num_branch_points}."
             )
 

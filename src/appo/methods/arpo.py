@@ -165,8 +165,8 @@ class ARPO(Method):
     def check(self) -> None:
         if not 1 <= self.num_initial <= (self.args.num_generations or 1):
             raise UserError(
-                f"num_initial_rollouts must lie between 1 and num_generations = {self.args.num_generations}, got "
-                f"{self.num_initial}."
+                f"method_args: num_initial_rollouts must lie between 1 and num_generations = "
+                f"{self.args.num_generations}, got {self.num_initial}."
             )
 
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:

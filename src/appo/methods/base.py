@@ -253,6 +253,6 @@ def check_tree_size(options: TreeOptions, args: Setting) -> None:
     initial, points, rollouts = options.num_initial_rollouts, options.num_branch_points, args.num_generations
     if initial * (points + 1) != rollouts:
         raise UserError(
-            f"num_initial_rollouts * (num_branch_points + 1) must equal num_generations, got {initial} * "
+            f"method_args: num_initial_rollouts * (num_branch_points + 1) must equal num_generations, got {initial} * "
             f"({points} + 1) = {initial * (points + 1)} and num_generations = {rollouts}; change one of the three."
         )

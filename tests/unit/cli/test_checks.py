@@ -21,7 +21,7 @@ def test_every_mistake_is_told_at_once(recipe, tmp_path, capsys, model_directory
         model=model_directory,
         learning_rat=1.0,
         seed=-1,
-        num_initial_rollouts=3,
+        method_args={"num_initial_rollouts": 3, "num_branch_points": 1},
         max_completion_length=5000,
         save_steps=3,
         train_size=3,

@@ -55,7 +55,8 @@ def test_several_processes_multiply_tasks(recipe, tmp_path):
 def test_the_updates_are_those_of_the_trainer(tmp_path, tiny, values):
     model, tokenizer = tiny
     args = APPOConfig(
-        str(tmp_path), num_generations=4, num_initial_rollouts=2, num_branch_points=1, per_device_train_batch_size=4,
+        str(tmp_path), num_generations=4,
+        method_args={"num_initial_rollouts": 2, "num_branch_points": 1}, per_device_train_batch_size=4,
         gradient_accumulation_steps=2, steps_per_generation=4, max_completion_length=2, tool_protocol="tags",
         use_cpu=True, bf16=False, report_to="none", save_strategy="no", **{"num_train_epochs": 1, **values},
     )  # fmt: skip
@@ -106,9 +107,10 @@ def test_the_papers_settings(name):
     plan = RunPlan(args, config.num_processes, config.train_size)
     assert (plan.tasks_per_generation, plan.tasks_per_update) == (128, 16)
     assert config.num_processes == (1 if "1gpu" in name else 16 if name == "paper-search-14b.yaml" else 8)
-    tree = (args.num_generations, args.num_initial_rollouts, args.num_branch_points, args.num_branch_rounds)
+    options = args.open_method().options
+    tree = (args.num_generations, args.num_initial_rollouts, options.num_branch_points, options.num_branch_rounds)
     assert tree == (16, 4, 3, 1)
-    assert (args.future_weight, args.gamma, args.future_clip) == (0.5, 2 ** (-1 / 32), [1.0, 1.2])
+    assert (options.future_weight, options.half_life, options.future_clip) == (0.5, 32.0, [1.0, 1.2])
     assert (args.beta, args.epsilon, args.epsilon_high) == (0.0, 0.2, 0.28)
     reasoning = "reasoning" in name
     assert args.max_completion_length == (4096 if reasoning else 8192)

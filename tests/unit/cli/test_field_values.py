@@ -6,7 +6,6 @@ from dataclasses import field, fields, make_dataclass
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
-from appo.rivals import RivalConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl import SFTConfig
@@ -17,12 +16,7 @@ from appo.cli.recipe import RecipeError, RunConfig, read_recipe
 from appo.config import APPOConfig
 from appo.evaluation.eval_config import EvalConfig
 
-FIELDS = [
-    (kind, f.name)
-    for kind in (RunConfig, APPOConfig, RivalConfig, SFTConfig, EvalConfig)
-    for f in fields(kind)
-    if f.init
-]
+FIELDS = [(kind, f.name) for kind in (RunConfig, APPOConfig, SFTConfig, EvalConfig) for f in fields(kind) if f.init]
 TEXTS = [
     *["null", "Null", "~", "true", "True", "false", "yes", "no", "on", "off", "t", "0", "1", "7", "-3", "+5", "017"],
     *["1_000", "0o17", "0x1f", "5e-2", "1e5", "1.5", ".5", "-1.5E3", "inf", "nan", ".inf", "-.inf", ".nan"],

@@ -156,13 +156,15 @@ def test_a_wrong_name_below_a_mapping_is_one_sentence(read, flags, sentence):
 
 def test_a_mistake_is_blamed_on_who_gave_the_field(tmp_path, read):
     own = tmp_path / "own.yaml"
-    tree = "num_initial_rollouts: 2\nnum_branch_points: 1\nnum_generations: 4\nper_device_train_batch_size: 8\n"
-    assert said(read, BASE, "--half_life", "-1").startswith("the flags: half_life must be")
-    assert said(read, BASE + "half_life: -1\n", "--seed", "1").startswith(f"{own}: half_life must be")
+    options = "method_args: {num_initial_rollouts: 2, num_branch_points: 1}\n"
+    tree = options + "num_generations: 4\nper_device_train_batch_size: 8\n"
+    assert said(read, BASE, "--method_args.half_life", "-1").startswith("the flags: method_args: half_life must")
+    assert said(read, BASE + "method_args: {half_life: -1}\n", "--seed", "1").startswith(f"{own}: method_args: half")
     # A sentence about three fields, one of them from a flag.
-    assert said(read, BASE + tree, "--num_initial_rollouts", "3").startswith(f"{own} and the flags: num_initial_roll")
+    flag = "--method_args.num_initial_rollouts"
+    assert said(read, BASE + tree, flag, "3").startswith(f"{own} and the flags: method_args: num_initial_roll")
     # The flag takes the place of the file's value, which is not to blame.
-    assert said(read, BASE + "half_life: 2\n", "--half_life", "-1").startswith("the flags: half_life")
+    assert said(read, BASE + "temperature: 2\n", "--temperature", "-1").startswith("the flags: temperature")
     optim = "the flags, cold_start: optim = 'nothing': nothing is not a valid OptimizerNames"
     assert said(read, BASE, "--cold_start.optim", "nothing").startswith(optim)
     assert said(read, BASE, "--cold_start.lr_scheduler_type", "cosine_with_min_lr").startswith(
@@ -171,7 +173,8 @@ def test_a_mistake_is_blamed_on_who_gave_the_field(tmp_path, read):
     assert said(read, "task: kinship\nlora: 3\n", "--lora.r", "1").startswith(f"{own}: ")
     # The remedy names a field of the file, which is not to blame.
     more = BASE + "steps_per_generation: 8\nnum_generations: 16\n"
-    assert said(read, more, "--num_branch_points", "2").startswith(f"{own} and the flags: num_initial_rollouts * (num")
+    flag = "--method_args.num_branch_points"
+    assert said(read, more, flag, "2").startswith(f"{own} and the flags: method_args: num_initial_rollouts * (num")
     assert said(read, BASE + "report_to: none\n", "--report_to", "nothing").startswith(
         "the flags: report_to: there is"
     )
@@ -180,6 +183,7 @@ def test_a_mistake_is_blamed_on_who_gave_the_field(tmp_path, read):
 
 def test_a_field_that_is_gone_says_what_to_write_instead(tmp_path, read, monkeypatch):
     monkeypatch.setitem(RENAMED, "preset", "write `method: raft`")
+    assert said(read, BASE + "half_life: 2\n").endswith("write it under method_args: `method_args: {half_life: ..}`.")
     own = tmp_path / "own.yaml"
     assert said(read, BASE + "preset: plus\n") == f"{own}: the field preset is gone; write `method: raft`."
     assert said(read, BASE, "--preset", "plus") == "the flags: the field preset is gone; write `method: raft`."

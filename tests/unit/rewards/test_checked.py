@@ -63,7 +63,7 @@ def test_the_trainer_looks_at_what_its_functions_return(tmp_path, tiny):
         return [1.0]
 
     args = APPOConfig(
-        str(tmp_path), num_generations=2, num_initial_rollouts=2, num_branch_points=0, per_device_train_batch_size=2,
+        str(tmp_path), num_generations=2, method="grpo", per_device_train_batch_size=2,
         steps_per_generation=1, max_steps=1, max_completion_length=4, tool_protocol="tags", use_cpu=True, bf16=False,
         report_to="none", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip

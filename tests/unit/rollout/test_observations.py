@@ -84,6 +84,6 @@ def test_the_policy_reads_the_parts_that_a_text_models_template_would_drop(tmp_p
         processing_class=tokenizer,
         environment_factory=Room,
     )
-    (tree,) = trainer.write_initial([row], 1)
+    (tree,) = trainer.writer.write([row], 1)
     assert "user\nWhere? It is dark.<|im_end|>" in tokenizer.decode(tree.initial[0].prompt_ids)
     assert tree.initial[0].prompt[0]["content"] == [part("Where? "), part("It is "), part("dark.")]

@@ -13,8 +13,7 @@ from appo.rollout.prompts import check_prompts, starting_prompt
 
 SETTINGS = {
     "num_generations": 2,
-    "num_initial_rollouts": 1,
-    "num_branch_points": 1,
+    "method_args": {"num_initial_rollouts": 1, "num_branch_points": 1},
     "per_device_train_batch_size": 2,
     "steps_per_generation": 1,
     "max_steps": 1,
@@ -115,7 +114,7 @@ def test_an_environment_may_give_the_whole_prompt(tmp_path, tiny):
     rows = Dataset.from_list([{"kind": 1}] * 4)
     trainer = make(tmp_path, tiny, rows, environment_factory=Asking)
     check_prompts("data", rows, with_environment=True)
-    (tree,) = trainer.write_initial([rows[0]], 1)
+    (tree,) = trainer.writer.write([rows[0]], 1)
     assert tree.initial[0].prompt == [{"role": "user", "content": "boss e1"}]
 
 

@@ -104,7 +104,7 @@ def test_unknown_words_of_prompts_are_told(tiny, tmp_path, caplog):
     model, tokenizer = tiny
     rows = kinship.make_dataset(4, seed=0).map(lambda row: {"prompt": row["prompt"] + " zebra"})
     args = APPOConfig(
-        str(tmp_path), num_generations=2, num_initial_rollouts=2, num_branch_points=0, advantage="group",
+        str(tmp_path), num_generations=2, method="grpo",
         per_device_train_batch_size=2, gradient_accumulation_steps=1, steps_per_generation=1, max_completion_length=4,
         tool_protocol="tags", bf16=False, use_cpu=True, report_to="none",
     )  # fmt: skip
@@ -117,6 +117,6 @@ def test_unknown_words_of_prompts_are_told(tiny, tmp_path, caplog):
         environment_factory=kinship.KinshipEnvironment,
     )
     for _ in range(2):
-        trainer.write_initial([rows[0], rows[1]], 2)
+        trainer.writer.write([rows[0], rows[1]], 2)
     (said,) = [message for message in caplog.messages if message.startswith("prompts hold")]
     assert "'zebra' (4)" in said
