@@ -4,6 +4,8 @@ Every moment counts: cold start, evaluations, writing, branching, updates, check
 spans four updates and a checkpoint is written after every second, so that runs go on from inside generations.
 
     python benchmarks/kill_resume.py [--kills 20] [--seed 0] [--check]
+
+The last line has the largest differences; `--check` exits with 1 where one is not 0.
 """
 
 import argparse
@@ -32,6 +34,7 @@ max_steps: 16
 save_steps: 2
 learning_rate: 1.0e-3
 max_completion_length: 48
+deterministic: true
 tool_protocol: tags
 result_format: " <result> {} </result> "
 eval_size: 200

@@ -56,6 +56,7 @@ SEEDS = 2**32  # numpy takes no larger ones
 # Of every dataclass that has such a field, TRL's included; None is for them to refuse.
 LEAST: dict[str, float] = {
     "tool_join_steps": 1,
+    "max_tool_workers": 1,
     "tool_retries": 0,
     "max_tool_calls": 0,
     "max_tool_result_chars": 16,
@@ -186,8 +187,16 @@ class APPOConfig(GRPOConfig):
     max_tool_result_chars: int = field(
         default=8192, metadata={"help": "Characters of a tool's result; a longer one is cut in the middle."}
     )
+    max_tool_workers: int | None = field(
+        default=None, metadata={"help": "Tool calls that run at once, per process. None: 32."}
+    )
+    deterministic: bool = field(
+        default=False,
+        metadata={"help": "Whether tool results join at fixed steps, so that a run repeats itself to the bit."},
+    )
     tool_join_steps: int = field(
-        default=4, metadata={"help": "Tokens written by other rollouts before a tool's result is waited for."}
+        default=4,
+        metadata={"help": "If deterministic: tokens written by other rollouts before tools are waited for."},
     )
     success_reward: float = field(default=1.0, metadata={"help": "Least total reward that counts as success."})
     rollout_batch_size: int = field(default=256, metadata={"help": "Rollouts written at once per device."})

@@ -74,7 +74,7 @@ def test_a_model_that_loops_for_ever(tmp_path, data):
     model = save_scripted(tmp_path / "m", {"\n": "<python>", "<python>": "1", "1": "</python>"})
     flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_completion_length", "200"]
     assert run(tmp_path / "long", *flags, "--allow_unisolated") == 0
-    assert run(tmp_path / "short", *flags, "--allow_unisolated", "--max_tool_turns", "2") == 0
+    assert run(tmp_path / "short", *flags, "--allow_unisolated", "--max_tool_calling_iterations", "2") == 0
     long, short = results(tmp_path / "long")["hotpotqa"], results(tmp_path / "short")["hotpotqa"]
     assert long["truncated"] == 1 and long["tool_calls"] > 2 and long["no_answer"] == 1
     assert short["truncated"] == 0 and short["tool_calls"] == 2
@@ -279,7 +279,7 @@ def test_search_in_a_corpus_is_called(tmp_path, data, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"title": "Zu", "text": "A zu is a beast."}) + "\n")
     model = save_scripted(tmp_path / "m", {"\n": "<search>", "<search>": "Z", "Z": "u", "u": "</search>"})
-    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_tool_turns", "1"]
+    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_tool_calling_iterations", "1"]
     assert run(tmp_path / "out", *flags, "--search", f"corpus:{tmp_path / 'corpus.jsonl'}", "--tools", "search") == 0
     record = samples(tmp_path / "out")[0]
     (call,) = record["tool_calls"]
@@ -292,7 +292,8 @@ def test_a_search_takes_options_and_the_prompt_may_be_ones_own(tmp_path, data, m
     pages = [{"title": "Zu", "text": f"A zu is a beast, says page {number}."} for number in range(3)]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
     model = save_scripted(tmp_path / "m", {"\n": "<search>", "<search>": "Z", "Z": "u", "u": "</search>"})
-    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_tool_turns", "1", "--tools", "search"]
+    flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--tools", "search"]
+    flags += ["--max_tool_calling_iterations", "1"]
     flags += ["--search", f"corpus:{tmp_path / 'corpus.jsonl'}", "--search_options", '{"limits": {"top_k": 2}}']
     assert run(tmp_path / "out", *flags, "--system_prompt", "Look it up.") == 0
     record = samples(tmp_path / "out")[0]

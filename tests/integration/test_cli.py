@@ -25,6 +25,7 @@ steps_per_generation: 2
 max_steps: 4
 save_steps: 2
 max_completion_length: 32
+deterministic: true
 tool_protocol: tags
 result_format: " <result> {} </result> "
 eval_size: 20

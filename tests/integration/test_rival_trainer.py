@@ -58,6 +58,7 @@ def make_trainer(tmp_path, reward=parity_reward, searching=True, **options):
         "steps_per_generation": 2,
         "max_steps": 2,
         "max_completion_length": 48,
+        "deterministic": True,
         "learning_rate": 1e-2,
         "logging_steps": 1,
         "save_strategy": "no",

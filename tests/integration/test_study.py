@@ -27,6 +27,7 @@ num_branch_points: 1
 per_device_train_batch_size: 8
 steps_per_generation: 2
 max_completion_length: 32
+deterministic: true
 tool_protocol: tags
 result_format: " <result> {} </result> "
 train_size: 16

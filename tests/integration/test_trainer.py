@@ -40,6 +40,7 @@ def make_trainer(tmp_path, model_and_tokenizer=None, reward=parity_reward, **opt
         "steps_per_generation": 2,
         "max_steps": 2,
         "max_completion_length": 24,
+        "deterministic": True,
         "learning_rate": 1e-2,
         "logging_steps": 1,
         "save_strategy": "no",

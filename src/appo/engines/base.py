@@ -1,14 +1,31 @@
 """What the agent loop asks of an engine: write turns of many sequences at once.
 
 A sequence is started once, writes a turn until it has to stop, and is then either resumed with the tool's result or
-closed. Every sequence has a seed of its own, so what it writes does not depend on which others run beside it.
+closed. Sequences are resumed one by one, each when its own tool is done; those for which there is no room yet enter as
+others end. Every sequence has a seed of its own, so what it writes does not depend on which others run beside it
+(but for the rounding of floating-point sums, where the size of a batch changes their order).
 
-Left out on purpose: text. An engine sees token ids only.
+What ends a turn is data and no callback, as an engine may be a server that cannot call back.
+
+Left out on purpose: text. An engine gets and gives token ids; it decodes only to look for `Stop.strings`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What ends a turn besides the model's end tokens.
+
+    Args:
+        token_ids: Each of these ends it.
+        strings: Each of these ends it as soon as the turn's text, special tokens included, holds it to its end. The
+            token that completes it belongs to the turn, with whatever else it holds.
+    """
+
+    token_ids: frozenset[int] = frozenset()
+    strings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -20,14 +37,19 @@ class Request:
         token_ids: The context: prompt and what follows it so far; at least one token.
         max_new_tokens: Bound on the tokens of this turn, at least 1.
         seed: Seed of the sequence's own random numbers.
-        should_stop: Called with the turn's tokens after each token of `stop_candidates`; True ends the turn.
+        stop: What ends each of its turns.
+        turn_tokens: How many of the last tokens of the context belong to the turn that goes on, for a sequence that
+            starts within one: a stop string may have begun there.
+        top_alternatives: How many of the likeliest first tokens are told (`Turn.alternatives`).
     """
 
     id: int
     token_ids: list[int]
     max_new_tokens: int
     seed: int
-    should_stop: Callable[[list[int]], bool]
+    stop: Stop = field(default_factory=Stop)
+    turn_tokens: int = 0
+    top_alternatives: int = 0
 
 
 @dataclass
@@ -38,21 +60,28 @@ class Turn:
         id: The request's.
         token_ids: Sampled tokens, the one that ended the turn included.
         logprobs: Per token, log-probability in nats at the sampling temperature.
-        reason: "eos", "stop" (`should_stop`), or "length" (`max_new_tokens`).
+        reason: "eos", "stop" (see `Stop`), or "length" (`max_new_tokens`).
+        alternatives: Of a request with `top_alternatives`, in its first turn: the likeliest tokens in the place of the
+            first one, as (id, log-probability in nats at the sampling temperature, before top-k and the like cut any
+            off), likeliest first. None otherwise.
     """
 
     id: int
     token_ids: list[int]
     logprobs: list[float]
     reason: Literal["eos", "stop", "length"]
+    alternatives: list[tuple[int, float]] | None = None
 
 
 class Engine(Protocol):
-    """Writes turns. `TransformersEngine` is the embedded one."""
+    """Writes turns. `TransformersEngine` is the embedded one; `open_engine` makes the one that was asked for."""
 
     @property
     def busy(self) -> bool:
         """Whether a step would write a token: some sequence is neither waiting to be resumed nor closed."""
+
+    def load(self, model: Any) -> None:
+        """Takes new weights, while no sequence is open."""
 
     def start(self, request: Request) -> None:
         """Opens a sequence."""
@@ -60,8 +89,8 @@ class Engine(Protocol):
     def resume(self, id: int, token_ids: list[int], max_new_tokens: int) -> None:
         """Appends tokens that the policy did not write and lets the sequence write its next turn."""
 
+    def step(self) -> list[Turn]:
+        """Writes on, at least a token of some running sequence; returns the turns that ended meanwhile."""
+
     def close(self, id: int) -> None:
         """Forgets a sequence that has stopped."""
-
-    def step(self) -> list[Turn]:
-        """Writes one token of every running sequence; returns the turns that ended with it."""

@@ -68,7 +68,7 @@ class EvalConfig:
     max_completion_length: int = field(
         default=4096, metadata={"help": "Tokens after the prompt, tool results included."}
     )
-    max_tool_turns: int | None = field(
+    max_tool_calling_iterations: int | None = field(
         default=None, metadata={"help": "Turns with calls; asking for one more ends a sample. Default: no limit."}
     )
     tool_timeout: float = field(
@@ -102,7 +102,7 @@ class EvalConfig:
         if self.search_options is not None and self.search is None:
             raise UserError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
-        for name, bound in {**least, "limit": 1, "max_tool_turns": 0}.items():
+        for name, bound in {**least, "limit": 1, "max_tool_calling_iterations": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UserError(f"{name} must not be below {bound}, got {value}.")

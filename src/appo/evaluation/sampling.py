@@ -1,16 +1,17 @@
 """Writes the samples that are missing, many at once.
 
-The batches do not depend on which samples are there already: one that a kill interrupted is written again as a whole,
-and what is there is not written down twice. So a run that goes on computes the same numbers, to the last bit, as one
-that was never interrupted.
+A few batches are begun together, and each sample enters as another ends. Which ones does not depend on which are
+there already: a part that a kill interrupted is written again as a whole, and what is there is not written down twice.
+So a run that goes on computes the same numbers as one that was never interrupted; where tools are called, to the
+rounding of sums, as their speed decides which samples are written beside each other (`rollout/loop.py`).
 
-Left out on purpose: any engine but the embedded one.
+Left out on purpose: samples in the order of questions; each is written down when it ends.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from appo.engines.transformers_engine import TransformersEngine
+from appo.engines.opening import open_engine
 from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.meter import Meter
 from appo.evaluation.policy import Policy
@@ -21,23 +22,26 @@ from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 
+AT_ONCE = 4  # batches that are begun together; more would leave fewer rows idle at the end, and lose more to a kill
+
 
 def write_samples(config: EvalConfig, policy: Policy, jobs: Sequence[Job], file: SampleFile, meter: Meter) -> None:
     """Adds to the file every sample of `jobs` that it lacks, each as it ends."""
     runner = ToolRunner(timeout=config.tool_timeout)
     loop = _make_loop(config, policy, runner)
-    for first in range(0, len(jobs), config.batch_size):
-        batch = jobs[first : first + config.batch_size]
-        if all(job.key in file.found for job in batch):
+    size = AT_ONCE * config.batch_size
+    for first in range(0, len(jobs), size):
+        part = jobs[first : first + size]
+        if all(job.key in file.found for job in part):
             continue
         starts = []
-        for job in batch:
+        for job in part:
             text, prompt_ids = policy.prompt(job.row.question)
             starts.append(Start(Rollout(prompt_ids, text), policy.tools, job.seed(config.seed)))
 
-        def on_end(index: int, batch: Sequence[Job] = batch, starts: list[Start] = starts) -> None:
-            if batch[index].key not in file.found:
-                record = _record(batch[index], starts[index], policy)
+        def on_end(index: int, part: Sequence[Job] = part, starts: list[Start] = starts) -> None:
+            if part[index].key not in file.found:
+                record = _record(part[index], starts[index], policy)
                 file.add(record)
                 meter.advance(record["tokens"])
 
@@ -46,24 +50,12 @@ def write_samples(config: EvalConfig, policy: Policy, jobs: Sequence[Job], file:
 
 
 def _make_loop(config: EvalConfig, policy: Policy, runner: ToolRunner) -> AgentLoop:
-    greedy = config.temperature == 0
-    pad = policy.tokenizer.pad_token_id
-    engine = TransformersEngine(
-        policy.model,
-        pad_token_id=pad if pad is not None else min(policy.eos_token_ids, default=0),  # holes are masked
-        eos_token_ids=policy.eos_token_ids,
-        stop_candidates=policy.protocol.stop_candidates,
-        temperature=1.0 if greedy else config.temperature,
-        top_p=config.top_p,
-        top_k=1 if greedy else 0,
-        max_rows=config.batch_size,
-    )
     return AgentLoop(
-        engine,
+        open_engine(config, policy.model, policy.tokenizer, policy.eos_token_ids, config.batch_size),
         policy.protocol,
         runner,
         max_completion_length=config.max_completion_length,
-        max_tool_turns=config.max_tool_turns,
+        max_tool_calling_iterations=config.max_tool_calling_iterations,
         context_length=policy.context_length,
         keep_snapshots=False,
     )

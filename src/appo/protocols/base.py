@@ -7,6 +7,7 @@
 
 from typing import Any, Protocol
 
+from appo.engines.base import Stop
 from appo.protocols.calls import ParsedCall
 from appo.protocols.chat_template import ChatProtocol, chat_protocol_for
 from appo.protocols.tags import TagProtocol
@@ -18,10 +19,10 @@ __all__ = ["ChatProtocol", "ParsedCall", "TagProtocol", "ToolProtocol", "chat_pr
 class ToolProtocol(Protocol):
     """What the agent loop needs to know of a way of writing calls."""
 
-    stop_candidates: frozenset[int]
+    stop: Stop  # what ends a turn, besides the model's end tokens, as an engine is told
 
     def should_stop(self, turn_ids: list[int]) -> bool:
-        """Whether the turn ends with the token just written (one of `stop_candidates`)."""
+        """Whether a turn that holds these tokens so far has ended with the last of them."""
 
     def parse_calls(self, turn_ids: list[int], context_ids: list[int]) -> list[ParsedCall]:
         """The calls of a turn; none for a final answer. `context_ids` is what precedes the turn."""

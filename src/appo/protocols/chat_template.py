@@ -20,6 +20,7 @@ from trl.chat_template_utils import (
     supports_tool_calling,
 )
 
+from appo.engines.base import Stop
 from appo.errors import UserError
 from appo.protocols.call_faults import called_name, fault_of, find_mark
 from appo.protocols.calls import (
@@ -113,7 +114,7 @@ class ChatProtocol:
         ValueError: if there are tools and nothing says how their calls are read.
     """
 
-    stop_candidates: frozenset[int] = frozenset()
+    stop = Stop()  # the end tokens are enough
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.engines.base import Stop
 from appo.errors import UserError
 from appo.protocols.calls import (
     MAX_CALL_CHARS,
@@ -25,16 +26,6 @@ from appo.protocols.calls import (
 from appo.rollout.types import Rollout
 
 NO_TOOLS = ("think", "result")  # tags with a meaning of their own, beside the answer's
-
-
-def closing_tokens(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> frozenset[int]:
-    """Tokens that may complete one of the tags: what they hold up to a `>` is the tag's end, or ends with the tag."""
-    found = set()
-    for token, index in tokenizer.get_vocab().items():
-        parts = [token[: match.end()] for match in re.finditer(">", token)]
-        if any(tag.endswith(part) or part.endswith(tag) for tag in tags for part in parts):
-            found.add(index)
-    return frozenset(found)
 
 
 class TagProtocol:
@@ -74,7 +65,7 @@ class TagProtocol:
         names = "|".join(map(re.escape, tags))
         self._opening, self._closing = re.compile(rf"<({names})>"), re.compile(rf"</({names})>")
         self.answer_tag = answer_tag
-        self.stop_candidates = closing_tokens(tokenizer, [f"</{name}>" for name in tags])
+        self.stop = Stop(strings=tuple(f"</{name}>" for name in tags))
         self._result_format = result_format
         self._tags = re.compile(rf"</?(?:{'|'.join([names, *NO_TOOLS])})>")
         self._encode_plain, self._text = PlainText(tokenizer), ReadableText(tokenizer, tags)

@@ -173,7 +173,8 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
         per_device_train_batch_size=16 * options.tasks, learning_rate=rate,
         steps_per_generation=updates, max_steps=warm_up + updates - 1, lr_scheduler_type="constant",
         max_completion_length=options.max_length, tool_protocol="tags", result_format=" <result> {} </result> ",
-        tool_join_steps=1, rollout_batch_size=options.rows, use_cpu=not torch.cuda.is_available(), bf16=False,
+        deterministic=True, tool_join_steps=1, rollout_batch_size=options.rows,
+        use_cpu=not torch.cuda.is_available(), bf16=False,
         gradient_checkpointing=False, dataloader_pin_memory=False, report_to="none", save_strategy="no",
         save_records=False, disable_tqdm=True,
     )  # fmt: skip

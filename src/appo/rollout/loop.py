@@ -1,29 +1,32 @@
 """Writes rollouts: generate a turn, run its tool calls, append the results, go on; many rollouts at once.
 
 A rollout starts from a prompt or from any token of another rollout: the prefix keeps its calls (they count towards the
-limit), and the environment starts in the state that the prefix left. Tools run in threads while other rollouts are
-being written; results join every `join_every` steps, and a tool that is not done by then is waited for, so that what
-is written does not depend on how fast a tool was.
+limit), and the environment starts in the state that the prefix left. Tools run in threads, and no tool stops the
+writing: each rollout goes on when its own calls are done, others are written meanwhile and new ones begun. Only when
+there is nothing to write is the call waited for that ends first.
+
+Each rollout has a seed of its own, so that the speed of tools decides when it is written but not what; yet it also
+decides beside which others, and the rounding of floating-point sums depends on that. In float32 the tokens are the
+same but for rare ties, and log-probabilities differ in their last digits; in bfloat16 tokens differ now and then. With
+`deterministic` results join at fixed steps, and all calls are waited for there: a run repeats itself to the bit.
 
 Left out on purpose: rewards, and any choice of where to branch.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from appo.engines.base import Engine, Request, Turn
-from appo.protocols.base import ParsedCall, ToolProtocol
+from appo.protocols.base import ToolProtocol
+from appo.rollout.turn_calls import CallingTurn, Tools, TurnCalls
 from appo.rollout.types import Rollout, ToolCall
-from appo.tools.runner import PendingCall, ToolOutcome, ToolRunner
+from appo.tools.runner import ToolOutcome, ToolRunner
 
-Tools = Mapping[str, Callable[..., Any]]
 UNKNOWN = "unknown"
-CALL_LIMIT = "call limit"
-BUSY = "busy"
 
 
 @dataclass
@@ -34,11 +37,13 @@ class Start:
         rollout: The prefix: a fresh `Rollout(prompt_ids)` or `parent.prefix(position)`.
         tools: Tools by name; bound to `rollout.environment` where they are its methods.
         seed: The rollout's own; None: a child of the run's, by position.
+        alternatives: How many of the likeliest tokens at its first new position are kept (`Rollout.alternatives`).
     """
 
     rollout: Rollout
     tools: Tools
     seed: int | None = None
+    alternatives: int = 0
 
 
 @dataclass
@@ -76,9 +81,6 @@ class _Writing:
     turn_start: int
     seed: int
     in_engine: bool = False
-    calls: list[ParsedCall] = field(default_factory=list)
-    outcomes: list[ToolOutcome] = field(default_factory=list)
-    pending: PendingCall | None = None
 
 
 def snapshot(environment: Any) -> Any:
@@ -101,10 +103,12 @@ class AgentLoop:
         protocol: Reads calls and writes results.
         runner: Runs tools.
         max_completion_length: Bound on a rollout's tokens after the prompt, results included.
-        max_tool_turns: Bound on turns with tool calls; a rollout that asks for one more ends ("tool_limit").
+        max_tool_calling_iterations: Bound on turns with tool calls, as in TRL; a rollout that asks for one more ends
+            ("tool_limit").
         context_length: Bound on prompt and completion together, or None.
         max_tool_calls: Bound on a rollout's calls; a further one is not run, and its result says why.
-        join_every: Steps between which tools may run beside generation; 1 waits for each call at once.
+        deterministic: Whether results join at fixed steps, whatever the speed of tools.
+        join_steps: If so, the engine's steps from one to the next; 1 waits for each call at once.
         keep_snapshots: Whether rollouts keep copies of their environment, to be branched from later.
     """
 
@@ -115,19 +119,20 @@ class AgentLoop:
         runner: ToolRunner,
         *,
         max_completion_length: int,
-        max_tool_turns: int | None = None,
+        max_tool_calling_iterations: int | None = None,
         context_length: int | None = None,
         max_tool_calls: int | None = None,
-        join_every: int = 4,
+        deterministic: bool = False,
+        join_steps: int = 4,
         keep_snapshots: bool = True,
     ) -> None:
         self.engine, self.protocol, self.runner = engine, protocol, runner
         self.max_completion_length = max_completion_length
-        self.max_tool_turns = max_tool_turns
+        self.max_tool_calling_iterations = max_tool_calling_iterations
         self.context_length = context_length
-        self.max_tool_calls = max_tool_calls
-        self.join_every = join_every
+        self.deterministic, self.join_steps = deterministic, join_steps
         self.keep_snapshots = keep_snapshots
+        self._calls = TurnCalls(runner, max_tool_calls)
         self.counters = LoopCounters()
         self._writing: dict[int, _Writing] = {}
 
@@ -149,12 +154,19 @@ class AgentLoop:
         steps = 0
         while self._writing:
             if self.engine.busy:
-                for turn in self.engine.step():
-                    self._end_turn(turn)
+                for written in self.engine.step():
+                    self._end_turn(written)
                 steps += 1
-            if steps % self.join_every == 0 or not self.engine.busy:
-                self._join_results()
+            self._calls.start()
+            for index, turn in self._answered_turns(steps):
+                self._append_results(index, turn)
         return [start.rollout for start in starts]
+
+    def _answered_turns(self, steps: int) -> list[tuple[int, CallingTurn]]:
+        """The turns whose results join now; some, if there is nothing to write without them."""
+        if not self.deterministic:
+            return self._calls.finished(wait=not self.engine.busy)
+        return self._calls.join() if steps % self.join_steps == 0 or not self.engine.busy else []
 
     def _remaining(self, rollout: Rollout) -> int:
         room = self.max_completion_length - len(rollout.completion_ids)
@@ -185,15 +197,24 @@ class AgentLoop:
         writing = self._writing[index]
         rollout = writing.start.rollout
         writing.in_engine = True
-
-        def should_stop(turn_ids: list[int]) -> bool:
-            return self.protocol.should_stop(writing.turn_prefix + turn_ids)
-
         context = rollout.prompt_ids + rollout.completion_ids
-        self.engine.start(Request(index, context, self._remaining(rollout), writing.seed, should_stop))
+        self.engine.start(
+            Request(
+                index,
+                context,
+                self._remaining(rollout),
+                writing.seed,
+                self.protocol.stop,
+                turn_tokens=len(writing.turn_prefix),
+                top_alternatives=writing.start.alternatives,
+            )
+        )
 
     def _end_turn(self, turn: Turn) -> None:
-        self._writing[turn.id].start.rollout.append(turn.token_ids, turn.logprobs)
+        rollout = self._writing[turn.id].start.rollout
+        rollout.append(turn.token_ids, turn.logprobs)
+        if turn.alternatives is not None:
+            rollout.alternatives = [[token, logp] for token, logp in turn.alternatives]
         self.counters.policy_tokens += len(turn.token_ids)
         if turn.reason == "length":
             self._finish(turn.id, "length")
@@ -208,25 +229,14 @@ class AgentLoop:
         calls = self.protocol.parse_calls(rollout.completion_ids[writing.turn_start :], context_ids)
         if not calls:
             self._finish(index, "stop")
-        elif self.max_tool_turns is not None and len(rollout.answered_turns()) >= self.max_tool_turns:
+        elif self._no_more_turns(rollout):
             self._finish(index, "tool_limit")
         else:
-            writing.calls, writing.outcomes = calls, []
-            self._submit_next(writing)
+            self._calls.begin(index, CallingTurn(rollout, writing.start.tools, calls))
 
-    def _submit_next(self, writing: _Writing) -> None:
-        """Starts the turn's next call. One after another, as in TRL: they may change the same environment."""
-        call, environment = writing.calls[len(writing.outcomes)], writing.start.rollout.environment
-        calls = len(writing.start.rollout.tool_calls) + len(writing.outcomes)
-        owner = getattr(writing.start.tools.get(call.name), "__self__", None)
-        if self.max_tool_calls is not None and calls >= self.max_tool_calls:
-            text = f"error: the limit of {self.max_tool_calls} tool calls is reached; answer without another call"
-            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, CALL_LIMIT, ran=False))
-        elif environment is not None and owner is environment and self.runner.busy(environment):
-            text = "error: not run, as an earlier call that timed out still runs"
-            writing.pending = PendingCall(self.runner, None, ToolOutcome(text, BUSY, ran=False))
-        else:
-            writing.pending = self.runner.submit(writing.start.tools, call.name, call.arguments, call.error)
+    def _no_more_turns(self, rollout: Rollout) -> bool:
+        limit = self.max_tool_calling_iterations
+        return limit is not None and len(rollout.answered_turns()) >= limit
 
     def _finish(self, index: int, reason: Any) -> None:
         writing = self._writing.pop(index)
@@ -235,25 +245,11 @@ class AgentLoop:
             self.engine.close(index)
         self._on_end(index)
 
-    def _join_results(self) -> None:
-        """Waits for all calls, which run beside each other over rollouts, and appends their results."""
-        waiting = {index: writing for index, writing in self._writing.items() if writing.calls}
-        unfinished = list(waiting.values())
-        while unfinished:
-            for writing in unfinished:
-                assert writing.pending is not None
-                writing.outcomes.append(writing.pending.result())
-                if len(writing.outcomes) < len(writing.calls):
-                    self._submit_next(writing)
-            unfinished = [writing for writing in unfinished if len(writing.outcomes) < len(writing.calls)]
-        for index, writing in waiting.items():
-            self._append_results(index, writing)
-
-    def _append_results(self, index: int, writing: _Writing) -> None:
+    def _append_results(self, index: int, turn: CallingTurn) -> None:
         """Appends the results of a turn's calls, all or (where there is no room) none."""
-        rollout = writing.start.rollout
+        writing, rollout = self._writing[index], turn.rollout
         calls = []
-        for parsed, outcome in zip(writing.calls, writing.outcomes, strict=True):
+        for parsed, outcome in zip(turn.calls, turn.outcomes, strict=True):
             self.counters.count(parsed.name if parsed.name in writing.start.tools else UNKNOWN, outcome)
             start, end = writing.turn_start + parsed.start, writing.turn_start + parsed.end
             call = ToolCall(parsed.name, parsed.arguments, start, end, outcome.text, outcome.error)
@@ -270,7 +266,7 @@ class AgentLoop:
         rollout.append(ids, None)
         if self.keep_snapshots and rollout.environment is not None:
             rollout.snapshots.append(self._snapshot(rollout))
-        writing.calls, writing.turn_prefix, writing.turn_start = [], [], begin + len(ids)
+        writing.turn_prefix, writing.turn_start = [], begin + len(ids)
         if writing.in_engine:
             self.engine.resume(index, ids, self._remaining(rollout))
         else:

@@ -68,6 +68,8 @@ class Rollout:
             being the best; None where no score did.
         environment: The environment in the state that the rollout left, if the task has one.
         snapshots: Environment states after 0, 1, 2, ... answered turns; None where the state cannot be copied.
+        alternatives: The likeliest tokens, `[id, log-probability]`, in the place of the first one that was written
+            from the rollout's start, likeliest first; None where nobody asked for them.
     """
 
     prompt_ids: list[int]
@@ -85,6 +87,7 @@ class Rollout:
     branch_rank: int | None = None
     environment: Any = None
     snapshots: list[Any] = field(default_factory=list)
+    alternatives: list[list[float]] | None = None
 
     def append(self, token_ids: list[int], logprobs: list[float] | None) -> None:
         """Adds tokens of the policy (`logprobs` given, as many) or of a tool result (`logprobs` None)."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from trl.data_utils import is_conversational
 
-from appo.engines.transformers_engine import TransformersEngine
+from appo.engines.opening import open_engine
 from appo.errors import UserError
 from appo.protocols.base import ToolProtocol
 from appo.rollout.counters import RunCounters
@@ -27,11 +27,12 @@ from appo.rollout.scoring import RolloutBatch, TokenScores, collate, stack_score
 from appo.rollout.tree import BranchPoint, RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.unknown_words import UnknownWords, text_of
-from appo.tools.runner import ToolRunner
+from appo.tools.runner import MAX_WORKERS, ToolRunner
 from appo.trl_seam import SeamTrainer
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
+ALTERNATIVES = 5  # tokens that a record tells of at a branch point
 EVALUATION_STREAM = 1_000_003  # keeps an evaluation's random numbers apart from those of branching rounds
 
 Pair = tuple[RolloutTree, Rollout]
@@ -61,7 +62,10 @@ class RolloutWriter:
         self.host, self.protocol, self.pool, self.counters, self.args = host, protocol, pool, counters, args
         self.collisions = collisions
         self.runner = ToolRunner(
-            timeout=args.tool_timeout, max_result_chars=args.max_tool_result_chars, retries=args.tool_retries
+            timeout=args.tool_timeout,
+            max_workers=MAX_WORKERS if args.max_tool_workers is None else args.max_tool_workers,
+            max_result_chars=args.max_tool_result_chars,
+            retries=args.tool_retries,
         )
         self.vocab_size: int = host.model.config.get_text_config().vocab_size
         self._unknown = UnknownWords(host.tokenizer, "prompts")
@@ -139,32 +143,23 @@ class RolloutWriter:
         """The prefix of a branch, its environment in the state that the prefix left."""
         prefix = point.tree.rollouts[point.rollout].prefix(point.position)
         self.pool.enter_prefix(prefix, point.tree.row, self.runner)
-        return Start(prefix, self.pool.tools_of(prefix.environment))
+        return Start(prefix, self.pool.tools_of(prefix.environment), alternatives=ALTERNATIVES)
 
     def run(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
         """Writes rollouts to their end, without rewards."""
         host = self.host
         with host.model_for_generation() as model:
-            engine = TransformersEngine(
-                model,
-                pad_token_id=host.tokenizer.pad_token_id,
-                eos_token_ids=host.eos_token_ids,
-                stop_candidates=self.protocol.stop_candidates,
-                temperature=host.temperature,
-                top_p=host.top_p,
-                top_k=host.top_k,
-                min_p=host.min_p,
-                max_rows=self.args.rollout_batch_size,
-            )
+            engine = open_engine(self.args, model, host.tokenizer, host.eos_token_ids, self.args.rollout_batch_size)
             loop = AgentLoop(
                 engine,
                 self.protocol,
                 self.runner,
                 max_completion_length=host.max_completion_length,
-                max_tool_turns=self.args.max_tool_calling_iterations,
+                max_tool_calling_iterations=self.args.max_tool_calling_iterations,
                 max_tool_calls=self.args.max_tool_calls,
                 context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-                join_every=self.args.tool_join_steps,
+                deterministic=self.args.deterministic,
+                join_steps=self.args.tool_join_steps,
                 keep_snapshots=keep_snapshots,
             )
             rollouts = loop.run(starts, self.seed(stream))

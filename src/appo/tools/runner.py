@@ -26,7 +26,9 @@ from appo.tools.results import ToolError, ToolResult, cut_in_the_middle
 
 logger = logging.getLogger(__name__)
 
+MAX_WORKERS = 32
 FIRST_PAUSE = 0.5  # seconds before a call is tried again; each further pause is twice as long
+QUICK = 0.002  # seconds after which a call gets a thread of its own; for quick tools one is best
 SETTLING = 1.0  # seconds that a coroutine may take to be cancelled
 LONGEST_PATIENCE = 5.0  # seconds until an event loop that begins no call counts as blocked
 
@@ -42,11 +44,13 @@ class ToolOutcome:
     ran: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     name: str
     function: Callable[..., Any]
     arguments: dict[str, Any]
+    on_end: Callable[[], None]
+    submit_time: float = field(default_factory=time.monotonic)
     started: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     left: threading.Event = field(default_factory=threading.Event)  # set when its thread is done with it
@@ -93,13 +97,14 @@ class ToolRunner:
     def __init__(
         self,
         timeout: float = 30.0,
-        max_workers: int = 32,
+        max_workers: int = MAX_WORKERS,
         max_result_chars: int = 8192,
         retries: int = 0,
         max_hanging: int = 32,
     ) -> None:
         self.timeout, self.max_workers, self.max_result_chars = timeout, max_workers, max_result_chars
         self.retries, self.max_hanging = retries, max_hanging
+        self._queued: dict[_Job, None] = {}  # in the order of coming
         self._running: list[_Job] = []
         self._late: list[_Job] = []  # given up, and perhaps still running
         self._marked: MutableMapping[int, Any] = weakref.WeakValueDictionary()  # what `gave_up` tells of, by id
@@ -113,35 +118,69 @@ class ToolRunner:
         self._workers = 0  # threads that are not stuck
 
     def submit(
-        self, tools: Mapping[str, Callable[..., Any]], name: str, arguments: Any, error: str | None = None
+        self,
+        tools: Mapping[str, Callable[..., Any]],
+        name: str,
+        arguments: Any,
+        error: str | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> PendingCall:
         """Starts a call. One that could not be read (`error` says why), and a name or arguments that make no sense,
-        give an error outcome at once."""
+        give an error outcome at once.
+
+        Args:
+            on_end: Called once `result` would no longer wait, in any thread: it should do no more than tell.
+        """
         if error is not None:
-            text = self._readable(f"error: malformed call: {error}")
-            return PendingCall(self, None, ToolOutcome(text, "malformed call", ran=False))
+            return self.refuse(f"error: malformed call: {error}", "malformed call", on_end)
         if name not in tools:
             known = ", ".join(sorted(tools)) or "none"
-            text = self._readable(f"error: no tool named {name}; tools: {known}")
-            return PendingCall(self, None, ToolOutcome(text, "unknown tool", ran=False))
+            return self.refuse(f"error: no tool named {name}; tools: {known}", "unknown tool", on_end)
         try:
-            job = _Job(name, tools[name], bind_arguments(tools[name], arguments))
+            job = _Job(name, tools[name], bind_arguments(tools[name], arguments), on_end)
         except Exception as raised:  # text of the policy, of any depth and kind
-            text = self._readable(f"error: bad arguments for {name}: {_message(raised)}")
-            return PendingCall(self, None, ToolOutcome(text, "bad arguments", ran=False))
+            return self.refuse(f"error: bad arguments for {name}: {_message(raised)}", "bad arguments", on_end)
         with self._lock:
             self._unfinished += 1
+            self._queued[job] = None
             if not self._workers:
                 self._grow()
         self._jobs.put(job)
         return PendingCall(self, job)
 
+    def refuse(self, text: str, error: str, on_end: Callable[[], None] = lambda: None) -> PendingCall:
+        """A call that is not run, and has ended with this error."""
+        on_end()
+        return PendingCall(self, None, ToolOutcome(self._readable(text), error, ran=False))
+
+    def tend(self) -> float | None:
+        """Gives up calls whose time is over, and threads to those that have waited for one; for whoever does not wait
+        in `result`.
+
+        Returns:
+            Seconds until it has to be asked again; None while no call is under way.
+        """
+        now = time.monotonic()
+        with self._lock:
+            overdue = [job for job in self._running if job.start_time + self.timeout <= now]
+        for job in overdue:
+            self._give_up(job)
+        with self._lock:
+            times = [job.start_time + self.timeout for job in self._running]
+            oldest = next(iter(self._queued), None)
+            if oldest is not None and oldest.submit_time + QUICK <= now:
+                self._grow()
+            if oldest is not None and self._workers < min(self._unfinished, self.max_workers):
+                times.append(oldest.submit_time + QUICK)
+            if not self._unfinished:
+                return None
+            return max(0.0, min(times, default=now + QUICK) - now)
+
     def wait(self, job: _Job) -> ToolOutcome:
         """Waits for a job, at most its time-out from its start; overdue ones before it in the queue are given up."""
         if job.outcome is not None:
             return job.outcome
-        if not job.done.wait(0.002):
-            # One thread is quickest for tools that answer at once; for others every call gets its own.
+        if not job.done.wait(QUICK):
             with self._lock:
                 self._grow()
         while not job.started.wait(0.02):
@@ -171,6 +210,7 @@ class ToolRunner:
             self._grow()
         if job.coroutine is not None:
             job.coroutine.give_up()
+        job.on_end()
 
     def _mark(self, owner: Any) -> None:
         try:
@@ -205,11 +245,12 @@ class ToolRunner:
         while (job := self._jobs.get()) is not None:
             with self._lock:
                 job.start_time = time.monotonic()
+                del self._queued[job]
                 self._running.append(job)
                 self._late = [late for late in self._late if late.still_runs()]
                 hanging = sum(late.name == job.name for late in self._late)
             job.started.set()
-            outcome = self._refuse(job.name, hanging) if hanging >= self.max_hanging else self._try(job)
+            outcome = self._refuse_hanging(job.name, hanging) if hanging >= self.max_hanging else self._try(job)
             outcome.seconds = time.monotonic() - job.start_time
             job.left.set()
             with self._lock:
@@ -219,8 +260,9 @@ class ToolRunner:
                 self._running.remove(job)
                 self._unfinished -= 1
             job.done.set()
+            job.on_end()
 
-    def _refuse(self, name: str, hanging: int) -> ToolOutcome:
+    def _refuse_hanging(self, name: str, hanging: int) -> ToolOutcome:
         if name not in self._reported:
             self._reported.add(name)
             logger.warning(

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
+from scripted_model import save_scripted
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from appo.engines.base import Request
+from appo.engines.base import Request, Stop
 from appo.engines.transformers_engine import TransformersEngine
 
 NEVER = -1
-
-
-def never(turn_ids):
-    return False
 
 
 def make_engine(model, **options):
@@ -38,7 +36,7 @@ def test_logprobs_equal_those_of_a_plain_forward(tiny):
     engine = make_engine(model)
     contexts = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15]]
     for i, context in enumerate(contexts):
-        engine.start(Request(i, context, 12, seed=i, should_stop=never))
+        engine.start(Request(i, context, 12, seed=i))
     turns = run(engine)
     for i, context in enumerate(contexts):
         expected = plain_logps(model, context, turns[i].token_ids)
@@ -49,9 +47,9 @@ def test_logprobs_after_results_short_and_long_equal_those_of_a_plain_forward(ti
     model, _ = tiny
     engine = make_engine(model)
     results = {0: [20, 21], 1: list(range(20, 60)), 2: list(range(20, 45))}
+    stop = Stop(frozenset(range(0, model.config.vocab_size, 3)))
     for i in results:
-        engine.start(Request(i, [5, 6 + i], 40, seed=i, should_stop=lambda ids: len(ids) == 3 + len(ids) // 40))
-    engine.stop_candidates = frozenset(range(model.config.vocab_size))
+        engine.start(Request(i, [5, 6 + i], 40, seed=i, stop=stop))
     written = {i: [] for i in results}
     resumed = set()
     while engine.busy:
@@ -73,8 +71,8 @@ def test_a_sequence_does_not_depend_on_its_neighbours(tiny):
     model, _ = tiny
     together, alone = make_engine(model), make_engine(model)
     for i in range(6):
-        together.start(Request(i, [5 + i] * (i + 1), 10 + i, seed=i, should_stop=never))
-    alone.start(Request(4, [9] * 5, 14, seed=4, should_stop=never))
+        together.start(Request(i, [5 + i] * (i + 1), 10 + i, seed=i))
+    alone.start(Request(4, [9] * 5, 14, seed=4))
     assert run(together)[4].token_ids == run(alone)[4].token_ids
 
 
@@ -82,7 +80,7 @@ def test_sequences_beyond_the_batch_queue_and_finish(tiny):
     model, _ = tiny
     engine = make_engine(model, max_rows=2)
     for i in range(5):
-        engine.start(Request(i, [5, 6], 3 + i, seed=i, should_stop=never))
+        engine.start(Request(i, [5, 6], 3 + i, seed=i))
     assert {i: len(turn.token_ids) for i, turn in run(engine).items()} == {0: 3, 1: 4, 2: 5, 3: 6, 4: 7}
 
 
@@ -90,7 +88,7 @@ def test_sampled_frequencies_follow_the_softmax_at_the_temperature(tiny):
     model, _ = tiny
     engine = make_engine(model, temperature=0.5, max_rows=4000)
     for i in range(4000):
-        engine.start(Request(i, [5, 6], 1, seed=i, should_stop=never))
+        engine.start(Request(i, [5, 6], 1, seed=i))
     counts = torch.bincount(torch.tensor([t.token_ids[0] for t in run(engine).values()]), minlength=model.vocab_size)
     with torch.no_grad():
         probs = torch.softmax(model(torch.tensor([[5, 6]])).logits[0, -1] / 0.5, -1)
@@ -105,14 +103,14 @@ def test_top_k_and_top_p_keep_the_likeliest_tokens(tiny):
     for options, allowed in (({"top_k": 3}, order[:3]), ({"top_p": 1e-6}, order[:1])):
         engine = make_engine(model, **options)
         for i in range(50):
-            engine.start(Request(i, [5, 6], 1, seed=i, should_stop=never))
+            engine.start(Request(i, [5, 6], 1, seed=i))
         assert {turn.token_ids[0] for turn in run(engine).values()} <= set(allowed)
 
 
 def test_an_end_token_ends_the_turn(tiny):
     model, _ = tiny
     engine = make_engine(model, eos_token_ids=range(model.config.vocab_size))
-    engine.start(Request(0, [5], 9, seed=0, should_stop=never))
+    engine.start(Request(0, [5], 9, seed=0))
     turn = run(engine)[0]
     assert (len(turn.token_ids), turn.reason) == (1, "eos")
 
@@ -124,3 +122,132 @@ def test_a_model_with_sliding_windows_is_refused(tiny, fields):
         setattr(model.config, name, value)
     with pytest.raises(ValueError, match="full attention"):
         make_engine(model)
+
+
+def test_a_row_is_refilled_before_the_longest_sequence_ends(tiny):
+    model, _ = tiny
+    engine = make_engine(model, max_rows=2)
+    for i, budget in enumerate([30, 3, 4, 5]):
+        engine.start(Request(i, [5, 6 + i], budget, seed=i))
+    assert list(run(engine)) == [1, 2, 3, 0]
+
+
+def write_with_results(engine, count, stop):
+    """Token ids of sequences that are resumed once, with two contexts among them, by id."""
+    written = {i: [] for i in range(count)}
+    for i in range(count):
+        engine.start(Request(i, [9] * 20 if i % 2 else [5, 6], 12 + i, seed=i, stop=stop))
+    while engine.busy:
+        for turn in engine.step():
+            first = not written[turn.id]
+            written[turn.id] += turn.token_ids
+            if first:
+                engine.resume(turn.id, [30 + turn.id] * (3 if turn.id % 3 else 25), 6)
+            else:
+                engine.close(turn.id)
+    return written
+
+
+def test_what_is_written_does_not_depend_on_the_number_of_rows(tiny):
+    model, _ = tiny
+    stop = Stop(frozenset(range(0, model.config.vocab_size, 7)))
+    expected = write_with_results(make_engine(model, max_rows=12), 12, stop)
+    for rows in (1, 3, 5):
+        assert write_with_results(make_engine(model, max_rows=rows), 12, stop) == expected
+
+
+def test_a_sequence_that_waits_gives_its_row_to_others_and_is_read_again(tiny):
+    model, _ = tiny
+    engine = make_engine(model, max_rows=1)
+    engine.start(Request(0, [5, 6, 7], 9, seed=0, stop=Stop(frozenset(range(model.config.vocab_size)))))
+    (first,) = engine.step()
+    assert not engine.busy  # it waits for its tool
+    engine.start(Request(1, [8, 9], 4, seed=1))
+    assert engine.busy
+    other = run(engine)[1]
+    assert len(other.token_ids) == 4
+    engine.resume(0, [20, 21], 5)
+    second = run(engine)[0]
+    context = [5, 6, 7, *first.token_ids, 20, 21]
+    expected = plain_logps(model, context, second.token_ids)
+    torch.testing.assert_close(torch.tensor(second.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_resumed_sequence_is_written_before_new_ones_enter(tiny):
+    model, _ = tiny
+    engine = make_engine(model, max_rows=1)
+    engine.start(Request(0, [5], 9, seed=0, stop=Stop(frozenset(range(model.config.vocab_size)))))
+    engine.step()
+    for i in (1, 2):
+        engine.start(Request(i, [6], 2, seed=i))
+    engine.step()  # the first new one has the row now
+    engine.resume(0, [7], 3)
+    assert list(run(engine)) == [1, 0, 2]
+
+
+def test_the_likeliest_first_tokens_are_those_of_a_plain_forward(tiny):
+    """Whatever top-k leaves to sample from: they are told at the temperature, before anything is cut off."""
+    model, _ = tiny
+    engine = make_engine(model, temperature=0.5, top_k=2)
+    engine.start(Request(0, [5, 6, 7], 4, seed=0, top_alternatives=5))
+    engine.start(Request(1, [5, 6, 7], 4, seed=1))
+    turns = run(engine)
+    with torch.no_grad():
+        best = torch.log_softmax(model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.5, -1).topk(5)
+    assert [token for token, _ in turns[0].alternatives] == best.indices.tolist()
+    told = torch.tensor([logp for _, logp in turns[0].alternatives])
+    torch.testing.assert_close(told, best.values, atol=1e-4, rtol=0)
+    assert dict(turns[0].alternatives)[turns[0].token_ids[0]] == pytest.approx(turns[0].logprobs[0], abs=1e-6)
+    assert turns[1].alternatives is None
+
+
+def test_alternatives_are_told_once_and_never_more_than_there_are_tokens(tiny):
+    model, _ = tiny
+    engine = make_engine(model)
+    every = Stop(frozenset(range(model.config.vocab_size)))
+    engine.start(Request(0, [5], 9, seed=0, stop=every, top_alternatives=1000))
+    (first,) = engine.step()
+    engine.resume(0, [6], 9)
+    (second,) = engine.step() or engine.step()
+    assert len(first.alternatives) == model.config.vocab_size
+    assert second.alternatives is None
+
+
+@pytest.mark.parametrize(("turn_tokens", "written"), [(0, "bcd"), (1, "bc"), (2, "bc")])
+def test_a_stop_string_may_begin_in_the_context_where_the_turn_does(tmp_path, turn_tokens, written):
+    """The model writes the alphabet; `abc` ends the turn, and its `a` stands before what is written."""
+    save_scripted(tmp_path, {"a": "b", "b": "c", "c": "d"})
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    engine = make_engine(model, tokenizer=tokenizer, eos_token_ids=[tokenizer.eos_token_id], top_k=1)
+    request = Request(0, tokenizer("xa")["input_ids"], 9, seed=0, stop=Stop(strings=("abc",)), turn_tokens=turn_tokens)
+    engine.start(request)
+    turn = run(engine)[0]
+    assert tokenizer.decode(turn.token_ids, skip_special_tokens=True) == written
+    assert turn.reason == ("stop" if turn_tokens else "eos")
+
+
+def test_new_weights_are_used_and_refused_while_sequences_are_open(tiny):
+    model, _ = tiny
+    engine = make_engine(model, top_k=1)
+    engine.start(Request(0, [5, 6], 3, seed=0))
+    with pytest.raises(RuntimeError, match="open"):
+        engine.load(model)
+    before = run(engine)[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(-1.5)
+    engine.load(model)
+    engine.start(Request(0, [5, 6], 3, seed=0))
+    after = run(engine)[0]
+    expected = plain_logps(model, [5, 6], after.token_ids)
+    torch.testing.assert_close(torch.tensor(after.logprobs), expected, atol=1e-4, rtol=0)
+    assert after.token_ids != before.token_ids
+
+
+def test_no_memory_is_held_when_all_sequences_are_closed(tiny):
+    model, _ = tiny
+    engine = make_engine(model)
+    engine.start(Request(0, [5, 6], 3, seed=0))
+    run(engine)
+    assert all(layer.keys_RKHD is None for layer in engine._cache.layers)

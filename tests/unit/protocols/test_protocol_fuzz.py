@@ -10,6 +10,7 @@ from test_chat_templates import FAMILIES, QUESTION, check_alignment, make_protoc
 from test_loop import ScriptedEngine
 
 from appo.engines.base import Turn
+from appo.engines.stops import StopMatcher
 from appo.protocols.base import TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
@@ -83,7 +84,7 @@ class SamplingEngine(ScriptedEngine):
 
     def start(self, request):
         super().start(request)
-        self.should_stop = request.should_stop
+        self.matcher = StopMatcher(request.stop, self.protocol.tokenizer)
 
     def resume(self, id, token_ids, max_new_tokens):
         super().resume(id, token_ids, max_new_tokens)
@@ -95,7 +96,7 @@ class SamplingEngine(ScriptedEngine):
         written, reason = [], "length"
         for token in [*output, min(self.ends)][:budget]:
             written.append(token)
-            if token in self.ends or (token in self.protocol.stop_candidates and self.should_stop(written)):
+            if token in self.ends or self.matcher.ended(written):
                 reason = "stop"
                 break
         self.turns.append(written)
@@ -128,7 +129,7 @@ def fuzz(protocol, texts, prompt, ends, count):
         check_spans(protocol, output, number)
     while seed < count:  # one rollout after another, each with as many outputs as it takes
         engine = SamplingEngine(outputs[seed : seed + TURNS + 1], protocol, ends)
-        loop = AgentLoop(engine, protocol, runner, max_completion_length=30_000, max_tool_turns=TURNS)
+        loop = AgentLoop(engine, protocol, runner, max_completion_length=30_000, max_tool_calling_iterations=TURNS)
         rollout = Rollout(list(prompt), [QUESTION])
         try:
             loop.run([Start(rollout, {"weather": weather})], seed=0)

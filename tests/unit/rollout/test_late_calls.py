@@ -9,7 +9,8 @@ from test_loop import ANSWER, CALL, RESULT, ScriptedEngine, start
 
 from appo.protocols.base import TagProtocol
 from appo.rollout.environments import EnvironmentPool
-from appo.rollout.loop import BUSY, AgentLoop, Start
+from appo.rollout.loop import AgentLoop, Start
+from appo.rollout.turn_calls import BUSY
 from appo.tools.runner import ToolRunner
 
 HANG = CALL.replace("e1", "e2")

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from appo.engines.base import Turn
+from appo.engines.transformers_engine import TransformersEngine
 from appo.environments.kinship import KinshipEnvironment
 from appo.protocols.base import TagProtocol
 from appo.rollout.environments import EnvironmentPool
-from appo.rollout.loop import CALL_LIMIT, UNKNOWN, AgentLoop, Start, ToolCounter
+from appo.rollout.loop import UNKNOWN, AgentLoop, Start, ToolCounter
+from appo.rollout.turn_calls import CALL_LIMIT
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner
 
@@ -82,7 +84,7 @@ def test_mask_and_logprobs_are_aligned_after_calls(tiny, calls):
 def test_the_call_limit_counts_the_calls_of_the_prefix(tiny):
     _, tokenizer = tiny
     pool = EnvironmentPool([], KinshipEnvironment)
-    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL] * 5}), tokenizer, max_tool_turns=2)
+    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL] * 5}), tokenizer, max_tool_calling_iterations=2)
     (parent,) = loop.run([start(tokenizer, pool)], seed=0)
     assert (len(parent.tool_calls), parent.finish_reason) == (2, "tool_limit")
     prefix = parent.prefix(parent.tool_calls[1].start)  # one answered call: one is left
@@ -155,7 +157,7 @@ def test_the_words_of_a_prompt_do_not_use_up_the_call_limit(tiny):
     _, tokenizer = tiny
     pool = EnvironmentPool([], KinshipEnvironment)
     prompt = "<search> mother e1 </search> <search> mother e1 </search> mother boss e1"
-    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL, ANSWER]}), tokenizer, max_tool_turns=1)
+    loop = make_loop(ScriptedEngine(tokenizer, {0: [CALL, ANSWER]}), tokenizer, max_tool_calling_iterations=1)
     (rollout,) = loop.run([start(tokenizer, pool, prompt=prompt)], seed=0)
     assert (len(rollout.tool_calls), rollout.finish_reason) == (1, "stop")
 
@@ -278,43 +280,11 @@ def test_nonsense_in_a_call_becomes_a_result_the_policy_reads(tiny):
     assert rollout.finish_reason == "stop"
 
 
-def test_the_speed_of_a_tool_does_not_change_what_is_written(tiny):
-    import random
-    import time
-
-    from appo.engines.transformers_engine import TransformersEngine
-
-    model, tokenizer = tiny
-
-    def search(query: str) -> str:
-        time.sleep(random.random() * 0.01)
-        return "e3"
-
-    def write():
-        protocol = TagProtocol(tokenizer, ["search"], RESULT)
-        # A random model never closes a call by itself: any of these tokens does.
-        protocol.should_stop = lambda ids: True
-        protocol.stop_candidates = frozenset(range(40, 80))
-        protocol.parse_calls = lambda turn, context: [
-            type("C", (), {"name": "search", "arguments": "x", "start": 0, "end": len(turn), "error": None})
-        ]
-        engine = TransformersEngine(model, pad_token_id=0, eos_token_ids=[], stop_candidates=protocol.stop_candidates)
-        loop = AgentLoop(engine, protocol, ToolRunner(), max_completion_length=40, max_tool_turns=3, join_every=3)
-        starts = [Start(Rollout([5 + i], ""), {"search": search}) for i in range(8)]
-        return [rollout.completion_ids for rollout in loop.run(starts, seed=7)]
-
-    assert write() == write()
-
-
 def test_logprobs_of_the_loop_equal_a_plain_forward(tiny):
-    from appo.engines.transformers_engine import TransformersEngine
-
     model, tokenizer = tiny
     pool = EnvironmentPool([], KinshipEnvironment)
     protocol = TagProtocol(tokenizer, ["search"], RESULT)
-    engine = TransformersEngine(
-        model, pad_token_id=0, eos_token_ids=[tokenizer.eos_token_id], stop_candidates=protocol.stop_candidates
-    )
+    engine = TransformersEngine(model, pad_token_id=0, eos_token_ids=[tokenizer.eos_token_id], tokenizer=tokenizer)
     loop = AgentLoop(engine, protocol, ToolRunner(), max_completion_length=30)
     prefix = tokenizer(CALL, add_special_tokens=False)["input_ids"]
     starts = []
@@ -359,7 +329,7 @@ def silent_loop(tokenizer, texts, **options):
 def test_turns_whose_result_has_no_tokens_count_towards_the_limit(tiny):
     _, tokenizer = tiny
     pool = EnvironmentPool([], Silent)
-    loop = silent_loop(tokenizer, [CALL] * 9, max_tool_turns=2)
+    loop = silent_loop(tokenizer, [CALL] * 9, max_tool_calling_iterations=2)
     (rollout,) = loop.run([start(tokenizer, pool)], seed=0)
     size = len(tokenizer(CALL)["input_ids"])
     assert (len(rollout.tool_calls), rollout.finish_reason) == (2, "tool_limit")
@@ -369,7 +339,7 @@ def test_turns_whose_result_has_no_tokens_count_towards_the_limit(tiny):
 def test_a_branch_behind_results_without_tokens_goes_on_from_their_state(tiny):
     _, tokenizer = tiny
     pool = EnvironmentPool([], Silent)
-    loop = silent_loop(tokenizer, [CALL, CALL, ANSWER], max_tool_turns=3)
+    loop = silent_loop(tokenizer, [CALL, CALL, ANSWER], max_tool_calling_iterations=3)
     (parent,) = loop.run([start(tokenizer, pool)], seed=0)
     size = len(tokenizer(CALL)["input_ids"])
     for position, answered in ((size - 1, 0), (size, 1), (size + 1, 1), (2 * size, 2), (2 * size + 1, 2)):

@@ -1,5 +1,6 @@
 """Tool calls: time-outs, errors as text, parallel calls, arguments from text and mappings."""
 
+import queue
 import threading
 import time
 from types import SimpleNamespace
@@ -270,3 +271,59 @@ def test_a_fault_in_a_tools_code_is_told_once_with_its_place_and_a_tools_own_ans
     assert runner.submit(tools, "strict", {}).result().error == "ToolError"
     (message,) = caplog.messages
     assert message.startswith("The tool broken raised") and "test_runner.py" in message and "undefined_name" in message
+
+
+def test_the_end_of_each_call_is_told_once():
+    """Of one that answers, that is refused, and that is given up: by then its outcome is there."""
+    gate, told = threading.Event(), queue.SimpleQueue()
+
+    def hang(text: str) -> str:
+        """Hangs. Args: text: What."""
+        gate.wait()
+        return text
+
+    runner = ToolRunner(timeout=0.1)
+    tools = {**TOOLS, "hang": hang}
+    calls = [("echo", "a", None), ("nothing", "a", None), ("hang", "a", None)]
+    pending = [
+        runner.submit(tools, *call, on_end=lambda number=number: told.put(number)) for number, call in enumerate(calls)
+    ]
+    ends = []
+    while len(ends) < 3:
+        try:
+            ends.append(told.get(timeout=runner.tend()))
+        except queue.Empty:
+            continue
+        assert pending[ends[-1]].result().error == {0: None, 1: "unknown tool", 2: "timeout"}[ends[-1]]
+    gate.set()
+    assert sorted(ends) == [0, 1, 2]
+    assert runner.tend() is None
+    runner.busy(None)
+    assert told.empty()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_as_many_calls_run_at_once_as_there_are_workers(workers):
+    """Each waits until so many run."""
+    running, most, lock, together = [], [], threading.Lock(), threading.Barrier(workers)
+
+    def work(text: str) -> str:
+        """Works. Args: text: What."""
+        with lock:
+            running.append(text)
+            most.append(len(running))
+        together.wait(60)
+        with lock:
+            running.remove(text)
+        return text
+
+    runner, told = ToolRunner(max_workers=workers), queue.SimpleQueue()
+    for number in range(6):
+        runner.submit({"work": work}, "work", str(number), on_end=lambda: told.put(1))
+    ended = 0
+    while ended < 6:
+        try:
+            ended += told.get(timeout=runner.tend())
+        except queue.Empty:
+            continue
+    assert max(most) == workers
