@@ -20,6 +20,7 @@ import torch
 import transformers
 
 from appo.cli import train as run
+from appo.cli.loading import load_model, load_task
 from appo.cli.recipe import make_settings, read_yaml
 from appo.models.loading import read_model
 from appo.rollout.records import read_records
@@ -59,8 +60,8 @@ def write(directory: Path) -> None:
 def _run_arm(values: dict[str, Any], directory: Path) -> None:
     config, args, _ = make_settings(values, directory.name)
     args.disable_tqdm = True
-    task = run.load_task(config)
-    model, tokenizer = run.load_model(config, args, task, config.model)
+    task = load_task(config)
+    model, tokenizer = load_model(config, args, task, config.model)
     trainer = APPOTrainer(
         model, list(task.reward_funcs), args, train_dataset=task.dataset(64, 0), processing_class=tokenizer,
         tools=list(task.tools), environment_factory=task.environment_factory,

@@ -10,7 +10,7 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback
 
 from appo.cli import train as run
-from appo.cli.loading import load_task
+from appo.cli.loading import load_model, load_task
 from appo.evaluation import evaluate
 from appo.research.charges import SECONDS, ChargedTrainer, Spent
 from appo.research.earlier import code_of
@@ -76,7 +76,7 @@ def do(study: Study, job: Job, on_update: Callable[[float], None]) -> dict[str, 
     args.disable_tqdm = True
     code = code_of(config.task)
     task = load_task(config)
-    model, tokenizer = run.load_model(config, args, task, config.model)
+    model, tokenizer = load_model(config, args, task, config.model)
     questions = task.questions(study.option("questions", job.testbed), QUESTIONS[job.phase])
     budget = study.option("generated_tokens", job.testbed)
     curve = Curve(budget, study.option("evaluations", job.testbed), questions, on_update)

@@ -36,8 +36,7 @@ from appo.algorithm import (
     random_score,
 )
 from appo.algorithm.branching_score import z_scores
-from appo.cli import train as run
-from appo.cli.loading import load_task
+from appo.cli.loading import load_model, load_task
 from appo.cli.recipe import RunConfig
 from appo.config import APPOConfig
 from appo.environments.base import Task
@@ -178,7 +177,7 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
         gradient_checkpointing=False, dataloader_pin_memory=False, report_to="none", save_strategy="no",
         save_records=False, disable_tqdm=True,
     )  # fmt: skip
-    model, tokenizer = run.load_model(config, args, task, options.model)
+    model, tokenizer = load_model(config, args, task, options.model)
     studied = Studied(list(task.questions(options.questions, options.seed + 5_000_000)), warm_up)
     studied.trainer = APPOTrainer(
         model, list(task.reward_funcs), args, train_dataset=task.dataset(2048, options.seed), callbacks=[studied],
