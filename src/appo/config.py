@@ -248,8 +248,8 @@ class APPOConfig(GRPOConfig):
         Raises:
             UserError: where there is none, and for options that contradict each other or other fields.
         """
-        assert self.method_args is None or isinstance(self.method_args, dict)
-        return open_method(self.method, self.method_args, self)
+        options: Any = self.method_args  # no longer a text; what is no mapping is refused there
+        return open_method(self.method, options, self)
 
     def _check_unsupported(self) -> None:
         unsupported: dict[str, tuple[Any, str]] = {

@@ -15,8 +15,7 @@ task: parity_task
 demonstrations: 16
 cold_start: {max_steps: 3, per_device_train_batch_size: 4, learning_rate: 1e-1, max_length: 256, save_strategy: "no"}
 num_generations: 4
-num_initial_rollouts: 2
-num_branch_points: 1
+method_args: {num_initial_rollouts: 2, num_branch_points: 1}
 per_device_train_batch_size: 8
 steps_per_generation: 1
 max_steps: 2

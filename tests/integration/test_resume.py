@@ -6,8 +6,7 @@ from datetime import date
 import pytest
 import torch
 from recorded import recorded
-from test_rival_trainer import make_trainer as make_rival
-from test_trainer import SUCCESS, make_trainer, parity_reward
+from training_parts import make_searching_trainer, make_trainer, parity_reward
 from transformers import AutoModelForCausalLM, AutoTokenizer, IntervalStrategy
 
 from appo import APPOTrainer
@@ -46,12 +45,12 @@ def check_every_checkpoint(make, tmp_path, **options):
     [
         {},
         {"num_iterations": 2, "steps_per_generation": 2},
-        {"num_generations": 8, "num_initial_rollouts": 4, "num_branch_points": 1, "num_branch_rounds": 2},
-        {**SUCCESS, "token_weight": "fork", "num_iterations": 2, "steps_per_generation": 2},
-        {"train_on": "all", "advantage": "tree"},
+        {"method_args": {"num_branch_rounds": 2}},
+        {"method": "raft", "method_args": {"token_weight": "fork"}, "num_iterations": 2, "steps_per_generation": 2},
+        {"method": "whole_tree", "method_args": {"branching": "branching_score"}},
         {"logging_steps": 3},
     ],
-    ids=["appo", "two passes", "two rounds", "success", "tree", "between two logs"],
+    ids=["appo", "two passes", "two rounds", "raft", "whole tree", "between two logs"],
 )
 def test_a_run_goes_on_to_the_bit_from_inside_a_generation(tmp_path, options):
     check_every_checkpoint(make_trainer, tmp_path, **options)
@@ -70,9 +69,9 @@ def test_a_reference_policy_that_follows_is_kept(tmp_path):
     check_every_checkpoint(with_reference, tmp_path, beta=0.1, **follows)
 
 
-@pytest.mark.parametrize("rival", ["arpo", "vineppo"])
-def test_branches_of_the_behaviour_policy_are_kept(tmp_path, rival):
-    check_every_checkpoint(make_rival, tmp_path, rival=rival)
+@pytest.mark.parametrize("method", ["arpo", "vineppo"])
+def test_branches_of_the_behaviour_policy_are_kept(tmp_path, method):
+    check_every_checkpoint(make_searching_trainer, tmp_path, method=method)
 
 
 def test_a_run_that_had_ended_has_its_best_model_again(tmp_path):

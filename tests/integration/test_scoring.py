@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_trainer import make_trainer
+from training_parts import make_trainer
 
 from appo.environments import kinship
 from appo.rollout.records import read_records
@@ -25,10 +25,11 @@ def rollouts_with_results():
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logprobs_and_full_vocabulary_entropies_equal_a_plain_forward(tmp_path, temperature):
     # 2 initial of 4 rollouts per task: the three rollouts are scored two rows at a time.
-    options = {"num_generations": 4, "num_initial_rollouts": 2, "per_device_train_batch_size": 4}
-    trainer = make_trainer(tmp_path, temperature=temperature, token_weight="fork", **options)
+    options = {"num_generations": 4, "per_device_train_batch_size": 4}
+    method_args = {"num_initial_rollouts": 2, "token_weight": "fork"}
+    trainer = make_trainer(tmp_path, temperature=temperature, method_args=method_args, **options)
     rollouts = rollouts_with_results()
-    scores = trainer._score(trainer._collate(rollouts))
+    scores = trainer.writer.score_batch(trainer.writer.collate(rollouts))
     for row, rollout in enumerate(rollouts):
         ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids])
         with torch.no_grad():
@@ -44,16 +45,15 @@ def test_logprobs_and_full_vocabulary_entropies_equal_a_plain_forward(tmp_path, 
 
 def test_collisions_are_not_measured_where_no_weight_needs_them(tmp_path):
     trainer = make_trainer(tmp_path)
-    assert trainer._score(trainer._collate(rollouts_with_results())).log_sum_sq_probs_BT is None
+    assert trainer.writer.score_batch(trainer.writer.collate(rollouts_with_results())).log_sum_sq_probs_BT is None
 
 
 def test_the_sampler_and_the_scores_agree(tmp_path):
     trainer = make_trainer(tmp_path, temperature=0.7)
     trainer.model.train()
-    trees = trainer.write_initial(list(kinship.make_dataset(4, seed=3)), 2)
+    trees = trainer.writer.write(list(kinship.make_dataset(4, seed=3)), 2)
     rollouts = [rollout for tree in trees for rollout in tree.initial]
-    batch = trainer._collate(rollouts)
-    scores = trainer._score(batch)
+    _, scores = trainer.writer.score(rollouts)
     for row, rollout in enumerate(rollouts):
         written = torch.tensor(rollout.policy_mask).bool()
         sampled = torch.tensor(rollout.logprobs)[written]
@@ -64,24 +64,28 @@ def test_the_sampler_and_the_scores_agree(tmp_path):
 def test_scoring_leaves_the_model_in_training_mode(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.train()
-    trainer._score(trainer._collate(rollouts_with_results()))
+    trainer.writer.score_batch(trainer.writer.collate(rollouts_with_results()))
     assert trainer.model.training
 
 
 def test_branch_points_follow_the_present_policy(tmp_path, monkeypatch):
     """Authors' mistake 4: points chosen once, before any update. Here each step chooses with its own scores."""
-    import appo.trainer
-
     trainer = make_trainer(tmp_path, num_iterations=2, steps_per_generation=1)
     seen = []
-    original = appo.trainer.choose_branch_points
+    choose, score = trainer.method.choose, trainer.method.branching_scores
 
-    def choose(tree, omega, entropy, mask, args, **kwargs):
-        seen.append((trainer.state.global_step, entropy.clone(), tree))
-        return original(tree, omega, entropy, mask, args, **kwargs)
+    def watched_scores(omega, entropy, *args):
+        seen.append([trainer.state.global_step, entropy.clone()])
+        return score(omega, entropy, *args)
 
-    monkeypatch.setattr(appo.trainer, "choose_branch_points", choose)
+    def watched_choice(tree, *args):
+        seen[-1].append(tree)
+        return choose(tree, *args)
+
+    monkeypatch.setattr(trainer.method, "branching_scores", watched_scores)
+    monkeypatch.setattr(trainer.method, "choose", watched_choice)
     trainer.train()
+    seen = [entry for entry in seen if len(entry) == 3]  # the others are measured for the records
     first = {id(tree): entropy for step, entropy, tree in seen if step == 0}
     second = {id(tree): entropy for step, entropy, tree in seen if step == 1}
     assert first.keys() == second.keys()
@@ -92,7 +96,7 @@ def test_the_branch_token_is_redrawn_unless_asked_otherwise(tmp_path):
     """Authors' mistake 8: token i is kept."""
     shares = {}
     for resample in ("token", "after_token"):
-        make_trainer(tmp_path / resample, resample=resample).train()
+        make_trainer(tmp_path / resample, method_args={"resample": resample}).train()
         tasks = {}
         for record in read_records(tmp_path / resample):
             tasks.setdefault((record["step"], record["task"]), []).append(record)
@@ -112,6 +116,30 @@ def test_the_prompt_is_the_rows_own(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.model.train()
     row = kinship.make_dataset(1, seed=3)[0]
-    rollout = trainer.write_initial([row], 1)[0].initial[0]
+    rollout = trainer.writer.write([row], 1)[0].initial[0]
     assert rollout.prompt == row["prompt"]
     assert rollout.prompt_ids == trainer.processing_class(row["prompt"])["input_ids"]
+
+
+def test_what_is_remembered_is_scored_once_until_the_next_generation(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path)
+    scored, original = [], trainer.score_tokens
+
+    def watched(batch, **kwargs):
+        scored.append(len(batch.completion_ids_BT))
+        return original(batch, **kwargs)
+
+    monkeypatch.setattr(trainer, "score_tokens", watched)
+    one, two, three = rollouts_with_results()
+    _, first = trainer.writer.score([one, three], remember=True)
+    again, second = trainer.writer.score([three, two, one])
+    assert scored == [2, 1]
+    plain = trainer.writer.score_batch(again)
+    for name in ("logps_BT", "entropies_BT"):
+        found, expected = getattr(second, name), getattr(plain, name)
+        mask = again.completion_mask_BT.bool()
+        torch.testing.assert_close(found[mask], expected[mask], atol=1e-5, rtol=0)
+        assert torch.equal(found[2, :3], getattr(first, name)[0, :3])
+    trainer.writer.begin_generation()
+    trainer.writer.score([one])
+    assert scored == [2, 1, 3, 1]

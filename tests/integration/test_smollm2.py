@@ -44,8 +44,7 @@ def test_two_real_steps_with_the_python_tool(tmp_path):
     args = APPOConfig(
         str(tmp_path),
         num_generations=4,
-        num_initial_rollouts=2,
-        num_branch_points=1,
+        method_args={"num_initial_rollouts": 2, "num_branch_points": 1},
         per_device_train_batch_size=4,
         steps_per_generation=2,
         max_steps=2,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from appo.rivals import RivalConfig
 from recorded import recorded
 
+from appo import APPOConfig
 from appo.cli.main import main
 from appo.environments import kinship
 from appo.files import read_lines
@@ -22,8 +22,7 @@ demonstrations: 64
 cold_start:
   {max_steps: 4, per_device_train_batch_size: 8, learning_rate: 1.0e-3, save_strategy: "no", max_length: 256}
 num_generations: 4
-num_initial_rollouts: 2
-num_branch_points: 1
+method_args: {num_initial_rollouts: 2, num_branch_points: 1}
 per_device_train_batch_size: 8
 steps_per_generation: 2
 max_completion_length: 32
@@ -40,7 +39,7 @@ STUDY = """
 recipe: %(directory)s/recipe.yaml
 output_dir: %(directory)s/out
 testbeds: {small: {task: "kinship:QUIET"}}
-arms: {appo: {}, grpo: {num_initial_rollouts: 4, num_branch_points: 0, advantage: group, future_weight: 0}}
+arms: {appo: {}, grpo: {method: grpo}}
 rivals: [grpo]
 candidates: [appo]
 generated_tokens: 1500
@@ -175,11 +174,10 @@ def test_measurements_change_neither_the_run_nor_its_totals(tmp_path):
         model, tokenizer = kinship.make_model()
         shares = []
         curve = Curve(400, evaluations, kinship.make_dataset(4, seed=9), shares.append)
-        args = RivalConfig(
+        args = APPOConfig(
             str(tmp_path / name),
             num_generations=4,
-            num_initial_rollouts=2,
-            num_branch_points=1,
+            method_args={"num_initial_rollouts": 2, "num_branch_points": 1},
             per_device_train_batch_size=4,
             steps_per_generation=1,
             max_completion_length=16,

@@ -14,10 +14,7 @@ RECIPE = """
 task: my_task
 demonstrations: 8
 num_generations: 4
-num_initial_rollouts: 4
-num_branch_points: 0
-advantage: group
-future_weight: 0
+method: grpo
 per_device_train_batch_size: 4
 gradient_accumulation_steps: 1
 steps_per_generation: 1

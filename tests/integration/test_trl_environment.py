@@ -175,7 +175,7 @@ TRAINERS = pytest.mark.parametrize(
     ("trainer_class", "config_class", "own"),
     [
         (GRPOTrainer, GRPOConfig, {}),
-        (APPOTrainer, APPOConfig, {"num_initial_rollouts": 8, "num_branch_points": 1}),
+        (APPOTrainer, APPOConfig, {"method_args": {"num_initial_rollouts": 8, "num_branch_points": 1}}),
     ],
     ids=["trl", "appo"],
 )
@@ -207,7 +207,7 @@ def test_sync_and_async_functions_in_one_trainer(tmp_path):
     trainer = APPOTrainer(
         model,
         lambda completions, **_: [float(len(completion)) for completion in completions],
-        APPOConfig(**settings(tmp_path), num_initial_rollouts=8, num_branch_points=1),
+        APPOConfig(**settings(tmp_path), method_args={"num_initial_rollouts": 8, "num_branch_points": 1}),
         rows,
         processing_class=tokenizer,
         tools=tools,

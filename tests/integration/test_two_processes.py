@@ -12,14 +12,15 @@ SCRIPT = """
 import sys
 import torch
 sys.path.insert(0, {here!r})
-from test_trainer import SUCCESS, make_trainer, parity_reward
+from training_parts import make_trainer, parity_reward
 
 def only_here(completion_ids, **kwargs):
     return [r * (trainer.accelerator.process_index == 0) for r in parity_reward(completion_ids)]
 
 
-success = {{"reward": only_here, **SUCCESS}} if sys.argv[2] == "success" else {{}}
-trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2, token_weight="fork", **success)
+own = {{"method": "raft", "reward": only_here}} if sys.argv[2] == "raft" else {{}}
+fork = {{"token_weight": "fork"}}
+trainer = make_trainer(sys.argv[1], per_device_train_batch_size=8, max_steps=2, method_args=fork, **own)
 trainer.train()
 weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 both = trainer.accelerator.gather(weights[None])
@@ -29,11 +30,11 @@ if trainer.accelerator.is_main_process:
 """
 
 
-@pytest.mark.parametrize("what", ["branches", "success"])
+@pytest.mark.parametrize("what", ["branches", "raft"])
 def test_two_processes_train_one_model(tmp_path, what):
-    """`success`: no rollout of the second process succeeds, and still both hold as many rows."""
+    """`raft`: no rollout of the second process succeeds, and still both hold as many rows."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(here=str(Path(__file__).parent)))
+    script.write_text(SCRIPT.format(here=str(Path(__file__).parents[1])))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(script), str(tmp_path / "run"), what]
     run = subprocess.run(command, capture_output=True, text=True, check=False)

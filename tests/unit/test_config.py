@@ -11,18 +11,14 @@ def make(**options):
 
 def test_defaults_are_the_papers():
     args = make()
-    assert (args.num_generations, args.num_initial_rollouts, args.num_branch_points, args.num_branch_rounds) == (
-        16,
-        4,
-        3,
-        1,
-    )
-    assert (args.future_weight, args.future_clip, args.gamma) == (0.5, [1.0, 1.2], 2 ** (-1 / 32))
+    assert (args.method, args.method_args) == ("appo", None)
+    assert (args.num_generations, args.num_initial_rollouts) == (16, 4)
     assert (args.beta, args.learning_rate, args.epsilon, args.epsilon_high) == (0.0, 1e-6, 0.2, 0.28)
     assert (args.loss_type, args.max_completion_length) == ("grpo", 4096)
-    assert (args.branching, args.advantage, args.resample) == ("branching_score", "dual_group", "token")
-    assert (args.discount_over, args.require_positive) == ("all", True)
     assert args.steps_per_generation == 8 * args.gradient_accumulation_steps
+    options = args.open_method().options
+    assert (options.num_branch_points, options.num_branch_rounds) == (3, 1)
+    assert (options.future_weight, options.future_clip, options.half_life) == (0.5, [1.0, 1.2], 32.0)
 
 
 def test_eight_updates_per_generation_whatever_the_accumulation():
@@ -30,19 +26,38 @@ def test_eight_updates_per_generation_whatever_the_accumulation():
     assert make(steps_per_generation=2).steps_per_generation == 2
 
 
-def test_micro_batches_hold_initial_rollouts_only():
-    assert make(per_device_train_batch_size=64).micro_batch_rows == 16
+@pytest.mark.parametrize(("method", "rows"), [("appo", 16), ("grpo", 64), ("arpo", 32), ("vineppo", 8)])
+def test_micro_batches_hold_the_methods_initial_rollouts_only(method, rows):
+    assert make(per_device_train_batch_size=64, method=method).micro_batch_rows == rows
+
+
+def test_options_of_a_method_may_be_a_text_as_a_flag_gives_them():
+    args = make(method="raft", method_args='{"token_weight": "fork"}')
+    assert args.method_args == {"token_weight": "fork"}
+    assert args.open_method().options.token_weight == "fork"
+
+
+def test_a_configuration_is_read_again_from_what_it_says_of_itself():
+    args = make(method="raft", method_args={"token_weight": "fork"})
+    again = make(**{name: args.to_dict()[name] for name in ("method", "method_args")})
+    assert (again.method, again.method_args) == (args.method, args.method_args)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (
-            {"num_initial_rollouts": 5},
+            {"method_args": {"num_initial_rollouts": 5}},
             r"num_initial_rollouts \* \(num_branch_points \+ 1\) must equal num_generations",
         ),
-        ({"num_branch_rounds": 2, "num_initial_rollouts": 16}, "num_branch_rounds = 2 needs"),
-        ({"num_branch_rounds": 0}, "num_branch_rounds must be at least 1, got 0"),
+        ({"method": "gpro"}, "method = 'gpro' is unknown; did you mean grpo?"),
+        ({"method": "dapo"}, "method = 'dapo' means its loss too, got loss_type = 'grpo'"),
+        ({"method_args": {"half_lief": 8}}, "has no option half_lief; did you mean half_life?"),
+        ({"method_args": {"half_life": "8"}}, "half_life must be of type float, got '8'"),
+        ({"method_args": 3}, "method_args must be a mapping, got 3"),
+        ({"method_args": "[1]"}, r"method_args must be a mapping, got \[1\]"),
+        ({"method_args": "{half_life: 8}"}, r"method_args must be a mapping, in a flag as JSON \(.*\), got '{half_"),
+        ({"num_generations": None}, "num_generations must be given"),
         ({"per_device_train_batch_size": 24}, "must hold whole tasks of num_generations = 16"),
         (
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8},
@@ -52,14 +67,6 @@ def test_micro_batches_hold_initial_rollouts_only():
             {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 3},
             "multiple of gradient_accumulation_steps = 2|divisible",
         ),
-        ({"future_clip": [1.2, 1.0]}, "future_clip must be two bounds"),
-        ({"half_life": 0}, "half_life must be a positive"),
-        ({"future_weight": -1}, "future_weight must be at least 0, got -1"),
-        ({"branching": "bs"}, "branching must be one of branching_score, entropy"),
-        ({"advantage": "gae"}, "advantage must be one of dual_group"),
-        ({"advantage": "success"}, "takes nothing from branches, got num_branch_points = 3"),
-        ({"token_weight": "entropy"}, "token_weight must be one of uniform, fork"),
-        ({"weight_floor": 1.5}, r"weight_floor must lie in \[0, 1\], got 1.5"),
         ({"tool_protocol": "xml"}, "tool_protocol must be one of"),
         ({"result_format": "<result>"}, "result_format must hold one {}"),
         ({"result_format": "{} {}"}, "result_format must hold one {}"),

@@ -46,17 +46,8 @@ def tree_advantage(
         ValueError: lists of another length, a parent that does not come before its branch, an infinite reward.
     """
     check_count(length=length)
-    count = len(rewards_R)
-    if len(parent_R) != count or len(position_R) != count:
-        raise ValueError(
-            f"rewards_R has {count} rollouts, but parent_R {len(parent_R)}, position_R {len(position_R)}."
-        )
-    if rewards_R.isinf().any():
-        raise ValueError("rewards_R holds an infinite reward; rewards are finite, or NaN where there is none.")
-    for index, parent in enumerate(parent_R):
-        if parent is not None and not 0 <= parent < index:
-            raise ValueError(f"parent_R[{index}] must be a rollout before it, got {parent}.")
-    advantages_RT = torch.zeros(count, length, dtype=rewards_R.dtype, device=rewards_R.device)
+    _check_rollouts(rewards_R, parent_R, position_R)
+    advantages_RT = torch.zeros(len(rewards_R), length, dtype=rewards_R.dtype, device=rewards_R.device)
     rewards = rewards_R.detach().double()
     scored = rewards[~rewards.isnan()]
     if len(scored) == 0 or scored.std(correction=0) <= eps:
@@ -73,6 +64,19 @@ def tree_advantage(
                 advantages_RT[index, start:end] = (value - mean + local * (value - before)) / std
             before = value
     return advantages_RT
+
+
+def _check_rollouts(rewards_R: Tensor, parent_R: list[int | None], position_R: list[int]) -> None:
+    count = len(rewards_R)
+    if len(parent_R) != count or len(position_R) != count:
+        raise ValueError(
+            f"rewards_R has {count} rollouts, but parent_R {len(parent_R)}, position_R {len(position_R)}."
+        )
+    if rewards_R.isinf().any():
+        raise ValueError("rewards_R holds an infinite reward; rewards are finite, or NaN where there is none.")
+    for index, parent in enumerate(parent_R):
+        if parent is not None and not 0 <= parent < index:
+            raise ValueError(f"parent_R[{index}] must be a rollout before it, got {parent}.")
 
 
 Path = list[tuple[int, float]]  # (rollout, end): its tokens up to `end` are those of this rollout

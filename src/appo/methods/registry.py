@@ -28,7 +28,7 @@ def make_method(
         UserError: for unknown names and options, wrong types, and options that contradict each other or the settings.
     """
     kind = find_method(methods, name)
-    method = kind(read_options(kind.Options, name, values or {}), args)
+    method = kind(read_options(kind.Options, name, {} if values is None else values), args)
     method.check()
     return method
 

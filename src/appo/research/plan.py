@@ -8,9 +8,10 @@
     rivals: [grpo]                  # every candidate is compared with each of them
     candidates: [appo]
 
-A testbed or an arm is an override of the recipe, `cold_start` included. Every arm first runs with each learning rate
-on the validation seeds and questions (not where there is one rate only); the best then on those of the test. Run
-number `s` of a phase starts from cold start `s % cold_starts` on every arm, so that arms are paired.
+A testbed or an arm is an override of the recipe, `cold_start` included, and `method_args` option by option unless it
+names another method, which begins with its defaults. Every arm first runs with each learning rate on the validation
+seeds and questions (not where there is one rate only); the best then on those of the test. Run number `s` of a phase
+starts from cold start `s % cold_starts` on every arm, so that arms are paired.
 
 Left out on purpose: running (`schedule.py`), and sweeps of anything but the learning rate.
 """
@@ -220,7 +221,7 @@ def run_settings(study: Study, job: Job) -> Any:
                 f"{study.recipe}, {job}: cold_start must be a mapping of SFTConfig fields, got {nested!r}."
             )
         cold.update(nested)
-        recipe.update(override)
+        recipe.update(_with_method_args(recipe, override))
     recipe.update(output_dir=str(directory_of(study, job)), cold_start=cold, save_records=False, save_strategy="no")
     if job.arm:
         recipe.update(seed=job.seed, train_seed=job.seed, learning_rate=job.learning_rate, max_steps=1_000_000)
@@ -232,6 +233,16 @@ def run_settings(study: Study, job: Job) -> Any:
         if job.testbed and study.base is not None:
             recipe["model"] = str(directory_of(study, Job(job.cold_start)) / "cold_start")
     return make_settings(recipe, f"{study.recipe}, {job}")
+
+
+def _with_method_args(recipe: Values, override: Values) -> Values:
+    """`override` with the method's options merged one by one; where it names another method, without the recipe's."""
+    method = recipe.get("method", "appo")
+    known = recipe.get("method_args") if override.get("method", method) == method else None
+    new = override.get("method_args", known)
+    if isinstance(known, dict) and isinstance(new, dict):
+        new = {**known, **new}
+    return {**override, "method_args": new}
 
 
 def directory_of(study: Study, job: Job) -> Path:

@@ -57,7 +57,7 @@ class RecordWriter:
         processes: int = 1,
     ) -> None:
         self.directory = Path(directory)
-        self._settings, self._tokenizer = settings or {}, tokenizer
+        self._settings, self._encoder = settings or {}, tokenizer
         self._process = process
         self._part = f".{process}" if processes > 1 else ""
         self._evaluations: set[str] = set()  # names of those written since the last start
@@ -152,12 +152,12 @@ class RecordWriter:
         self.directory.mkdir(parents=True, exist_ok=True)
         if self._process:
             return
-        name = getattr(self._tokenizer, "name_or_path", None)
+        name = getattr(self._encoder, "name_or_path", None)
         about = {"version": VERSION, "appo": appo.__version__, "tokenizer": name, "settings": self._settings}
         write_json(self.directory / META, json.loads(json.dumps(about, default=str)))
-        if self._tokenizer is not None:
+        if self._encoder is not None:
             with new_file(self.directory / VOCABULARY) as partial:
-                pq.write_table(_vocabulary(self._tokenizer), partial, compression="zstd")
+                pq.write_table(_vocabulary(self._encoder), partial, compression="zstd")
 
 
 def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from appo.algorithm import (
     dual_group_advantage,
-    future_aware_advantage,
+    future_factor,
     group_advantage,
     pooled_advantage,
     prefix_advantage,
@@ -152,21 +152,21 @@ def test_prefix_of_the_longest_rollout():
     assert (advantage_GNT[0, 0] < 0).all()
 
 
-def test_future_aware_hand_computed():
-    base_B, omega_BT = torch.tensor([2.0, -1.0]), torch.tensor([[0.2, 1.1, 9.0], [1.0, 1.2, 1.0]])
-    expected = torch.tensor([[3.0, 3.1, 3.2], [-1.5, -1.6, -1.5]])
-    torch.testing.assert_close(future_aware_advantage(base_B, omega_BT), expected)
-    expected = torch.tensor([[2.4, 4.2, 10.0], [-2.0, -2.2, -2.0]])
-    torch.testing.assert_close(future_aware_advantage(base_B, omega_BT, b=1.0, clip=(0.2, 4.0)), expected)
-    per_token = future_aware_advantage(base_B.unsqueeze(1).expand(2, 3), omega_BT)
-    assert per_token.equal(future_aware_advantage(base_B, omega_BT))
-    assert future_aware_advantage(base_B.double(), omega_BT.double()).dtype == torch.float64
+def test_future_factor_hand_computed():
+    omega_BT = torch.tensor([[0.2, 1.1, 9.0], [1.0, 1.2, 1.0]])
+    torch.testing.assert_close(future_factor(omega_BT), torch.tensor([[1.5, 1.55, 1.6], [1.5, 1.6, 1.5]]))
+    expected = torch.tensor([[1.2, 2.1, 5.0], [2.0, 2.2, 2.0]])
+    torch.testing.assert_close(future_factor(omega_BT, b=1.0, clip=(0.2, 4.0)), expected)
+    assert future_factor(omega_BT.double()).dtype == torch.float64
+
+
+def test_without_a_weight_the_future_changes_nothing():
+    assert future_factor(torch.tensor([[0.2, 1.1, 9.0]]), b=0.0).tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_no_gradient_flows_through_an_advantage():
-    base_B = torch.ones(2, requires_grad=True)
     omega_BT = torch.full((2, 3), 1.1, requires_grad=True)
-    assert not future_aware_advantage(base_B, omega_BT).requires_grad
+    assert not future_factor(omega_BT).requires_grad
     rewards_GN = torch.rand(2, 3, requires_grad=True)
     assert not dual_group_advantage(rewards_GN, rewards_GN).requires_grad
 
@@ -201,12 +201,12 @@ def test_errors_name_the_argument():
             function(rewards_GN, none_GK[0])
         with pytest.raises(ValueError, match=r"^branch_rewards_GK holds an infinite .* missing branch\.$"):
             function(rewards_GN, torch.full((2, 1), math.inf))
-    with pytest.raises(ValueError, match="base_B has shape"):
-        future_aware_advantage(torch.rand(3), torch.rand(2, 3))
     with pytest.raises(ValueError, match="omega_BT must have two dimensions"):
-        future_aware_advantage(torch.rand(3), torch.rand(3))
+        future_factor(torch.rand(3))
+    with pytest.raises(ValueError, match="omega_BT must be a floating-point"):
+        future_factor(torch.ones(2, 3).long())
     with pytest.raises(ValueError, match="clip must be"):
-        future_aware_advantage(torch.rand(2), torch.rand(2, 3), clip=(1.2, 1.0))
+        future_factor(torch.rand(2, 3), clip=(1.2, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from appo import algorithm
 from appo.algorithm import (
     branching_score,
     entropy_score,
-    future_aware_advantage,
+    future_factor,
     future_value_score,
     random_score,
     tool_boundary_score,
@@ -153,12 +153,12 @@ def test_mistake_6_branching_and_loss_share_one_clip():
         for name in algorithm.__all__
         if callable(getattr(algorithm, name)) and "clip" in inspect.signature(getattr(algorithm, name)).parameters
     }
-    assert {"branching_score", "branching_priority", "future_aware_advantage"} <= clips.keys()
+    assert {"branching_score", "branching_priority", "future_factor"} <= clips.keys()
     assert set(clips.values()) == {(1.0, 1.2)}
     # Below 1 nothing is told apart, neither in branching nor in the loss.
     omega_BT, entropy_BT, mask_BT = torch.tensor([[0.8, 0.9, 1.0]]), torch.tensor([[1.0, 2.0, 4.0]]), torch.ones(1, 3)
     assert (branching_score(omega_BT, entropy_BT, mask_BT) == 0).all()
-    assert future_aware_advantage(torch.ones(1), omega_BT).tolist() == [[1.5, 1.5, 1.5]]
+    assert future_factor(omega_BT).tolist() == [[1.5, 1.5, 1.5]]
 
 
 @pytest.mark.parametrize(

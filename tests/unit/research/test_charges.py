@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
-from appo.rivals import RivalConfig
 
+from appo import APPOConfig
 from appo.environments import kinship
 from appo.research.charges import ChargedTrainer, Ledger
 from appo.research.one_run import Curve
 from appo.rollout.records import read_records
+from appo.rollout.writer import RolloutWriter
 
 NOTHING = dict.fromkeys(("generated_tokens", "rollouts", "tool_calls_made", "seconds", "cpu_seconds"), 0.0)
 
@@ -55,17 +56,14 @@ def run(tmp_path, updates, **changes):
     curve = Curve(budget=10**9, evaluations=10**9, questions=kinship.make_dataset(1, seed=9))
     settings = {
         "num_generations": 4,
-        "num_initial_rollouts": 4,
-        "num_branch_points": 0,
-        "advantage": "group",
-        "future_weight": 0.0,
+        "method": "grpo",
         "per_device_train_batch_size": 4,
         "steps_per_generation": 2,
         "gradient_accumulation_steps": 1,
         "max_steps": updates,
         **changes,
     }
-    args = RivalConfig(
+    args = APPOConfig(
         str(tmp_path), max_completion_length=16, save_strategy="no", tool_protocol="tags", bf16=False, use_cpu=True,
         result_format=" <result> {} </result> ", report_to="none", disable_tqdm=True, **settings,
     )  # fmt: skip
@@ -100,22 +98,23 @@ def used_by_hand(records, updates, branches_anew):
     return sum(seen.values()), len(seen)
 
 
+HALVES = {"num_initial_rollouts": 2, "num_branch_points": 1}
 ARMS = {
     "grpo": {},
-    "appo": {"num_initial_rollouts": 2, "num_branch_points": 1, "advantage": "dual_group", "future_weight": 0.1},
-    "tree": {"num_initial_rollouts": 2, "num_branch_points": 1, "train_on": "all", "advantage": "tree"},
+    "appo": {"method": "appo", "method_args": {**HALVES, "future_weight": 0.1}},
+    "whole_tree": {"method": "whole_tree", "method_args": HALVES},
     "accumulated": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4},
-    "plus": {"advantage": "success", "token_weight": "fork"},
-    "arpo": {"rival": "arpo", "num_initial_rollouts": 2, "num_branch_points": 1},
-    "tree_grpo": {"rival": "tree_grpo", "num_initial_rollouts": 2, "num_branch_points": 1},
-    "vineppo": {"rival": "vineppo", "num_initial_rollouts": 2, "num_branch_points": 1},
+    "raft": {"method": "raft", "method_args": {"token_weight": "fork"}},
+    "arpo": {"method": "arpo"},
+    "tree_grpo": {"method": "tree_grpo", "method_args": HALVES},
+    "vineppo": {"method": "vineppo", "method_args": HALVES},
 }
 
 
 @pytest.mark.parametrize(("arm", "passes"), [*itertools.product(ARMS, (1, 2))])
 def test_an_update_is_charged_for_what_it_trained_on_and_branched(tmp_path, arm, passes):
     points, records, totals = run(tmp_path, 2 * passes + 1, num_iterations=passes, **ARMS[arm])
-    anew = arm in ("appo", "tree")
+    anew = arm in ("appo", "whole_tree")
     assert len(points) == 2 * passes + 2
     for point in points:
         charged = point["generated_tokens"], point["rollouts"]
@@ -130,13 +129,13 @@ def test_seconds_of_a_generation_are_charged_as_its_tokens_are(tmp_path, monkeyp
     """On a clock that moves by 100 s while a generation is written, and else stands still."""
     now = [0.0]
     monkeypatch.setattr("appo.research.charges.time.perf_counter", lambda: now[0])
-    written = ChargedTrainer._write_trees
+    written = RolloutWriter.write
 
-    def slowly(self, rows):
+    def slowly(self, *args, **kwargs):
         now[0] += 100
-        return written(self, rows)
+        return written(self, *args, **kwargs)
 
-    monkeypatch.setattr(ChargedTrainer, "_write_trees", slowly)
+    monkeypatch.setattr(RolloutWriter, "write", slowly)
     points, records, _ = run(tmp_path, 2)
     first, both = (used_by_hand(records, updates, False)[0] for updates in (1, 2))
     assert [point["seconds"] for point in points] == pytest.approx([0, 100 * first / both, 100], abs=0.01)
@@ -144,7 +143,7 @@ def test_seconds_of_a_generation_are_charged_as_its_tokens_are(tmp_path, monkeyp
 
 def test_what_dynamic_sampling_throws_away_is_paid_by_what_it_keeps(tmp_path):
     # No rollout of random weights succeeds, so that all four rounds are written and one is kept.
-    points, records, totals = run(tmp_path, 2, dynamic_sampling=True)
+    points, records, totals = run(tmp_path, 2, method="dapo", loss_type="dapo")
     first, both = (used_by_hand(records, updates, False)[0] for updates in (1, 2))
     assert totals["rollouts/generated"] == 32
     assert [point["rollouts"] for point in points] == [0, 16, 32]

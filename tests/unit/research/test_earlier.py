@@ -18,8 +18,7 @@ RECIPE = {
     "demonstrations": 64,
     "cold_start": {"max_steps": 5},
     "num_generations": 4,
-    "num_initial_rollouts": 2,
-    "num_branch_points": 1,
+    "method_args": {"num_initial_rollouts": 2, "num_branch_points": 1},
     "per_device_train_batch_size": 8,
     "steps_per_generation": 2,
     "tool_protocol": "tags",
@@ -28,7 +27,7 @@ RECIPE = {
 }
 STUDY = {
     "testbeds": {"small": {"max_completion_length": 32}, "large": {"questions": 9, "max_completion_length": 64}},
-    "arms": {"appo": {}, "arpo": {"rival": "arpo", "learning_rates": [3e-4]}},
+    "arms": {"appo": {}, "arpo": {"method": "arpo", "learning_rates": [3e-4]}},
     "rivals": ["arpo"],
     "candidates": ["appo"],
     "learning_rates": [1e-4, 2e-4],
@@ -71,7 +70,7 @@ def edit_recipe(directory, **changes):
         ({"questions": 7}, "questions"),
         ({"cold_starts": 3}, "cold_starts"),
         ({"base": {}}, "base"),
-        ({"arms": {"appo": {"half_life": 8}, "arpo": STUDY["arms"]["arpo"]}}, "arms.appo"),
+        ({"arms": {"appo": {"method_args": {"half_life": 8}}, "arpo": STUDY["arms"]["arpo"]}}, "arms.appo"),
         ({"testbeds": {"small": {}}}, "testbeds.small"),
     ],
 )
@@ -102,7 +101,7 @@ def test_seeds_arms_and_testbeds_may_be_added(tmp_path, changes):
     [
         ({"learning_rate": 1e-3}, "learning_rate"),
         ({"cold_start": {"max_steps": 6}}, "cold_start.max_steps"),
-        ({"half_life": 16.0}, "half_life"),
+        ({"method_args": {**RECIPE["method_args"], "half_life": 16.0}}, "method_args"),
     ],
 )
 def test_runs_of_an_edited_recipe_are_not_mixed_in(tmp_path, changes, name):

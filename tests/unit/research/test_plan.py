@@ -20,8 +20,7 @@ RECIPE = {
     "demonstrations": 64,
     "cold_start": {"max_steps": 5, "learning_rate": 1e-3},
     "num_generations": 4,
-    "num_initial_rollouts": 2,
-    "num_branch_points": 1,
+    "method_args": {"num_initial_rollouts": 2, "num_branch_points": 1},
     "per_device_train_batch_size": 8,
     "steps_per_generation": 2,
     "tool_protocol": "tags",
@@ -31,7 +30,7 @@ RECIPE = {
 STUDY = {
     "output_dir": "out",
     "testbeds": {"small": {"max_completion_length": 32}, "large": {"questions": 9, "max_completion_length": 64}},
-    "arms": {"appo": {}, "arpo": {"rival": "arpo", "learning_rates": [3e-4]}},
+    "arms": {"appo": {}, "arpo": {"method": "arpo", "learning_rates": [3e-4]}},
     "rivals": ["arpo"],
     "candidates": ["appo"],
     "learning_rates": [1e-4, 2e-4],
@@ -151,7 +150,7 @@ def test_a_run_starts_from_the_cold_start_of_its_testbed_and_number(make):
     assert config.model == f"{study.output_dir}/models/small-1/cold_start"
     assert config.demonstrations == 0
     assert (args.seed, config.train_seed, args.learning_rate) == (2001, 2001, pytest.approx(3e-4))
-    assert (args.rival, args.max_completion_length) == ("arpo", 32)
+    assert (args.method, args.max_completion_length) == ("arpo", 32)
     assert (args.save_records, str(args.save_strategy.value)) == (False, "no")
 
 
@@ -175,19 +174,45 @@ def test_a_testbed_continues_the_base(make):
 def test_overrides_are_merged_the_arms_last_and_cold_starts_field_by_field(make):
     study = read_study(
         make(
-            testbeds={"small": {"half_life": 8.0, "future_weight": 0.1, "cold_start": {"max_steps": 7}}},
-            arms={"appo": {"future_weight": 0.2}, "late": {"cold_start": {"warmup_steps": 3}}},
+            testbeds={
+                "small": {"loss_type": "bnpo", "success_reward": 0.1, "cold_start": {"max_steps": 7}},
+            },
+            arms={"appo": {"success_reward": 0.2}, "late": {"cold_start": {"warmup_steps": 3}}},
             rivals=None,
         )
     )
     _, args, sft = run_settings(study, Job(0, "small", "appo", "test", 2000, 1e-4))
-    assert (args.half_life, args.future_weight, args.num_generations) == (8.0, 0.2, 4)
+    assert (args.loss_type, args.success_reward, args.num_generations) == ("bnpo", 0.2, 4)
     assert (sft.max_steps, sft.learning_rate) == (7, pytest.approx(1e-3))
     _, _, sft = run_settings(study, Job(0, "small", "late", "test", 2000, 1e-4))
     assert (sft.max_steps, sft.warmup_steps) == (7, 3)
     # Nothing of one job is left in another.
     _, args, sft = run_settings(study, Job(0, "small"))
-    assert (args.future_weight, sft.max_steps, sft.warmup_steps) == (0.1, 7, 0)
+    assert (args.success_reward, sft.max_steps, sft.warmup_steps) == (0.1, 7, 0)
+
+
+def test_options_of_the_method_are_merged_one_by_one(make):
+    testbeds = {"small": {"method_args": {"half_life": 8.0, "future_weight": 0.1}}}
+    arms = {"appo": {"method_args": {"future_weight": 0.2}}, "same": {"method": "appo"}}
+    study = read_study(make(testbeds=testbeds, arms=arms, rivals=None))
+    own = {"num_initial_rollouts": 2, "num_branch_points": 1, "half_life": 8.0}
+    expected = {"appo": {**own, "future_weight": 0.2}, "same": {**own, "future_weight": 0.1}}
+    for arm, options in expected.items():
+        _, args, _ = run_settings(study, Job(0, "small", arm, "test", 2000, 1e-4))
+        assert args.method_args == options
+
+
+def test_another_method_begins_without_the_options_of_the_recipes_own(make):
+    testbeds = {"small": {"method_args": {"half_life": 8.0}}}
+    arms = {
+        "grpo": {"method": "grpo"},
+        "fork": {"method": "raft", "method_args": {"token_weight": "fork"}},
+        "appo": {},
+    }
+    study = read_study(make(testbeds=testbeds, arms=arms, rivals=None))
+    for arm, options in (("grpo", None), ("fork", {"token_weight": "fork"})):
+        _, args, _ = run_settings(study, Job(0, "small", arm, "test", 2000, 1e-4))
+        assert (args.method_args or None) == options
 
 
 def test_options_of_the_study_may_be_those_of_a_testbed_or_arm(make):
@@ -290,9 +315,18 @@ def test_flags_replace_fields_of_the_file(make):
             {"arms": {"appo": {"learning_rates": [0]}}, "rivals": None},
             "arms.appo.learning_rates must be a list of numbers above 0, got [0].",
         ),
-        ({"arms": {"appo": {"rival": "ppo"}}, "rivals": None}, "rival must be one of none, arpo"),
-        ({"arms": {"appo": {"rivla": "arpo"}}, "rivals": None}, "unknown field rivla; did you mean rival?"),
-        ({"arms": {"appo": {"num_branch_points": 2}}, "rivals": None}, "small, appo, test, cold start 0"),
+        ({"arms": {"appo": {"method": "grop"}}, "rivals": None}, "method = 'grop' is unknown; did you mean grpo?"),
+        ({"arms": {"appo": {"methdo": "arpo"}}, "rivals": None}, "unknown field methdo; did you mean method?"),
+        ({"arms": {"appo": {"rival": "arpo"}}, "rivals": None}, "rival"),
+        (
+            {"arms": {"appo": {"method_args": {"num_branch_points": 2}}}, "rivals": None},
+            "small, appo, test, cold start 0",
+        ),
+        (
+            {"arms": {"appo": {"method_args": {"branch": 2}}}, "rivals": None},
+            "method = 'appo' has no option branch; did",
+        ),
+        ({"arms": {"appo": {"method_args": 2}}, "rivals": None}, "method_args must be a mapping, got 2."),
         ({"testbeds": {"small": {"cold_start": 3}}}, "cold_start must be a mapping of SFTConfig fields, got 3."),
         ({"base": {"tsak": "kinship"}}, "base, cold start, cold start 0: unknown field tsak; did you mean task?"),
         ({"base": {"cold_start": {"max_stesp": 3}}}, "unknown field max_stesp; did you mean max_steps?"),

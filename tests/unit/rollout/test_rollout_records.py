@@ -91,28 +91,18 @@ def test_factors_multiply_to_the_advantages(tmp_path):
     assert branch["factors"] is None
 
 
-@pytest.mark.parametrize(("score", "rank"), [([9.0, 4.0, 99.0, 2.0], 3), ([1.0, 0.5, 99.0, 2.0], 1)])
-def test_a_branch_knows_its_score_and_its_rank_among_the_parents_own_tokens(tmp_path, score, rank):
-    initial, branch = through_a_file(tmp_path, [make_tree()], {}, 1, score=torch.tensor([score]))
-    assert (branch["branch_score"], branch["branch_rank"]) == (2.0, rank)
-    assert initial["score"] == near(*score[:2], None, score[3])
-    assert (initial["branch_score"], initial["branch_rank"], branch["score"]) == (None, None, None)
-
-
-def test_the_score_is_that_of_the_token_that_was_chosen(tmp_path):
+def test_a_branch_knows_the_score_and_the_rank_that_chose_it(tmp_path):
     tree = make_tree()
-    tree.branches[0].branch_position = 2  # behind the token at 1
-    for score, expected in ((4.0, (4.0, 2)), (math.nan, (None, None))):
-        score_BT = torch.tensor([[9.0, score, 99.0, 2.0]])
-        _, branch = through_a_file(tmp_path, [tree], {}, 1, score=score_BT, score_shift=1)
-        assert (branch["branch_score"], branch["branch_rank"]) == expected
+    tree.branches[0].branch_score, tree.branches[0].branch_rank = 2.0, 3
+    initial, branch = through_a_file(tmp_path, [tree], {"score": torch.tensor([[9.0, 4.0, 99.0, 2.0]])}, 1)
+    assert (branch["branch_score"], branch["branch_rank"], branch["score"]) == (2.0, 3, None)
+    assert (initial["branch_score"], initial["branch_rank"]) == (None, None)
+    assert initial["score"] == near(9.0, 4.0, None, 2.0)
 
 
-def test_a_score_of_initial_rollouts_alone_fits_where_all_are_trained(tmp_path):
-    per_token = {"omega": torch.ones(4, 4)}
-    score_BT = torch.tensor([[1.0, 2.0, 0.0, 3.0], [5.0, 6.0, 0.0, 4.0]])
-    found = through_a_file(tmp_path, [make_tree(), make_tree()], per_token, 1, "all", score=score_BT)
-    assert [(one["branch_score"], one["branch_rank"]) for one in found] == [(None, None), (3, 1), (None, None), (4, 3)]
+def test_a_branch_that_no_score_chose_has_none(tmp_path):
+    _, branch = through_a_file(tmp_path, [make_tree()], {"omega": torch.ones(1, 4)}, 1)
+    assert (branch["branch_score"], branch["branch_rank"]) == (None, None)
 
 
 def test_means_and_spreads_are_of_the_scored_rollouts(tmp_path):
