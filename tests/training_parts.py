@@ -16,6 +16,7 @@ OPTIONS = {
     "steps_per_generation": 2,
     "max_steps": 2,
     "max_completion_length": 24,
+    "deterministic": True,
     "learning_rate": 1e-2,
     "logging_steps": 1,
     "save_strategy": "no",
