@@ -137,6 +137,8 @@ def test_when_the_study_ends_its_jobs_and_their_children_do(make, tmp_path, sent
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Tests that a shell runs in the background ignore SIGINT, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until((tmp_path / "pids").exists, study)
