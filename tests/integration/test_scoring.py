@@ -74,9 +74,9 @@ def test_branch_points_follow_the_present_policy(tmp_path, monkeypatch):
     seen = []
     choose, score = trainer.method.choose, trainer.method.branching_scores
 
-    def watched_scores(omega, entropy, *args):
+    def watched_scores(tree, omega, entropy, *args):
         seen.append([trainer.state.global_step, entropy.clone()])
-        return score(omega, entropy, *args)
+        return score(tree, omega, entropy, *args)
 
     def watched_choice(tree, *args):
         seen[-1].append(tree)
@@ -85,7 +85,6 @@ def test_branch_points_follow_the_present_policy(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.method, "branching_scores", watched_scores)
     monkeypatch.setattr(trainer.method, "choose", watched_choice)
     trainer.train()
-    seen = [entry for entry in seen if len(entry) == 3]  # the others are measured for the records
     first = {id(tree): entropy for step, entropy, tree in seen if step == 0}
     second = {id(tree): entropy for step, entropy, tree in seen if step == 1}
     assert first.keys() == second.keys()

@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from appo.cli.field_values import in_mapping, read_texts, read_value, takes_mapping
 from appo.cli.mistakes import FieldError, RecipeError
 from appo.config import RENAMED, check_values, read_mapping
+from appo.errors import UserError, is_complaint
 
 NESTED = "cold_start"
 FLAGS = "the flags"  # as the source of a mistake, where it is not the file
@@ -63,7 +64,7 @@ def read_dataclasses(
     known = {f.name: (f, hint) for kind in kinds for f, hint in _fields_of(kind)}
     for source, given in ((path, values), (FLAGS, flags)):
         if unknown := [name for name in map(head, given) if name not in known]:
-            raise FieldError(source, part, _unknown(unknown[0], list(known)))
+            raise FieldError(source, part, _unknown(unknown[0], list(known), given.get(unknown[0])))
     names = {*values, *map(head, flags)}
     required = [name for name, (f, _) in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if name not in names]:
@@ -77,6 +78,8 @@ def read_dataclasses(
             check_values(settings)
         return tuple(made)
     except (ValueError, TypeError, OSError, ImportError) as error:
+        if not (isinstance(error, UserError) or is_complaint(error)):
+            raise  # a fault in the code of a method of the user's
         said = _with_field(" ".join(str(error).split()), read)
         raise FieldError(source_of(said, values, flags, path), part, said) from None
 
@@ -162,8 +165,10 @@ def _fields_of(kind: Any) -> list[tuple[Field[Any], Any]]:
     return [(f, hints[f.name] | None if f.default is None else hints[f.name]) for f in fields(kind) if f.init]
 
 
-def _unknown(name: str, known: list[str]) -> str:
+def _unknown(name: str, known: list[str], value: Any) -> str:
     if name in RENAMED:
-        return f"the field {name} is gone; {RENAMED[name]}."
+        shown = value[0] if isinstance(value, list) and len(value) == 1 else value  # a flag's texts
+        instead = RENAMED[name] if shown is None else RENAMED[name].replace("..", str(shown))
+        return f"the field {name} is gone; {instead}."
     close = difflib.get_close_matches(name, known, 1)
     return f"unknown field {name}; " + (f"did you mean {close[0]}?" if close else "see `appo train --help`.")

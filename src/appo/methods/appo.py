@@ -7,6 +7,7 @@ it (Eq. 7). The paper's ablations are options: other branching scores, other adv
 A branching score of one's own is a subclass with another `branching_scores` (`docs/methods.md`).
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -31,7 +32,7 @@ from appo.algorithm import (
     weighted_sum_score,
 )
 from appo.errors import UserError
-from appo.methods.base import Credit, Method, Needs, TreeOptions, Writer, check_tree_size
+from appo.methods.base import Credit, Method, Needs, Setting, TreeOptions, Writer, check_tree_size
 from appo.methods.branch_points import choose_branch_points
 from appo.rollout.metrics import omega_metrics
 from appo.rollout.rewards import rewards_of
@@ -132,6 +133,10 @@ class APPO(Method):
 
     Options = APPOOptions
 
+    def __init__(self, options: Any, args: Setting) -> None:
+        super().__init__(options, args)
+        self._chosen_BT: Tensor | None = None  # the scores that chose the branch points of the present mini-batch
+
     @property
     def needs(self) -> Needs:
         by_score = self.options.num_branch_points > 0 and self.options.branching != "random"
@@ -163,17 +168,18 @@ class APPO(Method):
         return future_value(log_ratio_BT, mask_BT, gamma=gamma, discount_over=self.options.discount_over)
 
     def branching_scores(
-        self, omega_NT: Tensor, entropies_NT: Tensor, mask_NT: Tensor, generator: torch.Generator
+        self, tree: RolloutTree, omega_NT: Tensor, entropies_NT: Tensor, mask_NT: Tensor, generator: torch.Generator
     ) -> Tensor:
         """How much each token of a task's rollouts is worth branching at.
 
         Args:
-            omega_NT, entropies_NT: float32, Eq. 4 and Eq. 3 under the present policy.
-            mask_NT: 1 at policy tokens.
+            tree: The task; its rollouts are the rows, in order, and hold the tokens.
+            omega_NT, entropies_NT: float32 on the CPU, Eq. 4 and Eq. 3 under the present policy; right-padded.
+            mask_NT: int64, 1 at the policy's tokens; elsewhere values mean nothing.
             generator: For scores that are drawn, on the CPU.
 
         Returns:
-            (N, T), the higher the better; NaN where no branch may start.
+            Floats (N, T), the higher the better; NaN where no branch may start. What is not the policy's is left out.
         """
         clip = self.options.clip
         scores: dict[str, Callable[[], Tensor]] = {
@@ -202,12 +208,31 @@ class APPO(Method):
                 rows = inherit_ratios(trees, known_BT, rows, ratios_BT)
                 entropies_BT, mask_BT = found.entropies_BT, batch.policy_mask_BT
             omega_BT = self.omega(ratios_BT, mask_BT)
-            points = []
+            points, chosen = [], []
             for tree, indices in zip(trees, rows, strict=True):
                 omega_NT, entropies_NT, mask_NT = (x[indices].cpu() for x in (omega_BT, entropies_BT, mask_BT))
-                score_NT = self.branching_scores(omega_NT, entropies_NT, mask_NT, generator)
+                score_NT = self._checked_scores(tree, omega_NT, entropies_NT, mask_NT, generator)
+                chosen.append(score_NT)
                 points += self.choose(tree, score_NT, mask_NT, round_index, generator)
+            if not round_index:
+                self._chosen_BT = torch.cat(chosen)
             writer.branch(trees, points, round_index + 1, branches_branch=self.options.num_branch_rounds > 1)
+
+    def _checked_scores(
+        self, tree: RolloutTree, omega_NT: Tensor, entropies_NT: Tensor, mask_NT: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """`branching_scores`, NaN at what is not the policy's.
+
+        Raises:
+            UserError: for another shape.
+        """
+        score_NT = self.branching_scores(tree, omega_NT, entropies_NT, mask_NT, generator)
+        score_NT = self.of_shape("branching_scores", score_NT, mask_NT, "a row per rollout of the task").cpu().float()
+        score_NT = score_NT.masked_fill(mask_NT == 0, torch.nan)
+        if mask_NT.any() and score_NT.isnan().all():
+            name = type(self).__name__
+            warnings.warn(f"method {name}: a task gets no branch: its branching_scores are NaN.", stacklevel=2)
+        return score_NT
 
     def choose(
         self, tree: RolloutTree, score_NT: Tensor, mask_NT: Tensor, round_index: int, generator: torch.Generator
@@ -242,18 +267,13 @@ class APPO(Method):
         return {**found, **super().factors(trees, scores)}
 
     def measured(self, trees: list[RolloutTree], scores: Scores) -> dict[str, Tensor]:
-        """Omega (Eq. 4), and the score that ranked the tokens of the rollouts that were branched from."""
-        if not self.needs.current_scores:
-            return {}
-        omega_BT = self.omega(scores.log_ratio_BT, scores.batch.policy_mask_BT)
-        if self.needs.trains == "all" or self.options.branching == "random":
-            return {"omega": omega_BT}
-        return {
-            "omega": omega_BT,
-            "score": self.branching_scores(
-                omega_BT, scores.current.entropies_BT, scores.batch.policy_mask_BT, torch.Generator()
-            ),
-        }
+        """Omega (Eq. 4), and the scores by which the initial rollouts' tokens were chosen in the first round."""
+        found = {}
+        if self.needs.current_scores:
+            found["omega"] = self.omega(scores.log_ratio_BT, scores.batch.policy_mask_BT)
+        if self._chosen_BT is not None and self._chosen_BT.shape == scores.batch.policy_mask_BT.shape:
+            found["score"] = self._chosen_BT
+        return found
 
     def metrics(self, credit: Credit, scores: Scores) -> dict[str, float]:
         if "omega" not in credit.measured:

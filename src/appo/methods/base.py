@@ -198,7 +198,12 @@ class Method:
         """Adds branches by the present policy, before every update."""
 
     def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> torch.Tensor:
-        """The advantage before any factor, float32 (B, T), rows in the order of the trees."""
+        """The advantage before any factor.
+
+        Returns:
+            float32 (B, T): a row per rollout that carries loss (`needs.trains`; by default `tree.initial`, tree after
+            tree), a column per token of the completion, `scores.length` of them. Finite at tokens of the policy.
+        """
         raise NotImplementedError
 
     def factors(self, trees: list[RolloutTree], scores: Scores) -> dict[str, torch.Tensor]:
@@ -225,9 +230,46 @@ class Method:
             trees: The mini-batch's tasks.
             scores: Of the rollouts that carry loss (`needs.trains`), in the order of the trees.
         """
-        base_BT = self.base_advantages(trees, scores).to(scores.behaviour.logps_BT.device)
         mask_BT = self.loss_mask(trees, scores.batch.policy_mask_BT)
-        return Credit(base_BT, self.factors(trees, scores), mask_BT, self.measured(trees, scores))
+        base_BT = self._checked("base_advantages", self.base_advantages(trees, scores), mask_BT)
+        factors = {
+            name: self._checked(f"factors[{name!r}]", factor_BT, mask_BT)
+            for name, factor_BT in self.factors(trees, scores).items()
+        }
+        return Credit(base_BT, factors, mask_BT, self.measured(trees, scores))
+
+    def of_shape(self, what: str, values: Any, like: torch.Tensor, rows: str) -> torch.Tensor:
+        """What a method returned, without gradient.
+
+        Raises:
+            UserError: for what is no tensor of the shape of `like`.
+        """
+        is_tensor = isinstance(values, torch.Tensor)
+        if not is_tensor or values.shape != like.shape:
+            found = f"shape {tuple(values.shape)}" if is_tensor else type(values).__name__
+            raise UserError(
+                f"method {type(self).__name__}: {what} returned {found}; return a tensor of shape "
+                f"{tuple(like.shape)}: {rows}, a column per token of the completion."
+            )
+        return values.detach()
+
+    def _checked(self, what: str, values_BT: Any, mask_BT: torch.Tensor) -> torch.Tensor:
+        """What a method returned, where the loss is computed; 0 for numbers that are none where there is no loss.
+
+        Raises:
+            UserError: for another shape, and for numbers that are not finite at a token that carries loss.
+        """
+        values_BT = self.of_shape(what, values_BT, mask_BT, "a row per rollout that carries loss").to(mask_BT.device)
+        bad_BT = ~values_BT.isfinite()
+        if bad_BT.any():
+            if (bad_BT & (mask_BT != 0)).any():
+                row, token = (bad_BT & (mask_BT != 0)).nonzero()[0].tolist()
+                raise UserError(
+                    f"method {type(self).__name__}: {what} is {values_BT[row, token].item()} at token {token} of "
+                    f"rollout {row}; return finite numbers, 0 for a rollout without a reward."
+                )
+            values_BT = values_BT.masked_fill(bad_BT, 0.0)
+        return values_BT
 
     def loss_mask(self, trees: list[RolloutTree], policy_mask_BT: torch.Tensor) -> torch.Tensor:
         """Which tokens carry loss: those that the policy wrote, once where rollouts share them.

@@ -4,6 +4,7 @@ Left out on purpose: entry points and other plug-ins; an import says where a cla
 """
 
 import difflib
+import traceback
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
@@ -43,19 +44,24 @@ def find_method(methods: Mapping[str, type[Method]], name: str) -> type[Method]:
         return methods[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        close = difflib.get_close_matches(name, methods, 1)
+        close = difflib.get_close_matches(name.lower(), methods, 1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(methods)}, or my.module:MyMethod."
         raise UserError(f"method = {name!r} is unknown; {hint}")
     try:
         found = getattr(import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
                 f"method = {name!r}: there is no module {module} on PYTHONPATH; write my.module:MyMethod."
             ) from None
-        raise
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"method = {name!r}: {module} cannot be imported: {error} ({last.filename}, line {last.lineno})."
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method = {name!r}: {module} holds no class {attribute} derived from appo.methods.Method.")
+    if found.base_advantages is Method.base_advantages and found.credit is Method.credit:
+        raise UserError(f"method = {name!r} has no base_advantages; write it (docs/methods.md).")
     return found
 
 

@@ -183,7 +183,7 @@ def test_a_mistake_is_blamed_on_who_gave_the_field(tmp_path, read):
 
 def test_a_field_that_is_gone_says_what_to_write_instead(tmp_path, read, monkeypatch):
     monkeypatch.setitem(RENAMED, "preset", "write `method: raft`")
-    assert said(read, BASE + "half_life: 2\n").endswith("write it under method_args: `method_args: {half_life: ..}`.")
+    assert said(read, BASE + "half_life: 2\n").endswith("write it under method_args: `method_args: {half_life: 2}`.")
     own = tmp_path / "own.yaml"
     assert said(read, BASE + "preset: plus\n") == f"{own}: the field preset is gone; write `method: raft`."
     assert said(read, BASE, "--preset", "plus") == "the flags: the field preset is gone; write `method: raft`."

@@ -39,7 +39,7 @@ def choose(tree, method, entropy, omega=None, mask=None, round_index=0, seed=0):
     omega = torch.ones_like(entropy) if omega is None else torch.tensor(omega)
     mask = torch.ones_like(entropy) if mask is None else torch.tensor(mask)
     generator = torch.Generator().manual_seed(seed)
-    scores = method.branching_scores(omega, entropy, mask, generator)
+    scores = method.branching_scores(None, omega, entropy, mask, generator)
     points = method.choose(tree, scores, mask, round_index, generator)
     assert all(point.tree is tree for point in points)
     return [(point.rollout, point.position) for point in points]
@@ -79,7 +79,7 @@ def test_scores_of_different_rollouts_are_compared_in_standard_deviations():
 def test_every_score_ranks_policy_tokens_only(name):
     mask = torch.tensor([[1, 0, 1, 1, 0, 0, 1, 1.0]])
     omega, entropy = torch.rand(1, 8) + 0.5, torch.rand(1, 8)
-    score = make(branching=name).branching_scores(omega, entropy, mask, torch.Generator().manual_seed(0))
+    score = make(branching=name).branching_scores(None, omega, entropy, mask, torch.Generator().manual_seed(0))
     assert score.isnan().tolist() == [[m == 0 for m in mask[0].tolist()]]
 
 
@@ -90,7 +90,7 @@ def test_each_score_has_its_own_best_token():
     omega = torch.tensor([[1.0, 1.2, 1.15, 1.0, 1.0, 1.0]])
 
     def best(name):
-        score = make(branching=name).branching_scores(omega, entropy, mask, torch.Generator())
+        score = make(branching=name).branching_scores(None, omega, entropy, mask, torch.Generator())
         return score[0].nan_to_num(-9.0).argmax().item()
 
     assert [best(name) for name in ("entropy", "future_value", "branching_score", "weighted_sum")] == [0, 1, 2, 2]
@@ -209,7 +209,7 @@ def test_a_branch_has_its_parents_ratios_up_to_where_it_left_it_in_the_next_roun
     seen = []
     method = make(3, num_initial_rollouts=1, num_branch_points=1, num_branch_rounds=2, half_life=0.01)
     original = method.branching_scores
-    method.branching_scores = lambda omega, *rest: (seen.append(omega), original(omega, *rest))[1]
+    method.branching_scores = lambda tree, omega, *rest: (seen.append(omega), original(tree, omega, *rest))[1]
     omega = [[1.0, 1.0, 1.2, 1.0, 1.0, 1.2, 1.0, 1.0]]
     entropy = [[0.0, 0.0, 0.1, 0.0, 0.0, 0.9, 0.0, 0.0]]
     method.branch([tree], make_scores([tree], log_ratio=log_ratios(omega, 0.01), entropies=entropy), writer)
@@ -295,3 +295,48 @@ def test_contradictions_are_one_sentence(options, message):
 def test_rounds_make_their_own_sizes():
     method = make_method("appo", {"num_branch_rounds": 2, "num_initial_rollouts": 5}, num_generations=16)
     assert method.num_initial == 5
+
+
+# ---- scores of one's own ----
+
+
+def scored_by(own_scores):
+    """(the tree with its branches, scores in the records) of two rollouts, whose last two tokens are a tool's."""
+    method, tree = make(4, num_branch_points=1), make_tree()
+    for rollout in tree.initial:
+        rollout.policy_mask = [1] * (LENGTH - 2) + [0, 0]
+    method.branching_scores = own_scores
+    scores = make_scores([tree])
+    method.branch([tree], scores, ScriptedWriter())
+    return tree, method.credit([tree], scores).measured["score"]
+
+
+def test_scores_where_the_policy_wrote_nothing_choose_and_rank_nothing():
+    tree, score = scored_by(lambda tree, omega, entropy, mask, generator: torch.arange(LENGTH).float().repeat(2, 1))
+    assert [(branch.branch_position, branch.branch_rank) for branch in tree.branches] == [(LENGTH - 3, 1)] * 2
+    assert score[:, LENGTH - 2 :].isnan().all()
+
+
+def test_the_score_in_the_records_is_the_one_that_chose():
+    drawn = []
+
+    def draw(tree, omega, entropy, mask, generator):
+        drawn.append(torch.rand(mask.shape, generator=generator))
+        return drawn[-1]
+
+    tree, score = scored_by(draw)
+    assert len(drawn) == 1
+    for branch in tree.branches:
+        assert branch.branch_score == score[branch.parent, branch.branch_position].item()
+
+
+def test_a_task_whose_scores_are_nan_is_told_to_get_no_branch():
+    with pytest.warns(UserWarning, match="a task gets no branch: its branching_scores are NaN"):
+        tree, _ = scored_by(lambda tree, omega, entropy, mask, generator: torch.full(mask.shape, torch.nan))
+    assert tree.branches == []
+
+
+@pytest.mark.parametrize("values", [torch.zeros(2), torch.zeros(2, LENGTH - 1), None])
+def test_scores_of_another_shape_are_one_sentence(values):
+    with pytest.raises(UserError, match=r"method APPO: branching_scores returned .*; return a tensor of shape"):
+        scored_by(lambda *_: values)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from method_parts import add_branch, log_ratios, make_method, make_scores, rollout_of, tree_with_turns
+from method_parts import ScriptedWriter, add_branch, log_ratios, make_method, make_scores, rollout_of, tree_with_turns
 from method_parts import make_tree as tree_of
 
 from appo.methods.appo import ADVANTAGES
@@ -145,6 +145,7 @@ def test_omega_and_the_branching_score_are_measured_for_the_records():
     tree, omega = make_pairs([1.0, 0.0], []), [[1.0, 1.1, 1.2, 1.0], [1.0] * 4]
     method = make(4, num_branch_points=1, branching="entropy")
     scores = make_scores([tree], log_ratio=log_ratios(omega), entropies=[[0.1, 0.2, 0.3, 0.4]])
+    method.branch([tree], scores, ScriptedWriter())
     credit = method.credit([tree], scores)
     torch.testing.assert_close(credit.measured["omega"], torch.tensor(omega))
     torch.testing.assert_close(credit.measured["score"][0], torch.tensor([0.1, 0.2, 0.3, 0.4]))
@@ -154,7 +155,7 @@ def test_omega_and_the_branching_score_are_measured_for_the_records():
     assert set(logged) == {"omega/mean", "omega/std", "omega/clipped"}
 
 
-def test_a_random_score_is_not_measured_again():
+def test_where_no_branch_was_chosen_there_is_no_score():
     assert set(credited(make_pairs([1.0, 0.0], []), branching="random").measured) == {"omega"}
 
 

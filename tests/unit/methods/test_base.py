@@ -162,3 +162,46 @@ def test_the_ends_of_a_range_are_allowed(options):
 def test_options_outside_their_range_are_named(options, message):
     with pytest.raises(UserError, match=message):
         TreeOptions(**options)
+
+
+class Returning(Method):
+    """Its advantages are whatever stands in `values`."""
+
+    values: object = None
+
+    def base_advantages(self, trees, scores):
+        return self.values
+
+
+def returning(change):
+    """The credit of two rollouts, where `change` makes the advantages of right ones."""
+    method, trees = Returning(MethodOptions(), Settings()), [make_tree([1.0, 0.0])]
+    scores = make_scores(trees)
+    method.values = change(torch.zeros(2, scores.length))
+    return method.credit(trees, scores)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda right: right[:, 0], r"shape \(2,\)"),
+        (lambda right: right[:, :1], r"shape \(2, 1\)"),
+        (lambda right: right.T, r"shape \(4, 2\)"),
+        (lambda right: right.tolist(), "list"),
+        (lambda right: None, "NoneType"),
+    ],
+)
+def test_advantages_of_another_shape_are_one_sentence_that_names_the_method(change, found):
+    sentence = rf"method Returning: base_advantages returned {found}; return a tensor of shape \(2, 4\)"
+    with pytest.raises(UserError, match=sentence):
+        returning(change)
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused_where_there_is_loss(bad):
+    def change(right):
+        right[1, 0] = float(bad)
+        return right
+
+    with pytest.raises(UserError, match=f"method Returning: base_advantages is {bad} at token 0 of rollout 1"):
+        returning(change)

@@ -189,13 +189,26 @@ def test_an_error_inside_the_users_module_keeps_its_traceback(own):
 
 def test_a_module_that_the_users_module_lacks_is_named_by_python(own):
     name = own("my_importing", "import no_such_dependency\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+    sentence = r"my_importing cannot be imported: No module named 'no_such_dependency' \(.*my_importing.py, line 1\)"
+    with pytest.raises(UserError, match=sentence):
         make_method(f"{name}:Mine")
+
+
+def test_a_method_without_advantages_is_refused_before_it_runs(own):
+    name = own("my_empty", "from appo.methods import Method\n\n\nclass Mine(Method):\n    pass\n")
+    with pytest.raises(UserError, match="method = 'my_empty:Mine' has no base_advantages; write it"):
+        make_method(f"{name}:Mine")
+
+
+def test_the_case_of_a_name_does_not_hide_what_was_meant():
+    with pytest.raises(UserError, match="did you mean appo"):
+        make_method("Appo")
 
 
 def test_an_error_in_the_users_own_checks_is_left_as_it_is(own):
     text = (
-        "from appo.methods import Method\n\n\nclass Mine(Method):\n    def check(self):\n        raise KeyError('x')\n"
+        "from appo.methods import Method\n\n\nclass Mine(Method):\n    base_advantages = None\n\n"
+        "    def check(self):\n        raise KeyError('x')\n"
     )
     with pytest.raises(KeyError):
         make_method(f"{own('my_checking', text)}:Mine")
