@@ -63,9 +63,10 @@ def update(tokens: int) -> list[dict[str, Any]]:
         "logprobs": logps + ratio * logps,
         "entropies": torch.from_numpy(-certain(random, (rows, LENGTH))),
         "omega": omega,
+        "score": torch.randn(rows, LENGTH),
         "advantages": torch.stack([*torch.broadcast_tensors(*factors.values())]).prod(0),
     }
-    return rollout_records(trees, per_token, 1, factors=factors, score=torch.randn(rows, LENGTH))
+    return rollout_records(trees, per_token, 1, factors=factors)
 
 
 def certain(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

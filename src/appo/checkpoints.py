@@ -4,7 +4,7 @@ transformers writes a checkpoint file by file, so a kill or a full disk may leav
 therefore sealed: a list of its files, their sizes and (of all but the largest) their content, written last. Only
 sealed ones are gone on from, and only once one is sealed are older ones removed.
 
-Left out on purpose: what is in a checkpoint (transformers', and `rollout/mini_batches.py`).
+Left out on purpose: what is in a checkpoint (transformers', and `rollout/batches.py`).
 """
 
 import os

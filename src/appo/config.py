@@ -36,8 +36,8 @@ UNDER_METHOD_ARGS = (
 RENAMED = {
     **{name: f"write it under method_args: `method_args: {{{name}: ..}}`" for name in UNDER_METHOD_ARGS},
     "preset": "write `method: raft`, `num_iterations: 2` and `method_args: {token_weight: fork}` for what was plus",
-    "advantage": "write `method: grpo`, `raft` or `whole_tree` for group, success or tree; the others are an option of "
-    "appo, under method_args",
+    "advantage": "write `method: grpo`, `raft` or `whole_tree` for group, success or tree; the others are an option "
+    "of appo, under method_args",
     "train_on": "write `method: whole_tree` for what was train_on: all",
     "rival": "write its name as `method: ..`",
     "control": "write `method: appo.research.controls:OracleBranching` or another of its classes",

@@ -30,6 +30,7 @@ from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
+from appo.rollout.types import Rollout
 from appo.rollout.writer import EVALUATION_STREAM
 
 # Shapes: B rollouts that carry loss, T completion tokens.
@@ -117,7 +118,7 @@ class APPOTrainer(ResumableTrainer):
             self._write_records(trees, scores, credit)
         return self._micro_batches_of(scores, credit)
 
-    def _trained(self, trees: list[RolloutTree]) -> list[Any]:
+    def _trained(self, trees: list[RolloutTree]) -> list[Rollout]:
         """The rollouts that carry loss, in the order of the trees."""
         return [rollout for tree in trees for rollout in tree.trained(self.method.needs.trains)]
 
@@ -195,7 +196,7 @@ class APPOTrainer(ResumableTrainer):
                 [rollout.prompt for rollout in rollouts],
                 [self.protocol.completion(rollout, conversational) for rollout in rollouts],
                 [rollout.rewards for rollout in rollouts],
-                [difference for tree in trees for difference in metrics.reward_z(tree)],
+                [difference for tree in trees for difference in metrics.reward_differences(tree)],
             )
 
     def _log_mini_batch(self, trees: list[RolloutTree], scores: Scores, credit: Credit) -> None:

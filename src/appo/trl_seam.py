@@ -1,4 +1,4 @@
-"""Everything of TRL (and of transformers' `Trainer`) that is private and touched, in one place, under public names.
+"""Every underscored name of TRL (and of transformers' `Trainer`) that is touched, in one place, under public names.
 
 `SeamTrainer` is `GRPOTrainer` with hooks and helpers; the rest of the package calls these and no name of TRL's that
 begins with an underscore. A new minor version of TRL is read against this file, and
@@ -136,7 +136,7 @@ class SeamTrainer(GRPOTrainer):
         """Token ids of tool messages after an assistant's turn."""
         return self._get_tool_suffix_ids(messages)
 
-    def rewards_of(
+    def call_reward_functions(
         self,
         rows: list[dict[str, Any]],
         prompts: list[Any],
@@ -169,8 +169,10 @@ class SeamTrainer(GRPOTrainer):
             self._dist.summon_full_params(self.model_wrapped, recurse=False),
         ):
             model.eval()
-            yield model
-            model.train(training)
+            try:
+                yield model
+            finally:
+                model.train(training)
 
     def measure_collisions(self) -> None:
         """Has TRL's fused LM head return `log sum_a p(a)^2` too, from the pass that it makes anyway."""
@@ -188,12 +190,14 @@ class SeamTrainer(GRPOTrainer):
         self.model.eval()
         # TRL's own method returns two of the outputs of its fused head; the third is read on its way out.
         outputs: list[Any] = []
-        with (
-            self.model.register_forward_hook(lambda _, __, output: outputs.append(output)),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-        ):
-            logps_BT, entropies_BT = self._logps(self.model, batch, compute_entropy=True)
-        self.model.train(training)
+        try:
+            with (
+                self.model.register_forward_hook(lambda _, __, output: outputs.append(output)),
+                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+            ):
+                logps_BT, entropies_BT = self._logps(self.model, batch, compute_entropy=True)
+        finally:
+            self.model.train(training)
         if not collisions:
             return TokenScores(logps_BT, entropies_BT)
         length = logps_BT.shape[1]

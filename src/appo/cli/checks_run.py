@@ -56,6 +56,9 @@ def processes(context: Context) -> Iterator[Finding]:
             "`torchrun --nproc_per_node N -m appo ..` instead."
         )
     elsewhere = context.planning and found == 1
+    many = max(planned or 1, found)
+    if many > 1 and context.command == "train" and context.args.open_method().needs.one_process:
+        yield Problem(f"method = {context.args.method!r} runs on one process, but {many} are planned; start one.")
     if planned is not None and planned != found and not elsewhere:
         yield Problem(
             f"num_processes = {planned}, but {found} run, which changes every batch; start with `accelerate launch "

@@ -1,7 +1,7 @@
 """The cold start of a recipe: from demonstrations or traces to the model in `output_dir/cold_start`.
 
 It is done again where its settings, or the contents of its demonstrations, traces, tools and starting model, are not
-those of the model that is there. Left out on purpose: what of a demonstration carries loss (`sft.py`).
+those of the model that is there. Left out on purpose: what of a demonstration carries loss (`appo.sft.training`).
 """
 
 import json

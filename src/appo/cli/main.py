@@ -18,7 +18,7 @@ appo: reinforcement learning for tool-using language-model agents
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
-  appo COMMAND --help                     the fields of a recipe
+  appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
 
 RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
 --cold_start.field, names in a field that is a mapping as --field.name. An interrupted run goes on from its last
@@ -51,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command[0] == "benchmark":
         return _benchmark(rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
-        print(f"appo: benchmarks have a command of their own: appo benchmark {' '.join(rest)}", file=sys.stderr)
+        flags = " ".join(rest if rest[0].startswith("--") else rest[1:])
+        print(f"appo: benchmarks have a command of their own: appo benchmark {flags}", file=sys.stderr)
         return 2
     if not rest or rest[0].startswith("-"):
         if rest and rest[0] in ("-h", "--help"):

@@ -11,7 +11,7 @@ Left out on purpose: files that extend a file which extends another, interpolati
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from appo.cli.mistakes import FieldError, RecipeError
 from appo.cli.run_config import RunConfig
 from appo.config import APPOConfig
 from appo.errors import UserError
+from appo.methods import METHODS, MethodOptions, options_of
 
 __all__ = ["NESTED", "RecipeError", "RunConfig", "collect_settings", "make_settings", "read_recipe", "read_yaml"]
 
@@ -169,7 +170,7 @@ def _parse_file(path: str, missing: str) -> dict[str, Any]:
 
 
 def describe_fields() -> str:
-    """Help for the fields that are ours; those of GRPOConfig and SFTConfig are TRL's."""
+    """Help for the fields that are ours, and for the options of methods; what is TRL's is told by TRL."""
     inherited = {f.name for f in fields(SFTConfig)}
     lines = [f"  {EXTENDS:26} Another recipe, as seen from this file; its fields hold where this one has none."]
     for kind in (RunConfig, APPOConfig):
@@ -177,4 +178,19 @@ def describe_fields() -> str:
             own = kind is RunConfig or f.name in APPOConfig.__annotations__
             if own and (f.name not in inherited or kind is RunConfig):
                 lines.append(f"  --{f.name:24} {f.metadata.get('help', '')}")
+    common = {f.name for f in fields(MethodOptions)}
+    lines += ["", "Options of methods, as --method_args.NAME or below method_args:", *_options(MethodOptions, set())]
+    for name in METHODS:
+        if own_options := _options(options_of(name), common):
+            lines += [f" {name}:", *own_options]
     return "\n".join(lines)
+
+
+def _options(kind: type[MethodOptions], left_out: set[str]) -> list[str]:
+    """A line per option, with its default."""
+    found = []
+    for f in fields(kind):
+        if f.name not in left_out:
+            default = f.default_factory() if f.default_factory is not MISSING else f.default
+            found.append(f"  {f.name:26} {f.metadata['help']} Default {default}.")
+    return found

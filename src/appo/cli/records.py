@@ -34,6 +34,8 @@ def records(flags: list[str]) -> int:
     parser.add_argument("--kind", choices=["train", "evaluation", "all"], default="train", help="default: train")
     parser.add_argument("--texts", action="store_true", help="with --jsonl: add the text of each token")
     options = parser.parse_args(flags)
+    if not options.jsonl and (options.step is not None or options.texts or options.kind != "train"):
+        parser.error("--step, --kind and --texts choose among the records that --jsonl prints; add --jsonl.")
     kind = None if options.kind == "all" else options.kind
     lines = json_lines(options.run, kind, options.step, options.texts) if options.jsonl else summary(options.run)
     try:

@@ -38,7 +38,7 @@ class RunConfig:
         metadata={"help": "Files or hub names of tool-use traces: the cold start's demonstrations (docs/recipes.md)."},
     )
     traces_min_reward: float | None = field(
-        default=None, metadata={"help": "Least reward of a rollout in `traces` that are records.jsonl of a run."}
+        default=None, metadata={"help": "Least reward of a rollout in `traces` that are records of a run."}
     )
     lora: dict[str, Any] | str | None = field(
         default=None,

@@ -124,6 +124,7 @@ class SlotCache(Cache):
         index = torch.tensor(rows, device=self.device)
         for number, layer in enumerate(self.layers):
             if columns and layer.keys_RKHD is not None:
+                layer.fit(layer.keys_RKHD.transpose(1, 2), layer.values_RKHD.transpose(1, 2))
                 keys, values = (b[index, :columns].transpose(1, 2) for b in (layer.keys_RKHD, layer.values_RKHD))
                 part.update(keys, values, number)
         return part

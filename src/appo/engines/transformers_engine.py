@@ -160,6 +160,7 @@ class TransformersEngine:
         while (self._returning or self._queue) and self._slots.free:
             row = (self._returning or self._queue).popleft()
             self._slots.enter(row, self._steps)
+        self._cache.reserve(self._slots.used, self._cache.columns)
 
     def _read(self) -> None:
         """Reads contexts and long results, all but their last token, where forwards of their own pay.
@@ -178,10 +179,11 @@ class TransformersEngine:
         reading = long if due else []
         if reading or len(new) >= TOGETHER * len(running):
             reading = list(dict.fromkeys([*reading, *new]))
-        readers, copies = self._slots.readers(reading, new)
-        if not readers and not copies:
+        if not reading and not new:
             return
-        self._reserve(max(len(row.ids) for row in [*readers, *dict(copies)]))
+        # Before rows are chosen to be copied: making room may drop those of sequences that have ended.
+        self._reserve(max(len(row.ids) for row in {*reading, *new}))
+        readers, copies = self._slots.readers(reading, new)
         if readers:
             self._read_rows(readers)
         if copies:

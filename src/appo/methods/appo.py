@@ -37,7 +37,7 @@ from appo.methods.branch_points import choose_branch_points
 from appo.rollout.metrics import omega_metrics
 from appo.rollout.rewards import rewards_of
 from appo.rollout.scoring import Scores, inherit_ratios
-from appo.rollout.tree import RolloutTree
+from appo.rollout.tree import BranchPoint, RolloutTree
 
 # Shapes: B rollouts that carry loss, N initial rollouts and K branches of a task, T completion tokens.
 
@@ -236,7 +236,7 @@ class APPO(Method):
 
     def choose(
         self, tree: RolloutTree, score_NT: Tensor, mask_NT: Tensor, round_index: int, generator: torch.Generator
-    ) -> list[Any]:
+    ) -> list[BranchPoint]:
         """Branch points of one task in one round."""
         options = self.options
         left = (self.args.num_generations or 1) - len(tree.rollouts)

@@ -146,6 +146,11 @@ class ARPOOptions(MethodOptions):
 
     choices: ClassVar[dict[str, tuple[str, ...]]] = {**MethodOptions.choices, "shared_prefix": ("soft", "hard")}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.branch_chance <= 1:
+            raise UserError(f"branch_chance must lie in [0, 1], got {self.branch_chance}.")
+
 
 class ARPO(Method):
     """Branches at uncertain tool results."""
@@ -218,7 +223,7 @@ class ARPO(Method):
             (index, turns[turn - 1])
             for index, turns in enumerate(starts)
             if len(turns) >= turn
-            and max(tree.own_tokens(index), 0) < turns[turn - 1] < len(tree.rollouts[index].completion_ids)
+            and tree.own_tokens(index) < turns[turn - 1] < len(tree.rollouts[index].completion_ids)
         ]
 
     def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> torch.Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from appo.algorithm._checks import check_matrices
+from appo.errors import UserError
 from appo.methods.base import Credit, Needs
 from appo.methods.grpo import GRPO
 from appo.rollout.scoring import Scores
@@ -52,9 +53,17 @@ class GPPO(GRPO):
     def needs(self) -> Needs:
         return Needs(collisions=self.weighs_forks, current_scores=True)
 
+    def check(self) -> None:
+        low, high = self.args.epsilon, self.args.epsilon_high
+        if not 0 <= low <= 1 or (high is not None and high < 0):
+            raise UserError(
+                f"method = 'gppo' needs epsilon in [0, 1] and epsilon_high of at least 0, got epsilon = {low} and "
+                f"epsilon_high = {high}."
+            )
+
     def credit(self, trees: list[RolloutTree], scores: Scores) -> Credit:
         credit = super().credit(trees, scores)
-        high = self.args.epsilon_high or self.args.epsilon
+        high = self.args.epsilon if self.args.epsilon_high is None else self.args.epsilon_high
         credit.factors["clipped_ratio"] = gppo_coefficient(
             scores.log_ratio_BT, credit.advantages_BT, low=self.args.epsilon, high=high
         )

@@ -4,11 +4,15 @@ Left out on purpose: entry points and other plug-ins; an import says where a cla
 """
 
 import difflib
+import json
+import math
 import traceback
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from appo.errors import UserError
 from appo.methods.base import Method, MethodOptions, Setting
@@ -31,6 +35,11 @@ def make_method(
     kind = find_method(methods, name)
     method = kind(read_options(kind.Options, name, {} if values is None else values), args)
     method.check()
+    if not 1 <= method.num_initial <= (args.num_generations or 1):
+        raise UserError(
+            f"method = {name!r} writes {method.num_initial} rollouts per task before its branches; num_initial has to "
+            f"lie between 1 and num_generations = {args.num_generations}."
+        )
     return method
 
 
@@ -42,8 +51,8 @@ def find_method(methods: Mapping[str, type[Method]], name: str) -> type[Method]:
     """
     if name in methods:
         return methods[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    module, _, attribute = name.partition(":")
+    if not (attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         close = difflib.get_close_matches(name.lower(), methods, 1)
         hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(methods)}, or my.module:MyMethod."
         raise UserError(f"method = {name!r} is unknown; {hint}")
@@ -78,7 +87,7 @@ def read_options(kind: type[MethodOptions], method: str, values: dict[str, Any])
     for name in values:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}; leave out those of others."
             raise UserError(f"method_args: method = {method!r} has no option {name}; {hint}")
     try:
         return kind(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
@@ -87,13 +96,17 @@ def read_options(kind: type[MethodOptions], method: str, values: dict[str, Any])
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value, an integer made a float where one is meant."""
-    kinds = (hint,) if get_origin(hint) is list else get_args(hint) or (hint,)
-    for kind in kinds:
-        if get_origin(kind) is list and isinstance(value, (list, tuple)):
-            return [_typed(name, item, get_args(kind)[0]) for item in value]
-        if kind is float and type(value) is int:
-            return float(value)
-        if type(value) is kind:
-            return value
-    raise UserError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+    """The value as its annotation has it: as JSON, so that a list may be a tuple and 1 a float, but true no number.
+
+    Raises:
+        UserError: for another type, and for numbers that are not finite.
+    """
+    try:
+        typed = TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        shown = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise UserError(f"{name} must be of type {shown}, got {value!r}.") from None
+    for number in typed if isinstance(typed, (list, tuple)) else [typed]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{name} must be a finite number, got {number}.")
+    return typed

@@ -48,7 +48,8 @@ def vine_advantage(values_S: Tensor, reward: float) -> Tensor:
 
 def vine_credit(tree: RolloutTree, length: int) -> Tensor:
     """Advantages (R, T) of a task's initial rollouts; 0 for one that no reward function scored."""
-    first = mean(rollout.reward for rollout in tree.initial)
+    # From the prompt have begun the initial rollouts, and the branches of those that called no tool.
+    first = mean(rollout.reward for rollout in tree.rollouts if not rollout.branch_position)
     credits: list[list[float] | None] = []
     for index, rollout in enumerate(tree.initial):
         if rollout.reward is None:

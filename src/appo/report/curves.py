@@ -87,8 +87,12 @@ def plot_curves(records: str | Path, picture: str | Path, success_reward: float 
         panel.set_xlabel(f"optimizer step (line: mean of {SMOOTHED_OVER})")
     if all(math.isnan(value) for value in series["branch_position"]):
         panels[1, 1].text(0.5, 0.5, "no branches", transform=panels[1, 1].transAxes, ha="center")
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    try:
+        figure.savefig(picture, dpi=120)
+    except (OSError, ValueError) as error:  # no such directory, or no such format
+        raise UserError(f"the picture {picture} cannot be written: {' '.join(str(error).split())}.") from None
+    finally:
+        plt.close(figure)
 
 
 def main(arguments: list[str]) -> None:

@@ -26,9 +26,9 @@ from appo.research.plan import Job, Study, cold_starts, run_settings
 PACKAGE = Path(__file__).parents[1]
 # Parts of the package that decide no result.
 ONLY_REPORTS = (
-    "__main__.py", "cli/main.py", "cli/dry_run.py", "cli/eval_flags.py", "report", "research/__main__.py",
-    "research/earlier.py", "research/report.py", "research/schedule.py", "research/statistics.py",
-    "research/workers.py",
+    "__main__.py", "cli/main.py", "cli/dry_run.py", "cli/benchmark.py", "cli/records.py", "report",
+    "research/__main__.py", "research/earlier.py", "research/report.py", "research/schedule.py",
+    "research/statistics.py", "research/workers.py",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl")
 # The plan decides the results; these do not, and a study may go on with other values.

@@ -68,7 +68,7 @@ def omega_metrics(omega_BT: torch.Tensor, mask_BT: torch.Tensor, clip: tuple[flo
     }
 
 
-def reward_z(tree: RolloutTree) -> list[float]:
+def reward_differences(tree: RolloutTree) -> list[float]:
     """Each initial rollout's reward minus the task's mean, for TRL's table of completions."""
     average = mean(rollout.reward for rollout in tree.initial)
     return [0.0 if rollout.reward is None else rollout.reward - average for rollout in tree.initial]

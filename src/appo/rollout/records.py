@@ -32,6 +32,7 @@ DIRECTORY = "records"
 LINES = "records.jsonl"  # of older runs
 UPDATE = re.compile(r"(\d{6,})(?:\.(\d+))?\.parquet")
 EVALUATION = re.compile(r"evaluation-([\w-]+)(?:\.(\d+))?\.parquet")
+STEP = re.compile(r"(\d+)(?:-\d+)?$")  # of an evaluation's name
 VOCABULARY, META = "vocabulary.parquet", "meta.json"
 TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
 ROWS_AT_ONCE = 16  # as Python objects
@@ -84,13 +85,14 @@ class RecordWriter:
                 for leftover in self.directory.glob("*" + PARTIAL):
                     leftover.unlink()
                 for (number, name, _), path in _files(self.directory):
-                    if number > step or (name.isdecimal() and int(name) > step):
+                    made_after = STEP.match(name)
+                    if number > step or (made_after and int(made_after[1]) > step):
                         path.unlink()
             self._describe()
         wait()
         self._evaluations = set()
         own = self.directory.glob(f"*{self._part}.parquet")
-        return sum(pq.read_metadata(path).num_rows for path in own if UPDATE.fullmatch(path.name))
+        return sum(_count(path) for path in own if UPDATE.fullmatch(path.name))
 
     def append(self, step: int, records: Sequence[dict[str, Any]]) -> int:
         """Writes an update's records, and returns how many; an update that is written again replaces the first.
@@ -109,8 +111,8 @@ class RecordWriter:
         """Writes the records of an evaluation, and returns how many; one of the same name is replaced.
 
         Args:
-            name: For example "before", or the step after which it was made: then it is dropped where a run goes on
-                from an earlier step. Letters, digits, `_` and `-`.
+            name: For example "before", or the step after which it was made, perhaps with a part of it behind a hyphen
+                ("000020-3"): then it is dropped where a run goes on from an earlier step. Letters, digits, `_`, `-`.
             records: As for `append`.
         """
         if not re.fullmatch(r"[\w-]+", str(name)):
@@ -158,6 +160,22 @@ class RecordWriter:
         if self._encoder is not None:
             with new_file(self.directory / VOCABULARY) as partial:
                 pq.write_table(_vocabulary(self._encoder), partial, compression="zstd")
+
+
+def _count(path: Path) -> int:
+    """The records in a file.
+
+    Raises:
+        UserError: for a file that is broken.
+    """
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())}); move it away.")
 
 
 def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
@@ -255,7 +273,10 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
     file = None if place is None else (place if place.is_dir() else place.parent) / VOCABULARY
     if file is None or not file.is_file():
         return {}
-    columns = pq.read_table(file).to_pydict()
+    try:
+        columns = pq.read_table(file, columns=["id", "text"]).to_pydict()
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(file, error) from None
     return dict(zip(columns["id"], columns["text"], strict=True))
 
 
@@ -310,6 +331,5 @@ def _read_file(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
                 yield from to_records(batch)
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} cannot be read as Parquet ({reason}); move it away.") from None
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from None

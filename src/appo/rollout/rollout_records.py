@@ -76,7 +76,7 @@ def _of_rollout(tree: RolloutTree, index: int, step: int) -> dict[str, Any]:
         "branch_position": rollout.branch_position,
         "branch_score": rollout.branch_score,
         "branch_rank": rollout.branch_rank,
-        "alternatives": getattr(rollout, "alternatives", None),
+        "alternatives": rollout.alternatives,
         "prompt": rollout.prompt,
         "completion_ids": rollout.completion_ids,
         "policy_mask": rollout.policy_mask,

@@ -29,12 +29,12 @@ class RolloutTree:
 
     @property
     def initial(self) -> list[Rollout]:
-        """The rollouts that are trained on."""
+        """The rollouts that were written from the prompt; most methods train on these alone."""
         return self.rollouts[: self.num_initial]
 
     @property
     def branches(self) -> list[Rollout]:
-        """The rollouts that only inform advantages."""
+        """The rollouts that were written from within another one."""
         return self.rollouts[self.num_initial :]
 
     def trained(self, trains: str) -> list[Rollout]:

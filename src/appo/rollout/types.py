@@ -3,7 +3,7 @@
 Positions count tokens of the completion (tool results included), from 0. All lists below that are "per token" are as
 long as `completion_ids`. Sampled ids are kept as they were sampled; nothing here decodes and encodes again.
 
-Left out on purpose: padding and tensors (`scoring.py`), text (`protocol.py`).
+Left out on purpose: padding and tensors (`scoring.py`), text (`appo.protocols`).
 """
 
 from dataclasses import dataclass, field

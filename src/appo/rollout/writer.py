@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from trl.data_utils import is_conversational
 
+from appo.engines.base import Engine
 from appo.engines.opening import open_engine
 from appo.errors import UserError
 from appo.protocols.base import ToolProtocol
@@ -69,7 +70,9 @@ class RolloutWriter:
         )
         self.vocab_size: int = host.model.config.get_text_config().vocab_size
         self._unknown = UnknownWords(host.tokenizer, "prompts")
-        self._remembered: dict[int, TokenScores] = {}  # by id of the rollout
+        self._engine: Engine | None = None
+        # By the rollout's id; the rollout is kept, so that no other one gets its id.
+        self._remembered: dict[int, tuple[Rollout, TokenScores]] = {}
 
     # ---- writing ----
 
@@ -149,9 +152,8 @@ class RolloutWriter:
         """Writes rollouts to their end, without rewards."""
         host = self.host
         with host.model_for_generation() as model:
-            engine = open_engine(self.args, model, host.tokenizer, host.eos_token_ids, self.args.rollout_batch_size)
             loop = AgentLoop(
-                engine,
+                self._engine_with(model),
                 self.protocol,
                 self.runner,
                 max_completion_length=host.max_completion_length,
@@ -162,9 +164,22 @@ class RolloutWriter:
                 join_steps=self.args.tool_join_steps,
                 keep_snapshots=keep_snapshots,
             )
-            rollouts = loop.run(starts, self.seed(stream))
+            try:
+                rollouts = loop.run(starts, self.seed(stream))
+            except BaseException:
+                self._engine = None  # it holds sequences that nobody will end
+                raise
         self.counters.add_loop(loop.counters, len(rollouts))
         return rollouts
+
+    def _engine_with(self, model: Any) -> Engine:
+        """The run's engine, with the present weights."""
+        if self._engine is None:
+            host, rows = self.host, self.args.rollout_batch_size
+            self._engine = open_engine(self.args, model, host.tokenizer, host.eos_token_ids, rows)
+        else:
+            self._engine.load(model)
+        return self._engine
 
     def release(self, trees: list[RolloutTree]) -> None:
         """Gives the environments of trees back for reuse."""
@@ -209,20 +224,20 @@ class RolloutWriter:
             return
         rollouts = [rollout for _, rollout in pairs]
         conversational = is_conversational({"prompt": rollouts[0].prompt})
-        rewards_BF = host.rewards_of(
+        rewards_BF = host.call_reward_functions(
             [tree.row for tree, _ in pairs],
             [rollout.prompt for rollout in rollouts],
             [self.protocol.completion(rollout, conversational) for rollout in rollouts],
             [rollout.completion_ids for rollout in rollouts],
             [rollout.environment for rollout in rollouts] if self.pool.factories else None,
         )[:count]
-        totals_B = (rewards_BF * host.reward_weights.to(rewards_BF.device)).nansum(dim=1)
-        unscored_B = rewards_BF.isnan().all(dim=1)
         if rewards_BF.isinf().any():
             name = host.reward_func_names[int(rewards_BF.isinf().any(dim=0).nonzero()[0])]
             raise UserError(f"reward function {name} returned an infinite reward; return a finite number or None.")
+        totals_B = (rewards_BF * host.reward_weights.to(rewards_BF.device)).nansum(dim=1)
+        unscored_B = rewards_BF.isnan().all(dim=1)
         for rollout, total, unscored, parts in zip(
-            rollouts, totals_B.tolist(), unscored_B.tolist(), rewards_BF.tolist(), strict=False
+            rollouts[:count], totals_B.tolist(), unscored_B.tolist(), rewards_BF.tolist(), strict=True
         ):
             rollout.reward = None if unscored else total
             rollout.rewards = dict(zip(host.reward_func_names, parts, strict=True))
@@ -252,9 +267,9 @@ class RolloutWriter:
         new = [rollout for rollout in rollouts if id(rollout) not in self._remembered]
         if new:
             scores = self.score_batch(self.collate(new))
-            found = zip(map(id, new), scores.rows([len(r.completion_ids) for r in new]), strict=True)
-            self._remembered.update(found)
-        known = [self._remembered[id(rollout)] for rollout in rollouts]
+            rows = scores.rows([len(rollout.completion_ids) for rollout in new])
+            self._remembered.update({id(rollout): (rollout, row) for rollout, row in zip(new, rows, strict=True)})
+        known = [self._remembered[id(rollout)][1] for rollout in rollouts]
         return batch, stack_scores(known, batch.completion_ids_BT.shape[1])
 
     def score_batch(self, batch: RolloutBatch) -> TokenScores:

@@ -292,7 +292,7 @@ class ToolRunner:
             if inspect.isawaitable(result):
                 result = self._await(job, result)
             error = result.error if isinstance(result, ToolResult) else None
-            return ToolOutcome(self._readable(str(result)), error), True
+            return ToolOutcome(self._readable(str(result)), None if error is None else str(error)), True
         except BaseException as raised:  # the tool edge: whatever a tool raises, SystemExit too, the policy reads it
             kind = type(raised).__name__
             if isinstance(raised, ToolError):

@@ -134,6 +134,12 @@ def test_other_processes_than_planned_are_a_mistake(recipe, tmp_path, monkeypatc
     assert not any(found.values())
 
 
+def test_a_method_for_one_process_is_told_where_several_are_planned(recipe, capsys, model_directory):
+    path = recipe(model=model_directory, method="arpo", method_args={}, num_processes=2)
+    assert main(["train", path, "--dry-run"]) == 2
+    assert "mistake: method = 'arpo' runs on one process, but 2 are planned; start one." in capsys.readouterr().out
+
+
 def test_demonstrations_need_a_source(recipe, tmp_path, capsys):
     path = recipe(task="tool_qa", task_args={"data": "hub/name", "tools": ["python"]}, model="hub/model")
     assert main(["sft", path, "--dry-run", "--allow_unisolated", "true"]) == 2

@@ -1,5 +1,7 @@
 """The engine samples from the model's own distribution, whatever runs beside a sequence."""
 
+import random
+
 import pytest
 import torch
 from scripted_model import save_scripted
@@ -251,3 +253,55 @@ def test_no_memory_is_held_when_all_sequences_are_closed(tiny):
     engine.start(Request(0, [5, 6], 3, seed=0))
     run(engine)
     assert all(layer.keys_RKHD is None for layer in engine._cache.layers)
+
+
+def check_plain(model, context, turn):
+    expected = plain_logps(model, context, turn.token_ids)
+    torch.testing.assert_close(torch.tensor(turn.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_context_is_not_copied_from_a_row_that_was_dropped_for_want_of_room(tiny):
+    model, _ = tiny
+    engine = make_engine(model, max_rows=8)
+    known = [20, 21, 22, 23, 24, 25]
+    for i, context in enumerate([[40] * 6, [50] * 6, known]):
+        engine.start(Request(i, context, 1, seed=i))
+    first = {turn.id: turn for turn in engine.step()}
+    engine.close(2)
+    engine.close(1)
+    engine.resume(0, [9] * 300, 1)  # the cache grows, and its last rows are dropped
+    engine.start(Request(3, known, 4, seed=7))
+    turns = {0: [], 3: []}
+    while not (turns[0] and turns[3]):
+        for turn in engine.step():
+            turns[turn.id].append(turn)
+    check_plain(model, known, turns[3][0])
+    check_plain(model, [40] * 6 + first[0].token_ids + [9] * 300, turns[0][0])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_sequences_that_start_resume_and_end_at_any_time_are_scored_as_by_a_plain_forward(tiny, seed):
+    model, _ = tiny
+    draw = random.Random(seed)
+    engine = make_engine(model, max_rows=draw.choice([2, 4, 9]))
+    stop = Stop(frozenset(range(0, model.config.vocab_size, 4)))
+    contexts, waiting, started = {}, [], 0
+    while started < 24 or contexts:
+        for _ in range(draw.choice([0, 0, 1, 3])):
+            if started < 24:
+                contexts[started] = [draw.randrange(5, 9) for _ in range(draw.choice([1, 2, 30]))]
+                engine.start(Request(started, list(contexts[started]), 20, seed=started, stop=stop))
+                started += 1
+        for turn in engine.step() if engine.busy else []:
+            check_plain(model, contexts[turn.id], turn)
+            contexts[turn.id] += turn.token_ids
+            waiting.append(turn.id)
+        for id in [id for id in waiting if draw.random() < 0.3]:
+            waiting.remove(id)
+            if draw.random() < 0.6 and len(contexts[id]) < 120:
+                result = [draw.randrange(5, 80) for _ in range(draw.choice([1, 3, 40]))]
+                contexts[id] += result
+                engine.resume(id, result, 20)
+            else:
+                engine.close(id)
+                del contexts[id]

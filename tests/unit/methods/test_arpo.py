@@ -196,3 +196,9 @@ def test_initial_rollouts_are_some_of_the_task(count):
     sentence = f"num_initial_rollouts must lie between 1 and num_generations = 4, got {count}"
     with pytest.raises(UserError, match=sentence):
         make_method("arpo", {"num_initial_rollouts": count})
+
+
+@pytest.mark.parametrize("options", [{"branch_chance": 1.5}, {"branch_chance": -0.1}, {"entropy_slope": math.nan}])
+def test_chances_are_chances(options):
+    with pytest.raises(UserError, match=f"method_args: {next(iter(options))} must"):
+        make_method("arpo", options)

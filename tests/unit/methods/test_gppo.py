@@ -6,6 +6,7 @@ import pytest
 import torch
 from method_parts import make_method, make_scores, make_tree
 
+from appo.errors import UserError
 from appo.methods import Needs
 from appo.methods.gppo import gppo_coefficient
 
@@ -108,3 +109,16 @@ def test_the_clip_comes_on_top_of_other_factors():
 
 def test_it_needs_the_present_policys_scores():
     assert make_method("gppo").needs == Needs(current_scores=True)
+
+
+@pytest.mark.parametrize("settings", [{"epsilon": 2.0}, {"epsilon_high": -1.0}])
+def test_clips_that_the_equation_does_not_take_are_refused_before_anything_runs(settings):
+    with pytest.raises(UserError, match="method = 'gppo' needs epsilon in"):
+        make_method("gppo", **settings)
+
+
+def test_an_upper_clip_of_zero_is_one():
+    method = make_method("gppo", epsilon_high=0.0)
+    trees = [make_tree([1.0, 0.0])]
+    credit = method.credit(trees, make_scores(trees, log_ratio=0.5))
+    assert credit.factors["clipped_ratio"][0].tolist() == [1.0] * 4

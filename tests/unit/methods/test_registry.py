@@ -129,8 +129,8 @@ class EachType(MethodOptions):
         ({"word": 1}, "word must be of type str, got 1"),
         ({"word": "c"}, "word must be one of a, b, got 'c'"),
         ({"bounds": 1.0}, "bounds must be of type list.*, got 1.0"),
-        ({"bounds": ["1"]}, "bounds must be of type float, got '1'"),
-        ({"bounds": [True]}, "bounds must be of type float, got True"),
+        ({"bounds": ["1"]}, r"bounds must be of type list\[float\], got \['1'\]"),
+        ({"bounds": [True]}, r"bounds must be of type list\[float\], got \[True\]"),
         ({"limit": 1.5}, r"limit must be of type int \| None, got 1.5"),
         ({"limit": True}, r"limit must be of type int \| None, got True"),
     ],
@@ -171,7 +171,7 @@ def test_a_module_that_is_not_there_is_one_sentence(module):
         make_method(f"{module}:Mine")
 
 
-@pytest.mark.parametrize("attribute", ["NoMethod", "number", "Options", "Missing", ""])
+@pytest.mark.parametrize("attribute", ["NoMethod", "number", "Options", "Missing"])
 def test_what_is_no_method_is_refused(own, attribute):
     name = own("my_no_method")
     sentence = f"{name} holds no class {attribute} derived from appo.methods.Method"
@@ -212,3 +212,26 @@ def test_an_error_in_the_users_own_checks_is_left_as_it_is(own):
     )
     with pytest.raises(KeyError):
         make_method(f"{own('my_checking', text)}:Mine")
+
+
+@pytest.mark.parametrize("name", [":X", "..a:B", "my module:X", "my_module:", "my_module:a.b"])
+def test_what_is_no_name_of_a_class_is_one_sentence(name):
+    with pytest.raises(UserError, match=r"is unknown; .*my\.module:MyMethod"):
+        make_method(name)
+
+
+def test_options_of_ones_own_may_have_any_type_that_json_has(own):
+    text = (
+        "from dataclasses import dataclass, field\nfrom typing import Any, Literal\n"
+        "from appo.methods import Method, MethodOptions\n\n\n@dataclass\nclass Options(MethodOptions):\n"
+        "    table: dict[str, int] = field(default_factory=dict)\n    pair: tuple[int, int] = (0, 0)\n"
+        "    word: Literal['a', 'b'] = 'a'\n    thing: Any = None\n\n\n"
+        "class Mine(Method):\n    Options = Options\n    base_advantages = None\n"
+    )
+    name = f"{own('my_typed', text)}:Mine"
+    values = {"table": {"x": 1}, "pair": [1, 2], "word": "b", "thing": {"y": [1]}}
+    options = make_method(name, values).options
+    assert (options.table, options.pair, options.word, options.thing) == ({"x": 1}, (1, 2), "b", {"y": [1]})
+    for wrong in ({"table": {"x": "y"}}, {"pair": [1]}, {"word": "c"}):
+        with pytest.raises(UserError, match="must be of type"):
+            make_method(name, wrong)

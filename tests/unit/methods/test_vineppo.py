@@ -142,3 +142,9 @@ def test_rollouts_and_branches_are_the_tasks_size():
         UserError, match=r"must equal num_generations, got 2 \* \(7 \+ 1\) = 16 and num_generations = 4"
     ):
         make_method("vineppo")
+
+
+def test_rollouts_that_call_no_tool_are_credited_by_the_branches_from_their_prompt():
+    # Two successes, and six rollouts from the same prompt that fail: a value of 2/8.
+    tree = make_tree([1.0, 1.0], [(k % 2, 0, 0.0) for k in range(6)])
+    torch.testing.assert_close(vine_credit(tree, 4), torch.full((2, 4), 0.75))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from appo.rollout.metrics import generation_metrics, reward_z, rollout_metrics
+from appo.rollout.metrics import generation_metrics, reward_differences, rollout_metrics
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 
@@ -26,7 +26,7 @@ def test_unscored_rollouts_are_in_no_mean():
     # Of two tasks with rewards, one has equal ones; nothing is known of the third.
     assert values["frac_reward_zero_std"] == 0.5
     assert rollout_metrics([r for tree in trees for r in tree.initial], 1.0)["success"] == 0.75
-    assert reward_z(trees[0]) == [0.5, 0.0, -0.5]
+    assert reward_differences(trees[0]) == [0.5, 0.0, -0.5]
 
 
 def test_without_any_reward_there_is_no_number():

@@ -162,12 +162,20 @@ def test_a_resumed_run_drops_the_steps_it_will_do_again(tmp_path):
     writer = RecordWriter(tmp_path / "records")
     for step in (1, 2, 3):
         writer.append(step, [record(step)] * step)
-    for name in ("before", 2, 3):
+    for name in ("before", 2, 3, "000002-4", "000003-5"):
         writer.append_evaluation(name, [record(0)])
     assert RecordWriter(tmp_path / "records").start(2) == 1 + 2
     assert [one["step"] for one in read_records(tmp_path)] == [1, 2, 2]
     evaluations = [path.name for path in record_files(tmp_path, "evaluation")]
-    assert evaluations == ["evaluation-2.parquet", "evaluation-before.parquet"]
+    assert evaluations == ["evaluation-000002-4.parquet", "evaluation-2.parquet", "evaluation-before.parquet"]
+
+
+def test_a_run_does_not_go_on_with_a_file_that_is_broken(tmp_path):
+    writer = RecordWriter(tmp_path / "records")
+    writer.append(1, [record(1)])
+    (tmp_path / "records" / "000001.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"000001\.parquet cannot be read as Parquet .*; move it away"):
+        RecordWriter(tmp_path / "records").start(1)
 
 
 def test_a_new_run_moves_old_records_away(tmp_path):

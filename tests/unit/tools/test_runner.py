@@ -327,3 +327,12 @@ def test_as_many_calls_run_at_once_as_there_are_workers(workers):
         except queue.Empty:
             continue
     assert max(most) == workers
+
+
+def test_the_kind_of_an_error_is_a_text_whatever_a_tool_gives():
+    def look(place: str) -> ToolResult:
+        """Looks. Args: place: Where."""
+        return ToolResult(f"nothing at {place}", error=404)
+
+    found = ToolRunner().submit({"look": look}, "look", "home").result()
+    assert (found.text, found.error) == ("nothing at home", "404")
