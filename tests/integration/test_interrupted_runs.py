@@ -334,7 +334,9 @@ def test_sigterm_writes_a_checkpoint_and_says_so(recipe, tmp_path):
     )
     flags = ["--task", "ending", "--save_steps", "100", "--max_steps", "8", "--eval_size", "0"]
     command = [sys.executable, "-m", "appo", "train", str(recipe), *flags]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    # One thread, as here: the last digits of sums depend on how many add them up.
+    python_path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+    environment = {**os.environ, "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert run.returncode == 128 + signal.SIGTERM, run.stdout + run.stderr
     assert "appo: terminated; checkpoint-" in run.stderr

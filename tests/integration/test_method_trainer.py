@@ -176,7 +176,8 @@ def test_vineppo_trains_initial_rollouts_with_the_difference_of_values(tmp_path,
         for tree in trees:
             assert len(tree.branches) == 6
             for index, rollout in enumerate(tree.initial):
-                starts, values = [0], [statistics.fmean(r.reward for r in tree.initial)]
+                begun = [r.reward for r in tree.rollouts if not r.branch_position]  # from the prompt
+                starts, values = [0], [statistics.fmean(begun)]
                 for start in rollout.answered_turns():
                     begun = [b.reward for b in tree.branches if (b.parent, b.branch_position) == (index, start)]
                     if begun:
