@@ -297,46 +297,15 @@ def test_rounds_make_their_own_sizes():
     assert method.num_initial == 5
 
 
-# ---- scores of one's own ----
-
-
-def scored_by(own_scores):
-    """(the tree with its branches, scores in the records) of two rollouts, whose last two tokens are a tool's."""
-    method, tree = make(4, num_branch_points=1), make_tree()
-    for rollout in tree.initial:
-        rollout.policy_mask = [1] * (LENGTH - 2) + [0, 0]
-    method.branching_scores = own_scores
-    scores = make_scores([tree])
-    method.branch([tree], scores, ScriptedWriter())
-    return tree, method.credit([tree], scores).measured["score"]
-
-
-def test_scores_where_the_policy_wrote_nothing_choose_and_rank_nothing():
-    tree, score = scored_by(lambda tree, omega, entropy, mask, generator: torch.arange(LENGTH).float().repeat(2, 1))
-    assert [(branch.branch_position, branch.branch_rank) for branch in tree.branches] == [(LENGTH - 3, 1)] * 2
-    assert score[:, LENGTH - 2 :].isnan().all()
-
-
-def test_the_score_in_the_records_is_the_one_that_chose():
-    drawn = []
-
-    def draw(tree, omega, entropy, mask, generator):
-        drawn.append(torch.rand(mask.shape, generator=generator))
-        return drawn[-1]
-
-    tree, score = scored_by(draw)
-    assert len(drawn) == 1
-    for branch in tree.branches:
-        assert branch.branch_score == score[branch.parent, branch.branch_position].item()
-
-
-def test_a_task_whose_scores_are_nan_is_told_to_get_no_branch():
-    with pytest.warns(UserWarning, match="a task gets no branch: its branching_scores are NaN"):
-        tree, _ = scored_by(lambda tree, omega, entropy, mask, generator: torch.full(mask.shape, torch.nan))
-    assert tree.branches == []
-
-
-@pytest.mark.parametrize("values", [torch.zeros(2), torch.zeros(2, LENGTH - 1), None])
-def test_scores_of_another_shape_are_one_sentence(values):
-    with pytest.raises(UserError, match=r"method APPO: branching_scores returned .*; return a tensor of shape"):
-        scored_by(lambda *_: values)
+@pytest.mark.parametrize("branching", ["branching_score", "future_value", "weighted_sum"])
+def test_the_clip_of_the_options_is_that_of_the_scores(branching):
+    # Between the bounds token 1 has the highest Omega; where 2 is the most, 1 and 3 are alike and the entropy of 3, or
+    # the first of equals, decides.
+    omega, entropy = torch.tensor([[1.0, 9.0, 1.0, 3.0]]), torch.tensor([[0.0, 0.5, 0.0, 0.6]])
+    mask = torch.ones(1, 4, dtype=torch.long)
+    found = {}
+    for high in (2.0, 10.0):
+        method = make(branching=branching, future_clip=[1.0, high])
+        found[high] = method.branching_scores(None, omega, entropy, mask, torch.Generator())[0]
+    assert found[10.0].nan_to_num(-9).argmax() == 1
+    assert found[2.0][3] >= found[2.0][1]

@@ -165,3 +165,9 @@ def test_where_nothing_is_scored_nothing_is_measured_or_logged():
     scores = make_scores(trees)
     credit = method.credit(trees, scores)
     assert (credit.measured, method.metrics(credit, scores)) == ({}, {})
+
+
+def test_the_weight_of_the_future_is_that_of_the_options():
+    # 1 + 2 x 1.1.
+    credit = credited(make_pairs([1.0, 0.0], [1.0, 0.0]), [[1.1] * 4] * 2, future_weight=2.0)
+    torch.testing.assert_close(credit.factors["future_factor"], torch.full((2, 4), 3.2))

@@ -119,6 +119,16 @@ def test_the_chance_is_drawn_for_each_turn():
     assert 10 < sum(drawn) < 30
 
 
+def test_the_first_turn_is_measured_from_its_first_token():
+    # The first turn has log(100) and 0, on average half of it; the second 0: chance 1 - 2 x 0.5 = 0. From its second
+    # token on it would have 0, and a chance of 1.
+    high = math.log(100)
+    trees = [tree_with_turns(rollout_with_turns(["a"])) for _ in range(20)]
+    writer = ScriptedWriter(entropy=lambda r: [high, 0.0, NAN, NAN, 0.0, 0.0][: len(r.completion_ids)])
+    arpo(rollouts=2, branch_chance=1.0, entropy_slope=2.0).expand(trees, writer)
+    assert {position for _, position in writer.points} == {0}
+
+
 def test_what_it_scores_while_writing_is_remembered():
     tree, writer = tree_with_turns(rollout_with_turns(["a"])), ScriptedWriter()
     arpo(branch_chance=0.0).expand([tree], writer)

@@ -205,3 +205,11 @@ def test_a_number_that_is_none_is_refused_where_there_is_loss(bad):
 
     with pytest.raises(UserError, match=f"method Returning: base_advantages is {bad} at token 0 of rollout 1"):
         returning(change)
+
+
+def test_a_number_that_is_none_counts_as_zero_where_there_is_no_loss():
+    method, tree = Returning(MethodOptions(), Settings()), make_tree([1.0, 0.0])
+    tree.initial[0].policy_mask[1] = 0  # a tool's token
+    method.values = torch.tensor([[1.0, math.nan, 1.0, 1.0], [2.0] * 4])
+    credit = method.credit([tree], make_scores([tree]))
+    assert credit.advantages_BT.tolist() == [[1.0, 0.0, 1.0, 1.0], [2.0] * 4]

@@ -74,7 +74,7 @@ def test_tasks_whose_rewards_are_all_equal_are_replaced():
     ((rows, size, stream),) = writer.calls("write")
     assert (size, stream) == (2, SAMPLING_STREAM)
     assert [tree.row for tree in found[1:]] == rows
-    assert all(tree.id.endswith(".1") for tree in found[1:])
+    assert all(tree.id.startswith("task ") and tree.id.endswith(".1") for tree in found[1:])
 
 
 def test_nothing_is_written_where_every_task_has_spread():

@@ -104,6 +104,13 @@ def test_it_branches_at_starts_of_turns_and_at_all_of_them():
     assert all(10 < places.count(node) < 30 for node in (0, 4, 8))
 
 
+def test_its_nodes_are_drawn_by_the_writers_own_numbers():
+    tree, writer = tree_with_turns(rollout_with_turns(["a", "b"])), ScriptedWriter()
+    tree_grpo(1, 8).expand([tree], writer)
+    drawn = torch.randint(3, (8,), generator=torch.Generator().manual_seed(EXPAND_STREAM)).tolist()
+    assert [position for _, position in writer.points] == [[0, 4, 8][k] for k in drawn]
+
+
 def test_each_initial_rollout_has_as_many_branches_written_in_one_go():
     trees = [tree_with_turns(*(rollout_with_turns(["a"]) for _ in range(2))) for _ in range(2)]
     writer = ScriptedWriter()
