@@ -25,7 +25,7 @@ from appo.report.model_card import CardFacts, model_card
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
-from appo.rollout.loss_inputs import busy_rows, loss_inputs, split, without_idle_rows
+from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, without_idle_rows
 from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
@@ -167,15 +167,9 @@ class APPOTrainer(ResumableTrainer):
         batch = self.writer.collate(rollouts)
         self.record_evaluation(f"{self.state.global_step:06d}-{self.evaluation_batches}", trees)
         self.writer.release(trees)
-        inputs = {
-            "prompt_ids": batch.prompt_ids_BP,
-            "prompt_mask": batch.prompt_mask_BP,
-            "completion_ids": batch.completion_ids_BT,
-            "completion_mask": batch.completion_mask_BT,
-            "tool_mask": batch.policy_mask_BT,
-            "advantages": torch.cat([group_advantages(tree.initial) for tree in trees]).to(self.accelerator.device),
-            "num_items_in_batch": self.accelerator.gather(batch.policy_mask_BT.sum()).sum(),
-        }
+        advantages_B = torch.cat([group_advantages(tree.initial) for tree in trees]).to(self.accelerator.device)
+        inputs = batch_inputs(batch, batch.policy_mask_BT, advantages_B)
+        inputs["num_items_in_batch"] = self.accelerator.gather(batch.policy_mask_BT.sum()).sum()
         if self.beta != 0.0:
             inputs["ref_per_token_logps"] = self.reference_logps(batch)
         return inputs

@@ -156,10 +156,21 @@ def test_a_whole_run_in_miniature(recipe, tmp_path, capsys):
     assert "before" in printed
     assert result["curves"] in printed.replace("\n", "")
     records = recorded(out)
+    # The testbed knows its true decisions, and every record says which they are.
+    assert all(record["decisions"] is not None for record in read_records(out, kind=None))
     assert main(["train", str(recipe)]) == 0  # done: nothing is trained again
     assert recorded(out) == records and len(records) == 4
     assert main(["eval", str(recipe), "--eval_size", "10"]) == 0
     assert "of 10 questions" in capsys.readouterr().out
+
+
+def test_a_control_that_knows_the_truth_runs_from_a_recipe(recipe, tmp_path):
+    control = ["--method", "appo.research.controls:DecisionWeights", "--method_args", '{"weight_floor": 0.5}']
+    assert main(["train", str(recipe), *control, "--max_steps", "1", "--eval_size", "0"]) == 0
+    weights = [
+        x for record in read_records(tmp_path / "run") for x in record["factors"]["token_weight"] if x is not None
+    ]
+    assert weights and set(weights) <= {0.5, 1.0}
 
 
 def test_a_finished_run_says_what_differs_and_overwrite_trains_again(recipe, tmp_path, capsys):

@@ -222,6 +222,7 @@ def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
             processing_class=tokenizer,
             tools=list(task.tools),
             environment_factory=task.environment_factory,
+            decision_positions=task.decision_positions,
             peft_config=context.lora,
         )
     settle_embeddings(trainer.model)

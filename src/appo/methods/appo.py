@@ -32,7 +32,7 @@ from appo.algorithm import (
     weighted_sum_score,
 )
 from appo.errors import UserError
-from appo.methods.base import Credit, Method, Needs, Setting, TreeOptions, Writer, check_tree_size
+from appo.methods.base import Credit, Needs, Setting, TreeMethod, TreeOptions, Writer
 from appo.methods.branch_points import choose_branch_points
 from appo.rollout.metrics import omega_metrics
 from appo.rollout.rewards import rewards_of
@@ -128,7 +128,7 @@ def base_advantage(tree: RolloutTree, kind: str, length: int) -> Tensor:
     return base_NT
 
 
-class APPO(Method):
+class APPO(TreeMethod):
     """Branches before every update."""
 
     Options = APPOOptions
@@ -136,6 +136,7 @@ class APPO(Method):
     def __init__(self, options: Any, args: Setting) -> None:
         super().__init__(options, args)
         self._chosen_BT: Tensor | None = None  # the scores that chose the branch points of the present mini-batch
+        self._measured: tuple[Scores, Tensor] | None = None  # Omega, which the factors and the records share
 
     @property
     def needs(self) -> Needs:
@@ -145,14 +146,10 @@ class APPO(Method):
             collisions=self.weighs_forks,
         )
 
-    @property
-    def num_initial(self) -> int:
-        return self.options.num_initial_rollouts
-
     def check(self) -> None:
         options, rollouts = self.options, self.args.num_generations or 1
         if options.num_branch_rounds == 1:
-            check_tree_size(options, self.args)
+            super().check()
         elif options.num_initial_rollouts >= rollouts or options.num_branch_points < 1:
             raise UserError(
                 f"method_args: num_branch_rounds = {options.num_branch_rounds} needs num_initial_rollouts < "
@@ -166,6 +163,12 @@ class APPO(Method):
         """Eq. 4: (B, T)."""
         gamma = half_life_to_gamma(self.options.half_life)
         return future_value(log_ratio_BT, mask_BT, gamma=gamma, discount_over=self.options.discount_over)
+
+    def omega_of(self, scores: Scores) -> Tensor:
+        """Eq. 4 of a mini-batch: (B, T), computed once."""
+        if self._measured is None or self._measured[0] is not scores:
+            self._measured = scores, self.omega(scores.log_ratio_BT, scores.batch.policy_mask_BT)
+        return self._measured[1]
 
     def branching_scores(
         self, tree: RolloutTree, omega_NT: Tensor, entropies_NT: Tensor, mask_NT: Tensor, generator: torch.Generator
@@ -207,7 +210,7 @@ class APPO(Method):
                 known_BT, ratios_BT = ratios_BT, torch.zeros_like(found.logps_BT)
                 rows = inherit_ratios(trees, known_BT, rows, ratios_BT)
                 entropies_BT, mask_BT = found.entropies_BT, batch.policy_mask_BT
-            omega_BT = self.omega(ratios_BT, mask_BT)
+            omega_BT = self.omega(ratios_BT, mask_BT) if round_index else self.omega_of(scores)
             points, chosen = [], []
             for tree, indices in zip(trees, rows, strict=True):
                 omega_NT, entropies_NT, mask_NT = (x[indices].cpu() for x in (omega_BT, entropies_BT, mask_BT))
@@ -262,15 +265,16 @@ class APPO(Method):
     def factors(self, trees: list[RolloutTree], scores: Scores) -> dict[str, Tensor]:
         found = {}
         if self.options.future_weight:
-            omega_BT = self.omega(scores.log_ratio_BT, scores.batch.policy_mask_BT)
-            found["future_factor"] = future_factor(omega_BT, b=self.options.future_weight, clip=self.options.clip)
+            found["future_factor"] = future_factor(
+                self.omega_of(scores), b=self.options.future_weight, clip=self.options.clip
+            )
         return {**found, **super().factors(trees, scores)}
 
     def measured(self, trees: list[RolloutTree], scores: Scores) -> dict[str, Tensor]:
         """Omega (Eq. 4), and the scores by which the initial rollouts' tokens were chosen in the first round."""
         found = {}
         if self.needs.current_scores:
-            found["omega"] = self.omega(scores.log_ratio_BT, scores.batch.policy_mask_BT)
+            found["omega"] = self.omega_of(scores)
         if self._chosen_BT is not None and self._chosen_BT.shape == scores.batch.policy_mask_BT.shape:
             found["score"] = self._chosen_BT
         return found

@@ -287,6 +287,19 @@ class Method:
         return mask_BT
 
 
+class TreeMethod(Method):
+    """N rollouts are written first, and get B branches each."""
+
+    Options = TreeOptions
+
+    @property
+    def num_initial(self) -> int:
+        return self.options.num_initial_rollouts
+
+    def check(self) -> None:
+        check_tree_size(self.options, self.args)
+
+
 def check_tree_size(options: TreeOptions, args: Setting) -> None:
     """
     Raises:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from appo.algorithm.group_scores import check_index, check_vector, group_scores, one_group
-from appo.methods.base import EXPAND_STREAM, Method, Needs, TreeOptions, Writer, check_tree_size
+from appo.methods.base import EXPAND_STREAM, Needs, TreeMethod, Writer
 from appo.rollout.rewards import among_scored, rewards_of
 from appo.rollout.scoring import Scores
 from appo.rollout.tree import BranchPoint, RolloutTree
@@ -43,22 +43,13 @@ def tree_credit(tree: RolloutTree) -> Tensor:
     return among_scored(tree_group_advantage, rewards_of(tree.rollouts), root_R)
 
 
-class TreeGRPO(Method):
+class TreeGRPO(TreeMethod):
     """B random nodes of each initial rollout are branched at: the starts of its turns."""
-
-    Options = TreeOptions
 
     @property
     def needs(self) -> Needs:
         # Every rollout is a sample of its own, with the tokens that it shares.
         return Needs(trains="all", shared_tokens=True, collisions=self.weighs_forks)
-
-    @property
-    def num_initial(self) -> int:
-        return self.options.num_initial_rollouts
-
-    def check(self) -> None:
-        check_tree_size(self.options, self.args)
 
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
         generator = writer.generator(EXPAND_STREAM)

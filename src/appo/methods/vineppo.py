@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from appo.algorithm.group_scores import check_vector
-from appo.methods.base import EXPAND_STREAM, Method, TreeOptions, Writer, check_tree_size
+from appo.methods.base import EXPAND_STREAM, TreeMethod, TreeOptions, Writer
 from appo.methods.turns import spread
 from appo.rollout.metrics import mean
 from appo.rollout.scoring import Scores
@@ -70,17 +70,10 @@ class VinePPOOptions(TreeOptions):
     num_branch_points: int = field(default=7, metadata={"help": "Monte-Carlo rollouts of each, dealt out over turns."})
 
 
-class VinePPO(Method):
+class VinePPO(TreeMethod):
     """Values by Monte Carlo."""
 
     Options = VinePPOOptions
-
-    @property
-    def num_initial(self) -> int:
-        return self.options.num_initial_rollouts
-
-    def check(self) -> None:
-        check_tree_size(self.options, self.args)
 
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
         points = []

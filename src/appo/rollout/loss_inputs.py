@@ -8,25 +8,30 @@ from typing import Any
 import torch
 
 from appo.methods.base import Credit
-from appo.rollout.scoring import Scores
+from appo.rollout.scoring import RolloutBatch, Scores
 
 # Shapes: B rollouts that carry loss, T completion tokens.
 
 Inputs = dict[str, torch.Tensor]
 
 
-def loss_inputs(scores: Scores, credit: Credit) -> Inputs:
-    """The loss's inputs, a row per rollout."""
-    old_BT = scores.behaviour.logps_BT if credit.old_logps_BT is None else credit.old_logps_BT
+def batch_inputs(batch: RolloutBatch, loss_mask_BT: torch.Tensor, advantages: torch.Tensor) -> Inputs:
+    """What TRL's loss takes of a policy's own rollouts: a row each, with advantages (B, T) or (B,)."""
     return {
-        "prompt_ids": scores.batch.prompt_ids_BP,
-        "prompt_mask": scores.batch.prompt_mask_BP,
-        "completion_ids": scores.batch.completion_ids_BT,
-        "completion_mask": scores.batch.completion_mask_BT,
-        "tool_mask": credit.loss_mask_BT,
-        "advantages": credit.advantages_BT,
-        "old_per_token_logps": old_BT,
+        "prompt_ids": batch.prompt_ids_BP,
+        "prompt_mask": batch.prompt_mask_BP,
+        "completion_ids": batch.completion_ids_BT,
+        "completion_mask": batch.completion_mask_BT,
+        "tool_mask": loss_mask_BT,
+        "advantages": advantages,
     }
+
+
+def loss_inputs(scores: Scores, credit: Credit) -> Inputs:
+    """The loss's inputs of an update, a row per rollout."""
+    old_BT = scores.behaviour.logps_BT if credit.old_logps_BT is None else credit.old_logps_BT
+    inputs = batch_inputs(scores.batch, credit.loss_mask_BT, credit.advantages_BT)
+    return {**inputs, "old_per_token_logps": old_BT}
 
 
 def split(inputs: Inputs, parts: int, items: torch.Tensor) -> list[dict[str, Any]]:
