@@ -35,6 +35,7 @@ from appo.errors import UserError
 
 MISSING = "needs vLLM, which is not installed; run `pip install 'appo[vllm]'` (docs/gpus.md)."
 CPU_CACHE_BYTES = 2 << 30
+CPU_BLOCK = 32
 # A seeded prompt that is read in pieces crashes vLLM on a CPU, so that none may be longer than this.
 CPU_STEP_TOKENS = 65536
 
@@ -73,6 +74,7 @@ def make_llm(
         from vllm import LLM
     except ImportError as error:
         raise UserError(f"the engine vllm {MISSING}") from error
+    own = {} if torch.cuda.is_available() else _cpu_options(config, dtype, rows, context_length)
     directory = tempfile.mkdtemp(prefix="appo-vllm-")
     config.save_pretrained(directory)
     # With several processes vLLM has to find the group that they are in, and not make one.
@@ -92,7 +94,7 @@ def make_llm(
             enable_prefix_caching=True,
             seed=0,  # every request has its own
             **launcher,
-            **({} if torch.cuda.is_available() else _cpu_options()),
+            **own,
         )
     except (ValueError, NotImplementedError) as error:
         shutil.rmtree(directory, ignore_errors=True)
@@ -101,12 +103,29 @@ def make_llm(
     return llm
 
 
-def _cpu_options() -> dict[str, Any]:
+def _cpu_options(config: Any, dtype: torch.dtype, rows: int, context_length: int | None) -> dict[str, Any]:
+    """A cache for all rows at full length, within bounds: it is written to the end before the first turn.
+
+    Raises:
+        UserError: for heads that vLLM has no kernel for, which shows at the first turn else.
+    """
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if head_dim not in known:
+        raise UserError(
+            f"vLLM cannot run this model on a CPU: head_dim = {head_dim}, and it knows {', '.join(map(str, known))}."
+        )
+    token_bytes = 2 * text.num_hidden_layers * heads * head_dim * dtype.itemsize
+    length = CPU_BLOCK * -(-(context_length or text.max_position_embeddings) // CPU_BLOCK)
     return {
         "enforce_eager": True,
-        "block_size": 32,
+        "block_size": CPU_BLOCK,
         "max_num_batched_tokens": CPU_STEP_TOKENS,
-        "kv_cache_memory_bytes": CPU_CACHE_BYTES,
+        "kv_cache_memory_bytes": max(min(rows * length * token_bytes, CPU_CACHE_BYTES), 2 * length * token_bytes),
     }
 
 
