@@ -221,7 +221,7 @@ class APPOConfig(GRPOConfig):
 
     @property
     def engine(self) -> str:
-        """What writes the rollouts; `appo.engines.opening.ENGINES`."""
+        """What writes the rollouts; one of `appo.engines.base.ENGINES`."""
         if not self.use_vllm:
             return "transformers"
         return "vllm" if self.vllm_mode == "colocate" else "vllm_server"

@@ -35,6 +35,9 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
     return names
 
 
+APART = ("vllm",)  # it has an environment of its own (Makefile), and another name there
+
+
 def packages(names: set[str], *ours: str) -> set[str]:
     """The packages, as the registry names them, of modules that are neither Python's nor ours."""
     tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"appo", "appo_sandbox", *ours}
@@ -74,6 +77,8 @@ def test_what_is_installed_is_within_the_declared_bounds(name: str) -> None:
     requirement = next(found[name] for found in (DEPENDENCIES, *EXTRAS.values()) if name in found)
     if requirement.marker is None or requirement.marker.evaluate():
         assert requirement.specifier, "has no lower bound"
+        if name in APART:
+            return
         assert requirement.specifier.contains(importlib.metadata.version(name), prereleases=True)
 
 

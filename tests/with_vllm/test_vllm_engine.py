@@ -233,3 +233,8 @@ def test_heads_that_vllm_has_no_kernel_for_are_refused_before_the_first_turn():
     model, _ = kinship.make_model()
     with pytest.raises(ValueError, match="head_dim = 24"):
         make_llm(model.config, torch.float32, rows=4)
+
+
+def test_vllm_starts_beside_numba(policy):
+    pytest.importorskip("numba")  # bm25s uses it where it is there
+    assert make_llm(policy[0].config, torch.float32, rows=4) is not None

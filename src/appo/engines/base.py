@@ -13,6 +13,8 @@ Left out on purpose: text. An engine gets and gives token ids; it decodes only t
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+ENGINES = ("transformers", "vllm", "vllm_server")
+
 
 @dataclass(frozen=True)
 class Stop:

@@ -15,8 +15,6 @@ from appo.engines.vllm import VLLMEngine, make_llm
 from appo.engines.vllm_server import VLLMServerEngine, check_server
 from appo.engines.weight_transfer import FileTransfer, NCCLTransfer
 
-ENGINES = ("transformers", "vllm", "vllm_server")
-
 
 def open_engine(
     args: Any,
@@ -31,7 +29,7 @@ def open_engine(
     """The engine for a run. Those of vLLM still need `load`, unless a server keeps its own weights.
 
     Args:
-        args: Which engine (`engine`, one of `ENGINES`), and how tokens are sampled: `temperature` (0 takes the
+        args: Which engine (`engine`, one of `base.ENGINES`), and how tokens are sampled: `temperature` (0 takes the
             likeliest), `top_p`, and `top_k` and `min_p` where there are any; an `APPOConfig` or an `EvalConfig`.
         model: The policy, unwrapped.
         tokenizer: The policy's.
@@ -43,7 +41,6 @@ def open_engine(
     Raises:
         UserError: for a model that the engine cannot run, and where vLLM or a server is missing or unfit.
     """
-    greedy = args.temperature == 0
     options: dict[str, Any] = {
         "eos_token_ids": eos_token_ids,
         "tokenizer": tokenizer,
@@ -55,22 +52,25 @@ def open_engine(
     if args.engine == "vllm_server":
         return _open_server(args, model, options, max_rows, first_process)
     if args.engine == "vllm":
-        llm = make_llm(
-            model.config,
-            serving_dtype(args, model),
-            rows=max_rows,
-            context_length=args.vllm_max_model_length,
-            memory_utilization=args.vllm_gpu_memory_utilization,
-            sleep=getattr(args, "vllm_enable_sleep_mode", False),
-            model_impl=getattr(args, "vllm_model_impl", "auto"),
-            processes=processes,
-        )
-        return VLLMEngine(llm, **options)
-    if greedy:
+        return VLLMEngine(_make_llm(args, model, max_rows, processes), **options)
+    if args.temperature == 0:
         options.update(temperature=1.0, top_k=1)
     pad = tokenizer.pad_token_id
     pad_token_id = pad if pad is not None else min(eos_token_ids, default=0)  # what is padded is masked
     return TransformersEngine(model, pad_token_id=pad_token_id, max_rows=max_rows, **options)
+
+
+def _make_llm(args: Any, model: Any, rows: int, processes: int) -> Any:
+    return make_llm(
+        model.config,
+        serving_dtype(args, model),
+        rows=rows,
+        context_length=getattr(args, "vllm_max_model_length", None),
+        memory_utilization=args.vllm_gpu_memory_utilization,
+        sleep=getattr(args, "vllm_enable_sleep_mode", False),
+        model_impl=getattr(args, "vllm_model_impl", "auto"),
+        processes=processes,
+    )
 
 
 def serving_dtype(args: Any, model: Any) -> torch.dtype:
@@ -81,15 +81,12 @@ def serving_dtype(args: Any, model: Any) -> torch.dtype:
 
 
 def _open_server(args: Any, model: Any, options: dict[str, Any], rows: int, first_process: bool) -> VLLMServerEngine:
-    url, device = args.server_url, model.device
-    trains = hasattr(args, "vllm_mode")
-    transfer: Any = None
+    url = args.server_url.rstrip("/")
     engine = VLLMServerEngine(url, rows=rows, timeout=getattr(args, "vllm_server_timeout", 0.0), **options)
-    if trains:
+    if hasattr(args, "use_vllm"):  # a training
         check_server(url, serving_dtype(args, model))
-        if device.type == "cuda" and args.vllm_weight_directory is None:
-            transfer = NCCLTransfer(url, args.vllm_group_port, device, sends=first_process)
+        if model.device.type == "cuda" and args.vllm_weight_directory is None:
+            engine.transfer = NCCLTransfer(url, args.vllm_group_port, model.device, sends=first_process)
         else:
-            transfer = FileTransfer(url, args.vllm_weight_directory, sends=first_process)
-    engine.transfer = transfer
+            engine.transfer = FileTransfer(url, args.vllm_weight_directory, sends=first_process)
     return engine

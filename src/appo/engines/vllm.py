@@ -17,9 +17,11 @@ adapters (they are merged into the weights), quantized models.
 
 import os
 import shutil
+import sys
 import tempfile
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +38,8 @@ from appo.errors import UserError
 MISSING = "needs vLLM, which is not installed; run `pip install 'appo[vllm]'` (docs/gpus.md)."
 CPU_CACHE_BYTES = 2 << 30
 CPU_BLOCK = 32
+# vLLM looks at what every object of every loaded module holds; those of this one (of numba's) take that amiss.
+UNREADABLE = "llvmlite.binding.ffi"
 # A seeded prompt that is read in pieces crashes vLLM on a CPU, so that none may be longer than this.
 CPU_STEP_TOKENS = 65536
 
@@ -72,27 +76,44 @@ def make_llm(
         own["distributed_executor_backend"] = "external_launcher"
     directory = tempfile.mkdtemp(prefix="appo-vllm-")
     config.save_pretrained(directory)
+    options = {
+        "model": directory,
+        "skip_tokenizer_init": True,
+        "load_format": "dummy",
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_model_len": context_length,
+        "max_num_seqs": rows,
+        "gpu_memory_utilization": memory_utilization,
+        "enable_sleep_mode": sleep,
+        "model_impl": model_impl,
+        "logprobs_mode": "processed_logprobs",
+        "enable_prefix_caching": True,
+        "seed": 0,  # every request has its own
+    }
+    return _start(llm_class, directory, {**options, **own})
+
+
+def _start(llm_class: Any, directory: str, options: dict[str, Any]) -> Any:
+    """The `LLM`; the directory with its configuration goes when it does."""
     try:
-        llm = llm_class(
-            model=directory,
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            dtype=str(dtype).removeprefix("torch."),
-            max_model_len=context_length,
-            max_num_seqs=rows,
-            gpu_memory_utilization=memory_utilization,
-            enable_sleep_mode=sleep,
-            model_impl=model_impl,
-            logprobs_mode="processed_logprobs",
-            enable_prefix_caching=True,
-            seed=0,  # every request has its own
-            **own,
-        )
+        with _hidden(UNREADABLE):
+            llm = llm_class(**options)
     except (ValueError, NotImplementedError) as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise UserError(f"vLLM cannot run this model: {' '.join(str(error).split())}") from error
     weakref.finalize(llm, shutil.rmtree, directory, ignore_errors=True)
     return llm
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Takes a module out of those that are loaded, for the time being."""
+    module = sys.modules.pop(name, None)
+    try:
+        yield
+    finally:
+        if module is not None:
+            sys.modules[name] = module
 
 
 def _import_llm() -> Any:

@@ -113,7 +113,7 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
     console.print(f"loading {config.model}")
     given = config.chat_template_kwargs or {}
     assert isinstance(given, dict)
-    policy = load_policy(config.model, config.protocol, tools, config.system_prompt, given)
+    policy = load_policy(config.model, config.protocol, tools, config.system_prompt, given, config.engine)
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:
         write_samples(config, policy, jobs, file, meter)

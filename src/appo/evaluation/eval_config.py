@@ -15,13 +15,14 @@ from transformers import PreTrainedTokenizerBase
 
 from appo.config_values import read_mapping
 from appo.data.benchmarks import BENCHMARKS
+from appo.engines.base import ENGINES
 from appo.errors import UserError
 
 PROTOCOLS = ("tags", "chat_template")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
 NOT_SETTINGS = (
     "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
-    "judge_url", "judge_model", "judge_concurrency", "overwrite",
+    "judge_url", "judge_model", "judge_concurrency", "overwrite", "server_url", "vllm_gpu_memory_utilization",
 )  # fmt: skip
 # What transformers and the template engine define in a template themselves.
 TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)
@@ -38,7 +39,15 @@ class EvalConfig:
     )
     limit: int | None = field(default=None, metadata={"help": "Only the first so many questions of each benchmark."})
     samples: int = field(default=1, metadata={"help": "Samples per question; pass@1 to pass@samples are shown."})
-    engine: str = field(default="transformers", metadata={"help": "What writes the samples; transformers."})
+    engine: str = field(
+        default="transformers", metadata={"help": f"What writes the samples: {', '.join(ENGINES)} (docs/eval.md)."}
+    )
+    server_url: str | None = field(
+        default=None, metadata={"help": "engine vllm_server: its address, http://host:port; what it serves is asked."}
+    )
+    vllm_gpu_memory_utilization: float = field(
+        default=0.9, metadata={"help": "engine vllm: share of the GPU's memory for weights and cache."}
+    )
     tools: str | None = field(
         default=None,
         metadata={"help": "python, search, my.module:function, with commas; none. Default: python, search if given."},
@@ -106,8 +115,14 @@ class EvalConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UserError(f"{name} must not be below {bound}, got {value}.")
-        if self.engine != "transformers":
-            raise UserError(f"engine = {self.engine!r} does not exist; use transformers.")
+        if self.engine not in ENGINES:
+            raise UserError(f"engine must be one of {', '.join(ENGINES)}, got {self.engine!r}.")
+        if (self.engine == "vllm_server") != (self.server_url is not None):
+            raise UserError("engine vllm_server and server_url belong together; give both or neither.")
+        if not 0 < self.vllm_gpu_memory_utilization <= 1:
+            raise UserError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}.")
+        if self.engine != "transformers" and self.temperature > 2:
+            raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
         if self.protocol not in PROTOCOLS:
             raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if not 0 < self.tool_timeout < math.inf:

@@ -18,7 +18,7 @@ from appo.engines.transformers_engine import check_full_attention
 from appo.environments.prompts import system_prompt
 from appo.errors import UserError
 from appo.evaluation.eval_tools import Tools
-from appo.models.loading import read_model
+from appo.models.loading import read_model, read_without_weights
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import chat_protocol_for
 from appo.protocols.tags import TagProtocol
@@ -90,17 +90,25 @@ def load_policy(
     tools: Tools,
     system: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    engine: str = "transformers",
 ) -> Policy:
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
+
+    Args:
+        engine: What will write: vLLM gets the weights from the CPU's memory, a server has its own.
 
     Raises:
         UserError: in one sentence, where that fails or the model cannot be used.
     """
     try:
-        model, tokenizer = read_model(source, dtype=sampling_dtype())
-        check_full_attention(model)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = model.to(device=device, dtype=sampling_dtype()).eval()
+        if engine == "vllm_server":
+            model, tokenizer = read_without_weights(source)
+        else:
+            model, tokenizer = read_model(source, dtype=sampling_dtype())
+            model = model.to(dtype=sampling_dtype()).eval()
+        if engine == "transformers":
+            check_full_attention(model)
+            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         eos = model.generation_config.eos_token_id
         eos_token_ids = frozenset({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
         written: ToolProtocol

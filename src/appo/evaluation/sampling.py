@@ -50,13 +50,17 @@ def write_samples(config: EvalConfig, policy: Policy, jobs: Sequence[Job], file:
 
 
 def _make_loop(config: EvalConfig, policy: Policy, runner: ToolRunner) -> AgentLoop:
+    engine = open_engine(config, policy.model, policy.tokenizer, policy.eos_token_ids, config.batch_size)
+    if config.engine == "vllm":
+        engine.load(policy.model.named_parameters())
+    bounds = [bound for bound in (policy.context_length, engine.context_length) if bound is not None]
     return AgentLoop(
-        open_engine(config, policy.model, policy.tokenizer, policy.eos_token_ids, config.batch_size),
+        engine,
         policy.protocol,
         runner,
         max_completion_length=config.max_completion_length,
         max_tool_calling_iterations=config.max_tool_calling_iterations,
-        context_length=policy.context_length,
+        context_length=min(bounds, default=None),
         keep_snapshots=False,
     )
 

@@ -4,13 +4,14 @@ Left out on purpose: what a recipe says of them (`appo.cli.loading`).
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from huggingface_hub.errors import RepositoryNotFoundError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from appo.data.rows import HubError
 from appo.errors import UserError
@@ -37,13 +38,34 @@ def read_model(source: str, **options: Any) -> ModelAndTokenizer:
         return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source)
     from peft import AutoPeftModelForCausalLM
 
-    own = (directory / "tokenizer_config.json").is_file()
+    base, own = _base_of_adapter(directory)
+    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
+    return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
+
+
+def read_without_weights(source: str) -> ModelAndTokenizer:
+    """A model whose parameters hold nothing (on the device `meta`), and its tokenizer; for weights that are elsewhere.
+
+    Raises:
+        OSError, ValueError: as transformers does.
+    """
+    if source == "smollm2":
+        return smollm2.make_model()
+    base, own = _base_of_adapter(Path(source)) if (Path(source) / ADAPTER).is_file() else (source, True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    with suppress(OSError):  # not every model has one
+        model.generation_config = GenerationConfig.from_pretrained(base)
+    return model, AutoTokenizer.from_pretrained(source if own else base)
+
+
+def _base_of_adapter(directory: Path) -> tuple[str, bool]:
+    """The model that an adapter belongs to, and whether the adapter's directory has a tokenizer."""
     config = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not base:
         raise UserError(f"its {ADAPTER} does not name the base model; set base_model_name_or_path there.")
-    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
-    return AutoPeftModelForCausalLM.from_pretrained(source, **options).merge_and_unload(), tokenizer
+    return base, (directory / "tokenizer_config.json").is_file()
 
 
 def read_outline(source: str, kind: Any) -> Any:
