@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import trl.trainer.utils
 from accelerate.utils import gather_object, is_peft_model
 from transformers import TrainerState
 from trl import GRPOTrainer
@@ -32,6 +33,8 @@ PRIVATE = (
     "_entropy_bonus_enabled", "_tag_names", "_name", "_paper",
 )  # fmt: skip
 PRIVATE_OF_VLLM_GENERATION = ("_iter_named_params", "_dist")
+TILE = "_CHUNKED_LOGPROB_CHUNK_SIZE"  # of trl.trainer.utils: words of the vocabulary that are projected at once
+CPU_TILE = 2048  # TRL's is for a GPU: on a CPU it saves no time, and takes a gigabyte for 2,048 tokens
 
 
 def model_name_of(model: Any) -> str:
@@ -83,6 +86,8 @@ class SeamTrainer(GRPOTrainer):
             args.use_vllm = use_vllm
         self.use_vllm = use_vllm  # the loss reads it
         self._loads = 0
+        if self.accelerator.device.type == "cpu":
+            setattr(trl.trainer.utils, TILE, CPU_TILE)
 
     # ---- hooks: a subclass overrides the public name ----
 
@@ -96,9 +101,9 @@ class SeamTrainer(GRPOTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.write_checkpoint(model, trial)
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._loads += 1
-        super()._load_from_checkpoint(*args, **kwargs)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         self._loads += 1

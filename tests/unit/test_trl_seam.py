@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import trl.trainer.utils
+from training_parts import make_trainer
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 
 import appo
 from appo.environments import kinship
 from appo.methods import METHODS
-from appo.trl_seam import PRIVATE, SeamTrainer, tool_suffix_ids
+from appo.trl_seam import CPU_TILE, PRIVATE, PRIVATE_OF_VLLM_GENERATION, TILE, SeamTrainer, tool_suffix_ids
 
 PACKAGE = Path(appo.__file__).parent
 SEAM = PACKAGE / "trl_seam.py"
@@ -115,10 +118,38 @@ def test_methods_take_what_the_seam_passes(name, parameters):
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
 
 
-@pytest.mark.parametrize("name", ["_prepare_inputs", "_save_checkpoint"])
+@pytest.mark.parametrize("name", ["_prepare_inputs", "_save_checkpoint", "_load_from_checkpoint", "_load_best_model"])
 def test_what_is_overridden_takes_as_many_as_trls(name):
     ours, trls = (inspect.signature(getattr(kind, name)).parameters for kind in (SeamTrainer, GRPOTrainer))
     assert list(ours) == list(trls)
+
+
+def test_trls_walk_over_the_weights_needs_nothing_of_the_engine_that_it_belongs_to(tmp_path):
+    assert {"_iter_named_params"} == {name for name in PRIVATE_OF_VLLM_GENERATION if hasattr(VLLMGeneration, name)}
+    trainer = make_trainer(tmp_path)
+    for _ in range(2):  # it may be gone through again
+        found = dict(trainer.whole_parameters())
+        assert found.keys() == dict(trainer.model.named_parameters()).keys()
+        assert all(found[name].data_ptr() == p.data_ptr() for name, p in trainer.model.named_parameters())
+
+
+def test_the_version_of_the_weights_changes_with_them(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1)
+    before = trainer.weights_version()
+    assert trainer.weights_version() == before
+    with torch.no_grad():
+        next(trainer.model.parameters()).add_(1.0)
+    changed = trainer.weights_version()
+    assert changed != before
+    trainer.save_model(str(tmp_path / "saved"))
+    trainer._load_from_checkpoint(str(tmp_path / "saved"))
+    assert trainer.weights_version() not in (before, changed)
+
+
+def test_a_tile_of_scores_is_small_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(trl.trainer.utils, TILE, 32768)
+    make_trainer(tmp_path)
+    assert getattr(trl.trainer.utils, TILE) == CPU_TILE == 2048
 
 
 def test_scores_are_asked_for_with_parameters_that_there_are():
