@@ -62,7 +62,8 @@ def model(context: Context) -> Iterator[Finding]:
     if context.config.model is None and context.task.make_model is None:
         yield Problem(f"task = {context.config.task!r} makes no model; name one: model: DIR_OR_NAME.")
         return
-    check_full_attention(context.model)
+    if context.args.engine == "transformers":
+        check_full_attention(context.model)
     held, room = context.max_context, context.args.max_completion_length or 0
     if held and room > held:
         yield Problem(f"max_completion_length = {room} exceeds the model's context of {held} tokens.")
