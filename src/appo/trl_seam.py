@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
@@ -27,7 +28,7 @@ from appo.rollout.scoring import RolloutBatch, TokenScores
 PRIVATE = (
     "_tokenize_prompts", "_calculate_rewards", "_get_per_token_logps_and_entropies", "_get_tool_suffix_ids",
     "_prepare_inputs", "_save_checkpoint", "_load_from_checkpoint", "_load_best_model", "_get_output_dir",
-    "_batch_environments", "_env_tools", "_tokenizer", "_is_vlm", "_dist", "_metrics", "_logs", "_step",
+    "_batch_environments", "_env_tools", "_tokenizer", "_is_vlm", "_metrics", "_logs", "_step",
     "_entropy_bonus_enabled", "_tag_names", "_name", "_paper",
 )  # fmt: skip
 
@@ -54,6 +55,7 @@ def tool_suffix_ids(
 class SeamTrainer(GRPOTrainer):
     """`GRPOTrainer` under public names."""
 
+    weights_are_whole = False
     _tag_names = ["trl", "appo"]
     _name = "APPO"
     _paper = {"title": "APPO: Agentic Procedural Policy Optimization", "id": "2606.12384"}
@@ -156,9 +158,16 @@ class SeamTrainer(GRPOTrainer):
     # ---- forwards ----
 
     @contextmanager
-    def model_for_generation(self) -> Iterator[Any]:
-        """The unwrapped model in evaluation mode, its weights gathered where they are sharded."""
-        training = self.model.training
+    def whole_weights(self) -> Iterator[Any]:
+        """The unwrapped model, its weights whole on every process where they are sharded (FSDP2, ZeRO-3).
+
+        A forward of a sharded model waits for the other processes, and these write and score rollouts of other
+        lengths and numbers. Inside, forwards wait for nobody; all processes have to enter and leave together. It costs
+        the memory of the whole weights, in the type that they compute in, for as long as it lasts. May be nested.
+        """
+        if self.weights_are_whole:
+            yield self.accelerator.unwrap_model(self.model_wrapped)
+            return
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -166,8 +175,38 @@ class SeamTrainer(GRPOTrainer):
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            self.unsharded(self.model),
         ):
+            self.weights_are_whole = True
+            try:
+                yield model
+            finally:
+                self.weights_are_whole = False
+
+    @contextmanager
+    def unsharded(self, model: Any) -> Iterator[None]:
+        """A model of FSDP2 with all its weights, until the end; nothing where FSDP2 does not shard it."""
+        parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+        for part in parts:
+            part.set_reshard_after_forward(False, recurse=False)
+            part.unshard()
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.reshard()
+                again = bool(self.accelerator.state.fsdp_plugin.reshard_after_forward)
+                part.set_reshard_after_forward(again, recurse=False)
+            # As accelerate has it: what backward needs first stays whole between forward and backward.
+            for first in (model, model.get_output_embeddings()):
+                if isinstance(first, FSDPModule):
+                    first.set_reshard_after_forward(False, recurse=False)
+
+    @contextmanager
+    def model_for_generation(self) -> Iterator[Any]:
+        """The unwrapped model in evaluation mode, its weights whole."""
+        training = self.model.training
+        with self.whole_weights() as model:
             model.eval()
             try:
                 yield model
@@ -208,7 +247,8 @@ class SeamTrainer(GRPOTrainer):
     def reference_logps(self, batch: RolloutBatch) -> torch.Tensor:
         """Log-probabilities under pi_ref, found as TRL finds it: a model of its own, or the adapter switched off."""
         if self.ref_model is not None:
-            return self._logps(self.ref_model, batch, compute_entropy=False)[0]
+            with self.unsharded(self.ref_model):
+                return self._logps(self.ref_model, batch, compute_entropy=False)[0]
         model = self.accelerator.unwrap_model(self.model)
         assert is_peft_model(model)
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):

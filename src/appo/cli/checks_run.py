@@ -14,6 +14,7 @@ from appo.checkpoints import named_checkpoint
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.cli.loading import precision_note
 from appo.cli.memory import GB, Memory, Sizes, estimate
+from appo.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
 def output_dir(context: Context) -> Iterator[Finding]:
@@ -64,6 +65,22 @@ def processes(context: Context) -> Iterator[Finding]:
             f"num_processes = {planned}, but {found} run, which changes every batch; start with `accelerate launch "
             f"--num_processes {planned} -m appo ..`, or change gradient_accumulation_steps and num_processes."
         )
+
+
+def sharding(context: Context) -> Iterator[Finding]:
+    """A way of dividing the weights that a run can take."""
+    args = context.args
+    check_sharding(args)
+    kind = sharding_of(args) or sharding_of(context.sft_args)
+    if kind and context.config.lora is not None:
+        yield Problem(f"lora is given, but {kind} divides the weights, which cannot be merged; use neither with LoRA.")
+    if loads_on_one_process(args):
+        yield Problem(
+            "fsdp_cpu_ram_efficient_loading = true leaves all processes but one without weights until training "
+            "begins, but each evaluates before; set it to false."
+        )
+    if kind and args.use_cpu:
+        yield Note(f"{kind}: accelerate divides weights on GPUs alone; here every process holds all of them")
 
 
 def gpus(context: Context) -> Iterator[Finding]:

@@ -204,3 +204,15 @@ def test_a_task_that_cannot_be_made_leaves_the_rest_unchecked(recipe, tmp_path, 
     out = capsys.readouterr().out
     assert "not checked: tools, data and prompts: the task could not be made." in out
     assert "mistake: task_args: tools must be some of search, python" in out
+
+
+def test_divided_weights_are_refused_with_an_adapter_and_where_one_process_loads(recipe, capsys, monkeypatch):
+    launcher = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    path = recipe(lora={"r": 2, "target_modules": "all-linear"})
+    assert main(["train", path, "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    assert "mistake: lora is given, but FSDP2 divides the weights" in out
+    assert "mistake: fsdp_cpu_ram_efficient_loading = true leaves all processes but one without weights" in out
+    assert "note: FSDP2: accelerate divides weights on GPUs alone" in out
