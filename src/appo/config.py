@@ -19,12 +19,15 @@ from trl import GRPOConfig
 
 from appo.errors import UserError
 from appo.methods import METHODS, Method, open_method
+from appo.rollout.mismatch import MODES
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
 
 CHOICES = {
     "tool_protocol": ("chat_template", "tags"),
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": MODES,
 }
 
 # Fields that are gone, and what to write instead; a recipe that has one is told so.
@@ -161,6 +164,13 @@ class APPOConfig(GRPOConfig):
         default="grpo", metadata={"help": "Eq. 8 is 'grpo': mean over a rollout's tokens, then over rollouts."}
     )
     epsilon_high: float | None = field(default=0.28, metadata={"help": "Upper PPO clip."})
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate",
+        metadata={"help": f"How the ratio of trainer to vLLM is used: one of {', '.join(MODES)}; docs/gpus.md."},
+    )
+    vllm_importance_sampling_clip_max: float | None = field(
+        default=2.0, metadata={"help": "Upper bound of that ratio; None for none."}
+    )
 
     method: str = field(
         default="appo",
@@ -200,6 +210,13 @@ class APPOConfig(GRPOConfig):
     )
     success_reward: float = field(default=1.0, metadata={"help": "Least total reward that counts as success."})
     rollout_batch_size: int = field(default=256, metadata={"help": "Rollouts written at once per device."})
+    vllm_weight_directory: str | None = field(
+        default=None,
+        metadata={
+            "help": "Directory that trainer and vLLM server see, for weights where there is no NCCL. None: NCCL "
+            "between GPUs, else a temporary directory."
+        },
+    )
     save_records: bool = field(
         default=True, metadata={"help": "Whether each step writes a record per rollout into records/."}
     )
@@ -218,6 +235,8 @@ class APPOConfig(GRPOConfig):
         self._check_ranges()
         self._check_method()
         self._check_unsupported()
+        if self.use_vllm:
+            self._check_vllm()
         super().__post_init__()
         self._check_batches()
 
@@ -253,10 +272,10 @@ class APPOConfig(GRPOConfig):
 
     def _check_unsupported(self) -> None:
         unsupported: dict[str, tuple[Any, str]] = {
-            "use_vllm": (False, "the embedded engine writes the rollouts"),
             "use_transformers_continuous_batching": (False, "the embedded engine batches by itself"),
             "repetition_penalty": (1.0, "it would change the policy that Eq. 4 compares"),
             "generation_kwargs": (None, "sampling is set by temperature, top_p, top_k and min_p"),
+            "vllm_structured_outputs_regex": (None, "it would change the policy that Eq. 4 compares"),
             "cache_implementation": (None, "the embedded engine has its own cache"),
             "scale_rewards": ("group", "Eq. 6 says how rewards are scaled"),
             "multi_objective_aggregation": ("sum_then_normalize", "Eq. 6 normalises the summed reward"),
@@ -266,6 +285,45 @@ class APPOConfig(GRPOConfig):
                 raise UserError(
                     f"{name} = {getattr(self, name)!r} is not supported ({reason}); leave it at {value!r}."
                 )
+
+    def _check_vllm(self) -> None:
+        mode, cut = self.vllm_importance_sampling_mode, {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
+        given = [
+            f"{name} = {getattr(self, name)}" for name, none in cut.items() if (getattr(self, name) or none) != none
+        ]
+        if given and self.vllm_importance_sampling_correction:
+            raise UserError(
+                f"{given[0]} cannot be corrected for: vLLM then samples from another distribution than the loss "
+                "knows; leave it out, or set vllm_importance_sampling_correction = false."
+            )
+        if self.temperature > 2:
+            raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
+        if self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size != 1:
+            raise UserError(
+                f"vllm_tensor_parallel_size = {self.vllm_tensor_parallel_size} would need all processes to write in "
+                'step; use vllm_mode = "server" and give it to `vllm serve`.'
+            )
+        if self.vllm_mode == "server" and self.deterministic:
+            raise UserError("deterministic = True needs an engine with steps of its own, and a server has none.")
+        if self.loss_type == "vespo" and self.vllm_importance_sampling_correction and mode.startswith("sequence"):
+            raise UserError(f"loss_type = vespo takes ratios of tokens, got vllm_importance_sampling_mode = {mode}.")
+
+    @property
+    def engine(self) -> str:
+        """What writes the rollouts; `appo.engines.opening.ENGINES`."""
+        if not self.use_vllm:
+            return "transformers"
+        return "vllm" if self.vllm_mode == "colocate" else "vllm_server"
+
+    @property
+    def server_url(self) -> str:
+        """Address of the vLLM server."""
+        return self.vllm_server_base_url or f"http://{self.vllm_server_host}:{self.vllm_server_port}"
+
+    @property
+    def corrects_sampling(self) -> bool:
+        """Whether TRL's loss multiplies with the ratio of trainer to engine."""
+        return bool(self.use_vllm and self.vllm_importance_sampling_correction)
 
     def _check_batches(self) -> None:
         rollouts, micro = self.num_generations or 1, self.per_device_train_batch_size

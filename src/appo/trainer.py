@@ -26,6 +26,7 @@ from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
 from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, without_idle_rows
+from appo.rollout.mismatch import correct
 from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
@@ -144,6 +145,8 @@ class APPOTrainer(ResumableTrainer):
     def _micro_batches_of(self, scores: Scores, credit: Credit) -> list[dict[str, Any]]:
         """The loss's inputs in equal parts. TRL's token-mean losses expect `num_items_in_batch` of a generation."""
         inputs = loss_inputs(scores, credit)
+        if self.args.corrects_sampling:
+            inputs["importance_sampling_ratio"] = self._sampling_ratio(scores, credit)
         if self.beta != 0.0:
             inputs["ref_per_token_logps"] = self.reference_logps(scores.batch)
         accumulation = self.args.gradient_accumulation_steps
@@ -154,6 +157,19 @@ class APPOTrainer(ResumableTrainer):
             busy = int(self.accelerator.gather(busy_rows(inputs).sum()).max())
             inputs = without_idle_rows(inputs, max(accumulation, -(-busy // accumulation) * accumulation))
         return split(inputs, accumulation, items)
+
+    def _sampling_ratio(self, scores: Scores, credit: Credit) -> torch.Tensor:
+        """The trainer's over the engine's probability of each token when it was written, within bounds."""
+        correction = correct(
+            scores.behaviour.logps_BT,
+            scores.batch.engine_logps_BT,
+            credit.loss_mask_BT,
+            mode=self.args.vllm_importance_sampling_mode,
+            clip_min=self.args.vllm_importance_sampling_clip_min,
+            clip_max=self.args.vllm_importance_sampling_clip_max,
+        )
+        self.log_means(correction.metrics())
+        return correction.ratio_BU
 
     @property
     def _skips_idle(self) -> bool:
@@ -172,6 +188,8 @@ class APPOTrainer(ResumableTrainer):
         self.writer.release(trees)
         advantages_B = torch.cat([group_advantages(tree.initial) for tree in trees]).to(self.accelerator.device)
         inputs = batch_inputs(batch, batch.policy_mask_BT, advantages_B)
+        if self.args.corrects_sampling:  # an evaluation's loss is not corrected
+            inputs["importance_sampling_ratio"] = torch.ones_like(batch.policy_mask_BT, dtype=torch.float32)
         inputs["num_items_in_batch"] = self.accelerator.gather(batch.policy_mask_BT.sum()).sum()
         if self.beta != 0.0:
             inputs["ref_per_token_logps"] = self.reference_logps(batch)

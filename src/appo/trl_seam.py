@@ -17,6 +17,7 @@ from accelerate.utils import gather_object, is_peft_model
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerState
 from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
@@ -31,6 +32,7 @@ PRIVATE = (
     "_batch_environments", "_env_tools", "_tokenizer", "_is_vlm", "_metrics", "_logs", "_step",
     "_entropy_bonus_enabled", "_tag_names", "_name", "_paper",
 )  # fmt: skip
+PRIVATE_OF_VLLM_GENERATION = ("_iter_named_params", "_dist")
 
 
 def model_name_of(model: Any) -> str:
@@ -52,13 +54,37 @@ def tool_suffix_ids(
     return GRPOTrainer._get_tool_suffix_ids(holder, messages)
 
 
+class WholeParameters:
+    """(name, tensor) pairs of the policy's parameters, whole and under the names of a saved model, adapters merged.
+
+    May be gone through again and again; a sharded parameter is gathered on the way, which needs every process.
+    """
+
+    def __init__(self, trainer: "SeamTrainer") -> None:
+        # TRL's own walk (FSDP, DeepSpeed, PEFT), without the engine that TRL would make for it.
+        self._walk = VLLMGeneration.__new__(VLLMGeneration)
+        self._walk.model, self._walk.accelerator, self._walk._dist = trainer.model, trainer.accelerator, trainer._dist
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return self._walk._iter_named_params()
+
+
 class SeamTrainer(GRPOTrainer):
-    """`GRPOTrainer` under public names."""
+    """`GRPOTrainer` under public names. Whatever engine writes, TRL makes none itself."""
 
     weights_are_whole = False
     _tag_names = ["trl", "appo"]
     _name = "APPO"
     _paper = {"title": "APPO: Agentic Procedural Policy Optimization", "id": "2606.12384"}
+
+    def __init__(self, model: Any, reward_funcs: Any, args: Any, *positional: Any, **kwargs: Any) -> None:
+        use_vllm, args.use_vllm = args.use_vllm, False
+        try:
+            super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        finally:
+            args.use_vllm = use_vllm
+        self.use_vllm = use_vllm  # the loss reads it
+        self._loads = 0
 
     # ---- hooks: a subclass overrides the public name ----
 
@@ -71,6 +97,14 @@ class SeamTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.write_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._loads += 1
+        super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        self._loads += 1
+        super()._load_best_model()
 
     def write_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes `checkpoint-STEP`."""
@@ -103,6 +137,11 @@ class SeamTrainer(GRPOTrainer):
     def tags(self) -> list[str]:
         """Tags of the model card."""
         return list(self._tag_names)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and completion may have together; None where the model does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def micro_step(self) -> int:
@@ -154,6 +193,17 @@ class SeamTrainer(GRPOTrainer):
         rewards_BF = self._calculate_rewards(rows, prompts, completions, completion_ids)
         first = self.accelerator.process_index * len(rows)
         return rewards_BF[first : first + len(rows)]
+
+    # ---- weights ----
+
+    def whole_parameters(self) -> WholeParameters:
+        """The policy's present parameters, for an engine that keeps weights of its own."""
+        return WholeParameters(self)
+
+    def weights_version(self) -> tuple[int, int, int]:
+        """Another one where the weights may have changed; an update, a load, a change in place."""
+        changes = sum(parameter._version for parameter in self.model.parameters())
+        return self.state.global_step, self._loads, changes
 
     # ---- forwards ----
 

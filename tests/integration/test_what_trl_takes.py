@@ -83,8 +83,8 @@ def test_iterable_data(tmp_path):
 
 
 def test_unsupported_arguments_are_named(tmp_path):
-    with pytest.raises(ValueError, match="use_vllm"):
-        APPOConfig(str(tmp_path), use_vllm=True, bf16=False)
+    with pytest.raises(ValueError, match="repetition_penalty"):
+        APPOConfig(str(tmp_path), repetition_penalty=1.1, bf16=False)
     model, tokenizer = kinship.make_model()
     with pytest.raises(ValueError, match="rollout_func"):
         APPOTrainer(model, parity_reward, make_trainer(tmp_path).args, processing_class=tokenizer, rollout_func=print)

@@ -51,8 +51,9 @@ def make_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.config.name_or_path = "SmolLM2-135M-Instruct"
-    # The file pads with <|im_end|>, so that a mask of the padding would also hide the end of a turn.
-    tokenizer.pad_token, tokenizer.padding_side = "<|endoftext|>", "left"
+    # The file pads with <|im_end|>, so that a mask of the padding would also hide the end of a turn; some versions of
+    # transformers take <|im_start|> for that end.
+    tokenizer.pad_token, tokenizer.padding_side, tokenizer.eos_token = "<|endoftext|>", "left", "<|im_end|>"
     for settings in (model.config, model.generation_config):
         settings.pad_token_id, settings.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     return model, tokenizer

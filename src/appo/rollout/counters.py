@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from appo.rollout.loop import UNKNOWN, LoopCounters
 
 TOTALS = ("tokens/generated", "tokens/trained", "rollouts/generated", "tools/calls", "tools/failures")
-PHASES = ("generate", "score", "branch", "tools", "train")
+PHASES = ("generate", "score", "branch", "weights", "tools", "train")
 TOOL_TOTALS = ("calls", "failures", "timeouts")  # of each tool
 
 

@@ -7,8 +7,10 @@ scored is, to the bit, what the loss computes.
 Left out on purpose: anything that compares two policies (`appo.algorithm`).
 """
 
+import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -27,6 +29,8 @@ class RolloutBatch:
         prompt_ids_BP, prompt_mask_BP: int64; 1 at prompt tokens.
         completion_ids_BT, completion_mask_BT: int64; 1 at completion tokens, results included.
         policy_mask_BT: int64; 1 at tokens that the policy wrote.
+        engine_logps_BT: float32, nats; log-probabilities of the engine that wrote the tokens, NaN where a tool did,
+            and in the padding.
     """
 
     prompt_ids_BP: torch.Tensor
@@ -34,6 +38,7 @@ class RolloutBatch:
     completion_ids_BT: torch.Tensor
     completion_mask_BT: torch.Tensor
     policy_mask_BT: torch.Tensor
+    engine_logps_BT: torch.Tensor
 
 
 @dataclass
@@ -104,8 +109,8 @@ def collate(
 ) -> RolloutBatch:
     """Pads rollouts to one batch: prompts on the left, completions on the right."""
 
-    def padded(lists: list[list[int]], value: int, side: str) -> torch.Tensor:
-        tensors = [torch.tensor(ids, dtype=torch.long) for ids in lists]
+    def padded(lists: list[Any], value: float, side: str, dtype: torch.dtype = torch.long) -> torch.Tensor:
+        tensors = [torch.tensor(numbers, dtype=dtype) for numbers in lists]
         rows = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
         extra = -rows.shape[1] % (pad_to_multiple_of or 1)
         widths = (extra, 0) if side == "left" else (0, extra)
@@ -119,6 +124,7 @@ def collate(
         padded([[pad_token_id] if empty else r.completion_ids for r in rollouts], pad_token_id, "right"),
         padded([[0] if empty else [1] * len(r.completion_ids) for r in rollouts], 0, "right"),
         padded([[0] if empty else r.policy_mask for r in rollouts], 0, "right"),
+        padded([[math.nan] if empty else r.logprobs for r in rollouts], math.nan, "right", torch.float32),
     )
 
 

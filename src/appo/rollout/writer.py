@@ -10,6 +10,8 @@ run's seed, the process, the optimizer step and a stream. Trainer, methods, eval
 Left out on purpose: which rollouts to write, and what to do with them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -70,7 +72,9 @@ class RolloutWriter:
         )
         self.vocab_size: int = host.model.config.get_text_config().vocab_size
         self._unknown = UnknownWords(host.tokenizer, "prompts")
-        self._engine: Engine | None = None
+        # A model of vLLM's takes its memory now, or fails now; the embedded engine is made at the first rollout.
+        self._engine = self._open_engine(host.accelerator.unwrap_model(host.model)) if args.use_vllm else None
+        self._loaded: Any = None  # the version of the weights that the engine has, where it has its own
         # By the rollout's id; the rollout is kept, so that no other one gets its id.
         self._remembered: dict[int, tuple[Rollout, TokenScores]] = {}
 
@@ -150,36 +154,81 @@ class RolloutWriter:
 
     def run(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
         """Writes rollouts to their end, without rewards."""
-        host = self.host
-        with host.model_for_generation() as model:
+        with self._present_engine() as engine:
             loop = AgentLoop(
-                self._engine_with(model),
+                engine,
                 self.protocol,
                 self.runner,
-                max_completion_length=host.max_completion_length,
+                max_completion_length=self.host.max_completion_length,
                 max_tool_calling_iterations=self.args.max_tool_calling_iterations,
                 max_tool_calls=self.args.max_tool_calls,
-                context_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+                context_length=self._context_length(engine),
                 deterministic=self.args.deterministic,
                 join_steps=self.args.tool_join_steps,
                 keep_snapshots=keep_snapshots,
             )
-            try:
-                rollouts = loop.run(starts, self.seed(stream))
-            except BaseException:
-                self._engine = None  # it holds sequences that nobody will end
-                raise
+            rollouts = loop.run(starts, self.seed(stream))
         self.counters.add_loop(loop.counters, len(rollouts))
         return rollouts
 
-    def _engine_with(self, model: Any) -> Engine:
-        """The run's engine, with the present weights."""
-        if self._engine is None:
-            host, rows = self.host, self.args.rollout_batch_size
-            self._engine = open_engine(self.args, model, host.tokenizer, host.eos_token_ids, rows)
-        else:
-            self._engine.load(model)
-        return self._engine
+    def _context_length(self, engine: Engine) -> int | None:
+        bounds = (self.host.context_length, engine.context_length)
+        return min((bound for bound in bounds if bound is not None), default=None)
+
+    @contextmanager
+    def _present_engine(self) -> Iterator[Engine]:
+        """The run's engine, with the present weights; all processes come here equally often."""
+        if self.args.use_vllm:
+            assert self._engine is not None
+            self._bring_weights(self._engine)
+            with self._abandoned_on_error(self._engine):
+                yield self._engine
+            if self._engine.rest():
+                self._loaded = None
+            return
+        with self.host.model_for_generation() as model:
+            if self._engine is None:
+                self._engine = self._open_engine(model)
+            else:
+                self._engine.load(model)
+            with self._abandoned_on_error(self._engine):
+                yield self._engine
+
+    @contextmanager
+    def _abandoned_on_error(self, engine: Engine) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            engine.abandon()  # it holds sequences that nobody will end
+            raise
+
+    def _open_engine(self, model: Any) -> Engine:
+        host = self.host
+        return open_engine(
+            self.args,
+            model,
+            host.tokenizer,
+            host.eos_token_ids,
+            self.args.rollout_batch_size,
+            processes=host.accelerator.num_processes,
+            first_process=host.accelerator.is_main_process,
+        )
+
+    def _bring_weights(self, engine: Engine) -> None:
+        """Loads the present weights where they have changed since the last time: before a mini-batch's branches too.
+
+        Every process takes part, even one with nothing to write, as sharded weights are gathered; and none may still
+        be writing, as a server's weights are everybody's.
+        """
+        host = self.host
+        changed = host.weights_version() != self._loaded
+        if not host.accelerator.gather(torch.tensor([changed], device=host.accelerator.device)).any():
+            return
+        with self.counters.timed("weights"):
+            host.accelerator.wait_for_everyone()
+            engine.load(host.whole_parameters())
+            host.accelerator.wait_for_everyone()
+        self._loaded = host.weights_version()  # anew: adapters are merged and taken apart again on the way
 
     def release(self, trees: list[RolloutTree]) -> None:
         """Gives the environments of trees back for reuse."""
