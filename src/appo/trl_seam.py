@@ -8,7 +8,7 @@ Left out on purpose: anything of this package's own (`trainer.py`, `rollout/writ
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +29,7 @@ from appo.rollout.scoring import RolloutBatch, TokenScores
 PRIVATE = (
     "_tokenize_prompts", "_calculate_rewards", "_get_per_token_logps_and_entropies", "_get_tool_suffix_ids",
     "_prepare_inputs", "_save_checkpoint", "_load_from_checkpoint", "_load_best_model", "_get_output_dir",
-    "_batch_environments", "_env_tools", "_tokenizer", "_is_vlm", "_metrics", "_logs", "_step",
+    "_batch_environments", "_env_tools", "_tokenizer", "_is_vlm", "_dist", "_metrics", "_logs", "_step",
     "_entropy_bonus_enabled", "_tag_names", "_name", "_paper",
 )  # fmt: skip
 PRIVATE_OF_VLLM_GENERATION = ("_iter_named_params", "_dist")
@@ -63,7 +63,10 @@ class WholeParameters:
     def __init__(self, trainer: "SeamTrainer") -> None:
         # TRL's own walk (FSDP, DeepSpeed, PEFT), without the engine that TRL would make for it.
         self._walk = VLLMGeneration.__new__(VLLMGeneration)
-        self._walk.model, self._walk.accelerator, self._walk._dist = trainer.model, trainer.accelerator, trainer._dist
+        # Where the weights are whole by now, there is nothing to gather, and gathering would divide them again.
+        whole = SimpleNamespace(is_fsdp=False, gather_params=lambda parameters: nullcontext())
+        self._walk.model, self._walk.accelerator = trainer.model, trainer.accelerator
+        self._walk._dist = whole if trainer.weights_are_whole else trainer._dist
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._walk._iter_named_params()
@@ -226,12 +229,27 @@ class SeamTrainer(GRPOTrainer):
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
             self.unsharded(self.model),
+            self.out_of_step(self.model),
         ):
             self.weights_are_whole = True
             try:
                 yield model
             finally:
                 self.weights_are_whole = False
+
+    @contextmanager
+    def out_of_step(self, model: Any) -> Iterator[None]:
+        """Under ZeRO-3, forwards that other processes need not make too.
+
+        DeepSpeed compares all processes' order of layers at the start of each forward, gathered or not.
+        """
+        hooks = dict(model._forward_pre_hooks) if self._dist.is_zero3 else {}
+        for key in hooks:
+            del model._forward_pre_hooks[key]
+        try:
+            yield
+        finally:
+            model._forward_pre_hooks.update(hooks)
 
     @contextmanager
     def unsharded(self, model: Any) -> Iterator[None]:

@@ -73,6 +73,15 @@ def keep(trainer, path):
         torch.save(torch.cat([part.detach().flatten() for part in parts]), path)
 
 
+def check_that_parameters_are_whole(trainer):
+    """What other engines are given: the same within a writing phase, where weights are whole, and outside."""
+    outside = {name: weight.clone() for name, weight in trainer.whole_parameters()}
+    with trainer.whole_weights():
+        inside = dict(trainer.whole_parameters())
+        assert outside.keys() - {"lm_head.weight"} == inside.keys()  # tied to the embeddings
+        assert all(torch.equal(inside[name], outside[name]) for name in inside)
+
+
 def main(directory, sharding):
     directory = Path(directory)
     shard_on_cpus()
@@ -82,6 +91,8 @@ def main(directory, sharding):
         trainer.train()
         assert trainer.accelerator.is_fsdp2 == (sharding == "fsdp2")
         keep(trainer, directory / f"{case}.pt")
+        if case == "branches":
+            check_that_parameters_are_whole(trainer)
         if case == "interrupted":
             trainer = trainer_of(directory, case, sharding)
             trainer.train(resume_from_checkpoint=f"{directory}/{case}/checkpoint-1")
