@@ -1,11 +1,16 @@
-"""How a model is divided among processes, and which ways a run cannot take: those are refused before it is loaded.
+"""How a model is divided among processes: which ways a run cannot take, and how its weights are whole for a while.
 
 accelerate is told either by `accelerate launch --config_file ..`, through the environment, or by the fields `fsdp` and
-`deepspeed`. Left out on purpose: what is done with a divided model (`trl_seam.py: whole_weights`).
+`deepspeed`. What cannot work is refused before anything is loaded. Left out on purpose: when weights have to be whole
+(`trl_seam.py: whole_weights`).
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from torch.distributed.fsdp import FSDPModule
 
 from appo.errors import UserError
 
@@ -54,6 +59,45 @@ def check_sharding(args: Any) -> None:
             f"sync_ref_model = True is not supported under {sharding}, as its reference policy cannot be saved in a "
             "checkpoint; leave it at False, or do not divide the weights (DDP, ZeRO-2)."
         )
+
+
+@contextmanager
+def unsharded(model: Any, state: Any) -> Iterator[None]:
+    """A model of FSDP2 with all its weights, until the end; nothing where FSDP2 does not divide it.
+
+    Args:
+        model: The policy or the reference.
+        state: accelerate's.
+    """
+    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.reshard()
+            part.set_reshard_after_forward(bool(state.fsdp_plugin.reshard_after_forward), recurse=False)
+        # As accelerate has it: what backward needs first stays whole between forward and backward.
+        for first in (model, model.get_output_embeddings()):
+            if isinstance(first, FSDPModule):
+                first.set_reshard_after_forward(False, recurse=False)
+
+
+@contextmanager
+def out_of_step(model: Any, is_zero3: bool) -> Iterator[None]:
+    """Under ZeRO-3, forwards that other processes need not make too.
+
+    DeepSpeed compares all processes' order of layers at the start of each forward, even of gathered weights.
+    """
+    hooks = dict(model._forward_pre_hooks) if is_zero3 else {}
+    for key in hooks:
+        del model._forward_pre_hooks[key]
+    try:
+        yield
+    finally:
+        model._forward_pre_hooks.update(hooks)
 
 
 def _asked(name: str) -> bool:

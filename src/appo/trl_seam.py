@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, is_peft_model
-from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerState
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
@@ -22,6 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
 from appo.rollout.scoring import RolloutBatch, TokenScores
+from appo.sharding import out_of_step, unsharded
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
@@ -228,47 +228,14 @@ class SeamTrainer(GRPOTrainer):
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
-            self.unsharded(self.model),
-            self.out_of_step(self.model),
+            unsharded(self.model, self.accelerator.state),
+            out_of_step(self.model, self._dist.is_zero3),
         ):
             self.weights_are_whole = True
             try:
                 yield model
             finally:
                 self.weights_are_whole = False
-
-    @contextmanager
-    def out_of_step(self, model: Any) -> Iterator[None]:
-        """Under ZeRO-3, forwards that other processes need not make too.
-
-        DeepSpeed compares all processes' order of layers at the start of each forward, gathered or not.
-        """
-        hooks = dict(model._forward_pre_hooks) if self._dist.is_zero3 else {}
-        for key in hooks:
-            del model._forward_pre_hooks[key]
-        try:
-            yield
-        finally:
-            model._forward_pre_hooks.update(hooks)
-
-    @contextmanager
-    def unsharded(self, model: Any) -> Iterator[None]:
-        """A model of FSDP2 with all its weights, until the end; nothing where FSDP2 does not shard it."""
-        parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-        for part in parts:
-            part.set_reshard_after_forward(False, recurse=False)
-            part.unshard()
-        try:
-            yield
-        finally:
-            for part in parts:
-                part.reshard()
-                again = bool(self.accelerator.state.fsdp_plugin.reshard_after_forward)
-                part.set_reshard_after_forward(again, recurse=False)
-            # As accelerate has it: what backward needs first stays whole between forward and backward.
-            for first in (model, model.get_output_embeddings()):
-                if isinstance(first, FSDPModule):
-                    first.set_reshard_after_forward(False, recurse=False)
 
     @contextmanager
     def model_for_generation(self) -> Iterator[Any]:
@@ -315,7 +282,7 @@ class SeamTrainer(GRPOTrainer):
     def reference_logps(self, batch: RolloutBatch) -> torch.Tensor:
         """Log-probabilities under pi_ref, found as TRL finds it: a model of its own, or the adapter switched off."""
         if self.ref_model is not None:
-            with self.unsharded(self.ref_model):
+            with unsharded(self.ref_model, self.accelerator.state):
                 return self._logps(self.ref_model, batch, compute_entropy=False)[0]
         model = self.accelerator.unwrap_model(self.model)
         assert is_peft_model(model)
