@@ -13,7 +13,7 @@ import torch
 from appo.checkpoints import named_checkpoint
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.cli.loading import precision_note
-from appo.cli.memory import GB, Memory, Sizes, estimate
+from appo.cli.memory import GB, Memory, Sizes, estimate, serving
 from appo.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
@@ -147,9 +147,11 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
     at_once = max(*(count // context.processes for count in written), context.config.eval_size)
     found = []
     if context.command == "train":
+        rows = min(args.rollout_batch_size, at_once)
         found.append(("APPO", estimate(
             sizes, rows=args.micro_batch_rows, tokens=length, bytes_per_number=number,
-            checkpointing=bool(args.gradient_checkpointing), cached_rows=min(args.rollout_batch_size, at_once),
+            checkpointing=bool(args.gradient_checkpointing), cached_rows=0 if args.use_vllm else rows,
+            vllm=_vllm_bytes(context, sizes, rows, length, number), sleeps=args.vllm_enable_sleep_mode,
         )))  # fmt: skip
     if context.has_cold_start:
         found.append(("cold start", estimate(
@@ -157,3 +159,14 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
             bytes_per_number=number, checkpointing=bool(sft_args.gradient_checkpointing), with_logits=True,
         )))  # fmt: skip
     return found
+
+
+def _vllm_bytes(context: Context, sizes: Sizes, rows: int, length: int, number: int) -> float:
+    """What vLLM takes of a training GPU: nothing where it is a server, or is not used."""
+    args = context.args
+    if not args.use_vllm or args.vllm_mode == "server":
+        return 0.0
+    here = torch.cuda.is_available() and not args.use_cpu
+    there = torch.cuda.get_device_properties(0).total_memory if here else None
+    share = args.vllm_gpu_memory_utilization
+    return serving(sizes, rows=rows, tokens=length, bytes_per_number=number, share=share, gpu_bytes=there)
