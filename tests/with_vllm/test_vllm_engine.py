@@ -225,7 +225,7 @@ def test_more_than_the_engine_takes_is_refused(llm, policy):
 
 
 def test_what_vllm_refuses_is_told_in_a_sentence(policy):
-    with pytest.raises(ValueError, match="vLLM cannot run this model: .*max_model_len"):
+    with pytest.raises(ValueError, match=r"vLLM cannot run this model: .*max_model_len"):
         make_llm(policy[0].config, torch.float32, rows=4, context_length=4096)
 
 
