@@ -26,6 +26,7 @@ AT_ONCE: list[Check] = [
     checks_run.checkpoint,
     checks_run.processes,
     checks_run.sharding,
+    checks_run.engine,
     checks_run.precision,
 ]
 # These read what is small: the task and its data, a model's configuration and tokenizer, or one made on the spot.

@@ -6,6 +6,7 @@ Left out on purpose: asking servers, and estimates of time.
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -81,6 +82,18 @@ def sharding(context: Context) -> Iterator[Finding]:
         )
     if kind and args.use_cpu:
         yield Note(f"{kind}: accelerate divides weights on GPUs alone; here every process holds all of them")
+
+
+def engine(context: Context) -> Iterator[Finding]:
+    """What writes the rollouts is installed; a plan may be for another machine."""
+    if context.command != "sft" and context.args.engine == "vllm" and find_spec("vllm") is None:
+        if context.planning:
+            yield Unchecked("use_vllm: vLLM is not installed here")
+            return
+        yield Problem(
+            "use_vllm = true, but vLLM is not installed here; run `pip install 'appo[vllm]'`, or set use_vllm: false "
+            "(docs/gpus.md)."
+        )
 
 
 def gpus(context: Context) -> Iterator[Finding]:
