@@ -72,17 +72,20 @@ class APPOTrainer(ResumableTrainer):
 
     def prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         if not self.model.training:
-            return self._evaluation_inputs(generation_batch)
+            with self.whole_weights():
+                return self._evaluation_inputs(generation_batch)
         accumulation, per_generation = self.args.gradient_accumulation_steps, self.args.steps_per_generation
         if not self.begun:
             self.begin()
             self._micro_batches = None
             self._start_records()
         if self.micro_step % (per_generation * self.num_iterations) == 0 or not self.mini_batches:
-            self.mini_batches = self._write_generation(generation_batch)
+            with self.whole_weights():
+                self.mini_batches = self._write_generation(generation_batch)
         if self.micro_step % accumulation == 0 or self._micro_batches is None:
             mini_batch = self.mini_batches[self.micro_step % per_generation // accumulation]
-            self._micro_batches = self._prepare_mini_batch(mini_batch)
+            with self.whole_weights():
+                self._micro_batches = self._prepare_mini_batch(mini_batch)
         return self._micro_batches[self.micro_step % accumulation]
 
     def _write_generation(self, rows: list[dict[str, Any]]) -> list[MiniBatch]:

@@ -8,7 +8,7 @@ Left out on purpose: anything of this package's own (`trainer.py`, `rollout/writ
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
 from appo.rollout.scoring import RolloutBatch, TokenScores
+from appo.sharding import out_of_step, unsharded
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
@@ -65,7 +66,10 @@ class WholeParameters:
     def __init__(self, trainer: "SeamTrainer") -> None:
         # TRL's own walk (FSDP, DeepSpeed, PEFT), without the engine that TRL would make for it.
         self._walk = VLLMGeneration.__new__(VLLMGeneration)
-        self._walk.model, self._walk.accelerator, self._walk._dist = trainer.model, trainer.accelerator, trainer._dist
+        # Where the weights are whole by now, there is nothing to gather, and gathering would divide them again.
+        whole = SimpleNamespace(is_fsdp=False, gather_params=lambda parameters: nullcontext())
+        self._walk.model, self._walk.accelerator = trainer.model, trainer.accelerator
+        self._walk._dist = whole if trainer.weights_are_whole else trainer._dist
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         return self._walk._iter_named_params()
@@ -74,6 +78,7 @@ class WholeParameters:
 class SeamTrainer(GRPOTrainer):
     """`GRPOTrainer` under public names. Whatever engine writes, TRL makes none itself."""
 
+    weights_are_whole = False
     _tag_names = ["trl", "appo"]
     _name = "APPO"
     _paper = {"title": "APPO: Agentic Procedural Policy Optimization", "id": "2606.12384"}
@@ -211,9 +216,16 @@ class SeamTrainer(GRPOTrainer):
     # ---- forwards ----
 
     @contextmanager
-    def model_for_generation(self) -> Iterator[Any]:
-        """The unwrapped model in evaluation mode, its weights gathered where they are sharded."""
-        training = self.model.training
+    def whole_weights(self) -> Iterator[Any]:
+        """The unwrapped model, its weights whole on every process where they are sharded (FSDP2, ZeRO-3).
+
+        A forward of a sharded model waits for the other processes, and these write and score rollouts of other
+        lengths and numbers. Inside, forwards wait for nobody; all processes have to enter and leave together. It costs
+        the memory of the whole weights, in the type that they compute in, for as long as it lasts. May be nested.
+        """
+        if self.weights_are_whole:
+            yield self.accelerator.unwrap_model(self.model_wrapped)
+            return
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -221,8 +233,20 @@ class SeamTrainer(GRPOTrainer):
                 gather_deepspeed3_params=self.args.ds3_gather_for_generation,
                 gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
             ) as model,
-            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            unsharded(self.model, self.accelerator.state),
+            out_of_step(self.model, self._dist.is_zero3),
         ):
+            self.weights_are_whole = True
+            try:
+                yield model
+            finally:
+                self.weights_are_whole = False
+
+    @contextmanager
+    def model_for_generation(self) -> Iterator[Any]:
+        """The unwrapped model in evaluation mode, its weights whole."""
+        training = self.model.training
+        with self.whole_weights() as model:
             model.eval()
             try:
                 yield model
@@ -263,7 +287,8 @@ class SeamTrainer(GRPOTrainer):
     def reference_logps(self, batch: RolloutBatch) -> torch.Tensor:
         """Log-probabilities under pi_ref, found as TRL finds it: a model of its own, or the adapter switched off."""
         if self.ref_model is not None:
-            return self._logps(self.ref_model, batch, compute_entropy=False)[0]
+            with unsharded(self.ref_model, self.accelerator.state):
+                return self._logps(self.ref_model, batch, compute_entropy=False)[0]
         model = self.accelerator.unwrap_model(self.model)
         assert is_peft_model(model)
         with use_adapter(model, adapter_name="ref" if "ref" in model.peft_config else None):

@@ -31,5 +31,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded("from appo.cli.main import main; main(['--help'])") == ["[]"]
 
 
+def test_the_doctor_loads_torch_alone() -> None:
+    assert loaded("from appo.doctor import main; main([])") == ["['torch']"]
+
+
 def test_what_is_heavy_is_seen() -> None:
     assert loaded("import appo.data, datasets") == ["['datasets', 'pyarrow', 'pandas']"]

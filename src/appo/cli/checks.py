@@ -21,7 +21,14 @@ from appo.errors import UserError, is_complaint
 Check = Callable[[Context], Iterator[Finding]]
 
 # Nothing of the task or the model is needed for these.
-AT_ONCE: list[Check] = [checks_run.output_dir, checks_run.checkpoint, checks_run.processes, checks_run.precision]
+AT_ONCE: list[Check] = [
+    checks_run.output_dir,
+    checks_run.checkpoint,
+    checks_run.processes,
+    checks_run.sharding,
+    checks_run.engine,
+    checks_run.precision,
+]
 # These read what is small: the task and its data, a model's configuration and tokenizer, or one made on the spot.
 BEFORE_LOADING: list[Check] = [
     checks_task.task,

@@ -6,6 +6,7 @@ Left out on purpose: asking servers, and estimates of time.
 import os
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ import torch
 from appo.checkpoints import named_checkpoint
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.cli.loading import precision_note
-from appo.cli.memory import GB, Memory, Sizes, estimate
+from appo.cli.memory import GB, Memory, Sizes, estimate, serving
+from appo.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
 def output_dir(context: Context) -> Iterator[Finding]:
@@ -63,6 +65,34 @@ def processes(context: Context) -> Iterator[Finding]:
         yield Problem(
             f"num_processes = {planned}, but {found} run, which changes every batch; start with `accelerate launch "
             f"--num_processes {planned} -m appo ..`, or change gradient_accumulation_steps and num_processes."
+        )
+
+
+def sharding(context: Context) -> Iterator[Finding]:
+    """A way of dividing the weights that a run can take."""
+    args = context.args
+    check_sharding(args)
+    kind = sharding_of(args) or sharding_of(context.sft_args)
+    if kind and context.config.lora is not None:
+        yield Problem(f"lora is given, but {kind} divides the weights, which cannot be merged; use neither with LoRA.")
+    if loads_on_one_process(args):
+        yield Problem(
+            "fsdp_cpu_ram_efficient_loading = true leaves all processes but one without weights until training "
+            "begins, but each evaluates before; set it to false."
+        )
+    if kind and args.use_cpu:
+        yield Note(f"{kind}: accelerate divides weights on GPUs alone; here every process holds all of them")
+
+
+def engine(context: Context) -> Iterator[Finding]:
+    """What writes the rollouts is installed; a plan may be for another machine."""
+    if context.command != "sft" and context.args.engine == "vllm" and find_spec("vllm") is None:
+        if context.planning:
+            yield Unchecked("use_vllm: vLLM is not installed here")
+            return
+        yield Problem(
+            "use_vllm = true, but vLLM is not installed here; run `pip install 'appo[vllm]'`, or set use_vllm: false "
+            "(docs/gpus.md)."
         )
 
 
@@ -130,9 +160,11 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
     at_once = max(*(count // context.processes for count in written), context.config.eval_size)
     found = []
     if context.command == "train":
+        rows = min(args.rollout_batch_size, at_once)
         found.append(("APPO", estimate(
             sizes, rows=args.micro_batch_rows, tokens=length, bytes_per_number=number,
-            checkpointing=bool(args.gradient_checkpointing), cached_rows=min(args.rollout_batch_size, at_once),
+            checkpointing=bool(args.gradient_checkpointing), cached_rows=0 if args.use_vllm else rows,
+            vllm=_vllm_bytes(context, sizes, rows, length, number), sleeps=args.vllm_enable_sleep_mode,
         )))  # fmt: skip
     if context.has_cold_start:
         found.append(("cold start", estimate(
@@ -140,3 +172,14 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
             bytes_per_number=number, checkpointing=bool(sft_args.gradient_checkpointing), with_logits=True,
         )))  # fmt: skip
     return found
+
+
+def _vllm_bytes(context: Context, sizes: Sizes, rows: int, length: int, number: int) -> float:
+    """What vLLM takes of a training GPU: nothing where it is a server, or is not used."""
+    args = context.args
+    if not args.use_vllm or args.vllm_mode == "server":
+        return 0.0
+    here = torch.cuda.is_available() and not args.use_cpu
+    there = torch.cuda.get_device_properties(0).total_memory if here else None
+    share = args.vllm_gpu_memory_utilization
+    return serving(sizes, rows=rows, tokens=length, bytes_per_number=number, share=share, gpu_bytes=there)

@@ -5,8 +5,8 @@ those of the model that is there. Left out on purpose: what of a demonstration c
 """
 
 import json
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,6 @@ def cold_start_model(
             model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
         )
     settle_embeddings(trainer.model)
-    refuse_sharded_lora(config, trainer)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics
     save_model(trainer, tokenizer, directory, {DONE: {**mark, "metrics": {**metrics, **counts}}})
@@ -185,7 +184,8 @@ def save_model(trainer: Trainer, tokenizer: Any, directory: Path, notes: dict[st
         accelerator.wait_for_everyone()
         model = accelerator.unwrap_model(trainer.model)
         if not is_peft_model(model):
-            trainer.save_model(str(partial))
+            with _in_one_file(trainer):
+                trainer.save_model(str(partial))
         elif trainer.args.should_save:
             # In place and for good, as a copy may not fit beside it; nothing is trained after this.
             model.merge_and_unload().save_pretrained(partial)
@@ -198,8 +198,16 @@ def save_model(trainer: Trainer, tokenizer: Any, directory: Path, notes: dict[st
     accelerator.wait_for_everyone()
 
 
-def refuse_sharded_lora(config: RunConfig, trainer: Trainer) -> None:
-    """A sharded model cannot be merged with its adapter; and what sharding saves, LoRA needs less of."""
-    stage = getattr(trainer.accelerator.state.deepspeed_plugin, "zero_stage", 0)
-    if config.lora is not None and (trainer.is_fsdp_enabled or stage == 3):
-        raise RecipeError("lora is given, but the model is sharded by FSDP or ZeRO-3; use neither with LoRA.")
+@contextmanager
+def _in_one_file(trainer: Trainer) -> Iterator[None]:
+    """Under FSDP, transformers saves a model only where checkpoints are whole too (`FULL_STATE_DICT`)."""
+    if not trainer.is_fsdp_enabled:
+        yield
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    kind = plugin.state_dict_type
+    plugin.set_state_dict_type("FULL_STATE_DICT")
+    try:
+        yield
+    finally:
+        plugin.set_state_dict_type(kind)

@@ -21,6 +21,7 @@ from appo.environments.base import Task
 from appo.errors import UserError
 from appo.models.loading import ModelAndTokenizer, read_model
 from appo.rollout.environments import EnvironmentPool
+from appo.sharding import sharding_of
 from appo.tools.python import PythonSandbox, PythonSession, allow_unisolated, check_isolation, python
 
 TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
@@ -204,9 +205,11 @@ def lora_config(config: RunConfig) -> Any:
 def precision_note(config: RunConfig, args: APPOConfig) -> str | None:
     """What is wrong with training all weights where they have 16 bits, or None."""
     dtype = str((args.model_init_kwargs or {}).get("dtype", ""))
-    if config.lora is not None or "16" not in dtype or args.deepspeed_plugin is not None:
+    # accelerate raises what FSDP2 trains to float32 under mixed precision, DeepSpeed keeps copies.
+    kept = args.deepspeed_plugin is not None or (sharding_of(args) == "FSDP2" and (args.bf16 or args.fp16))
+    if config.lora is not None or "16" not in dtype or kept:
         return None
     return (
-        f"all weights are trained in {dtype}, which loses updates below 1/256 of a weight; start with DeepSpeed, "
-        "which keeps them in float32, or leave out model_init_kwargs"
+        f"all weights are trained in {dtype}, which loses updates below 1/256 of a weight; start with DeepSpeed or "
+        "FSDP2, which keep them in float32, or leave out model_init_kwargs"
     )

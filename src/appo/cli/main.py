@@ -18,6 +18,7 @@ appo: reinforcement learning for tool-using language-model agents
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
+  appo doctor [--server URL]              versions, devices, engines, and what would fail here
   appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
 
 RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
@@ -38,14 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "study"):
-        known = "sft, train, eval, benchmark, records or study"
+    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "study", "doctor"):
+        known = "sft, train, eval, benchmark, records, study or doctor"
         print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
         from appo.research.__main__ import main as study
 
         return study(rest)
+    if command[0] == "doctor":
+        from appo.doctor import main as doctor
+
+        return doctor(rest)
     if command[0] == "records":
         return _records(rest)
     if command[0] == "benchmark":

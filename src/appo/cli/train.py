@@ -25,7 +25,7 @@ from trl import SFTConfig
 
 from appo.checkpoints import STATE
 from appo.cli.checks import AT_ONCE, BEFORE_LOADING, Check, raise_first
-from appo.cli.cold_start import cold_dir, cold_start_model, refuse_sharded_lora, save_model
+from appo.cli.cold_start import cold_dir, cold_start_model, save_model
 from appo.cli.context import Context
 from appo.cli.loading import ModelAndTokenizer, load_model
 from appo.cli.mistakes import RecipeError, in_one_sentence
@@ -226,7 +226,6 @@ def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
             peft_config=context.lora,
         )
     settle_embeddings(trainer.model)
-    refuse_sharded_lora(context.config, trainer)
     return trainer
 
 

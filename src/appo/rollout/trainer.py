@@ -29,6 +29,7 @@ from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import RolloutWriter
+from appo.sharding import check_sharding
 from appo.trl_seam import SeamTrainer, model_name_of
 
 
@@ -71,6 +72,7 @@ class RolloutTrainer(SeamTrainer):
             args = APPOConfig(f"{name.split('/')[-1]}-APPO")
         if kwargs.pop("rollout_func", None) is not None:
             raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
+        check_sharding(args)
         self.pool = EnvironmentPool(list(tools or []), environment_factory)
         if args.tool_protocol == "chat_template":
             kwargs.update(tools=tools, environment_factory=environment_factory)

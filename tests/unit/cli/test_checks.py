@@ -204,3 +204,26 @@ def test_a_task_that_cannot_be_made_leaves_the_rest_unchecked(recipe, tmp_path, 
     out = capsys.readouterr().out
     assert "not checked: tools, data and prompts: the task could not be made." in out
     assert "mistake: task_args: tools must be some of search, python" in out
+
+
+def test_divided_weights_are_refused_with_an_adapter_and_where_one_process_loads(recipe, capsys, monkeypatch):
+    launcher = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    path = recipe(lora={"r": 2, "target_modules": "all-linear"})
+    assert main(["train", path, "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    assert "mistake: lora is given, but FSDP2 divides the weights" in out
+    assert "mistake: fsdp_cpu_ram_efficient_loading = true leaves all processes but one without weights" in out
+    assert "note: FSDP2: accelerate divides weights on GPUs alone" in out
+
+
+def test_a_vllm_that_is_not_here_stops_a_run_before_it_loads_and_is_unchecked_in_a_plan(recipe, capsys, monkeypatch):
+    monkeypatch.setattr("appo.cli.checks_run.find_spec", lambda name: None)
+    path = recipe(use_vllm=True)
+    assert main(["train", path, "--dry-run"]) == 0
+    assert "not checked: use_vllm: vLLM is not installed here." in capsys.readouterr().out
+    assert main(["train", path]) == 2
+    assert "appo: use_vllm = true, but vLLM is not installed here; run `pip install 'appo[vllm]'`" in (
+        capsys.readouterr().err
+    )

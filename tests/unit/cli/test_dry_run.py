@@ -106,7 +106,8 @@ def test_the_papers_settings(name):
     config, args, sft_args = read_recipe(str(RECIPES / name), [])
     plan = RunPlan(args, config.num_processes, config.train_size)
     assert (plan.tasks_per_generation, plan.tasks_per_update) == (128, 16)
-    assert config.num_processes == (1 if "1gpu" in name else 16 if name == "paper-search-14b.yaml" else 8)
+    assert config.num_processes == (1 if "1gpu" in name else 8)
+    assert args.engine == ("vllm_server" if name == "paper-search-14b.yaml" else "vllm")
     options = args.open_method().options
     tree = (args.num_generations, args.num_initial_rollouts, options.num_branch_points, options.num_branch_rounds)
     assert tree == (16, 4, 3, 1)
