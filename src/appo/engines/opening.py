@@ -25,6 +25,7 @@ def open_engine(
     *,
     processes: int = 1,
     first_process: bool = True,
+    device: torch.device | None = None,
 ) -> Engine:
     """The engine for a run. Those of vLLM still need `load`, unless a server keeps its own weights.
 
@@ -37,6 +38,7 @@ def open_engine(
         max_rows: Sequences that write at once.
         processes: That train.
         first_process: Whether this is the one that talks to a server about weights.
+        device: That training happens on, which the model may not be on yet.
 
     Raises:
         UserError: for a model that the engine cannot run, and where vLLM or a server is missing or unfit.
@@ -50,7 +52,7 @@ def open_engine(
         "min_p": getattr(args, "min_p", None),
     }
     if args.engine == "vllm_server":
-        return _open_server(args, model, options, max_rows, first_process)
+        return _open_server(args, model, options, max_rows, first_process, device or model.device)
     if args.engine == "vllm":
         return VLLMEngine(_make_llm(args, model, max_rows, processes), **options)
     if args.temperature == 0:
@@ -80,13 +82,15 @@ def serving_dtype(args: Any, model: Any) -> torch.dtype:
     return torch.float16 if getattr(args, "fp16", False) else model.dtype
 
 
-def _open_server(args: Any, model: Any, options: dict[str, Any], rows: int, first_process: bool) -> VLLMServerEngine:
+def _open_server(
+    args: Any, model: Any, options: dict[str, Any], rows: int, first_process: bool, device: torch.device
+) -> VLLMServerEngine:
     url = args.server_url.rstrip("/")
     engine = VLLMServerEngine(url, rows=rows, timeout=getattr(args, "vllm_server_timeout", 0.0), **options)
     if hasattr(args, "use_vllm"):  # a training
         check_server(url, serving_dtype(args, model))
-        if model.device.type == "cuda" and args.vllm_weight_directory is None:
-            engine.transfer = NCCLTransfer(url, args.vllm_group_port, model.device, sends=first_process)
+        if device.type == "cuda" and args.vllm_weight_directory is None:
+            engine.transfer = NCCLTransfer(url, args.vllm_group_port, device, sends=first_process)
         else:
             engine.transfer = FileTransfer(url, args.vllm_weight_directory, sends=first_process)
     return engine

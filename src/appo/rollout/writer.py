@@ -212,6 +212,7 @@ class RolloutWriter:
             self.args.rollout_batch_size,
             processes=host.accelerator.num_processes,
             first_process=host.accelerator.is_main_process,
+            device=host.accelerator.device,
         )
 
     def _bring_weights(self, engine: Engine) -> None:
