@@ -74,14 +74,22 @@ class Turn:
 
 
 class Engine(Protocol):
-    """Writes turns. `TransformersEngine` is the embedded one; `open_engine` makes the one that was asked for."""
+    """Writes turns. `TransformersEngine` is the embedded one; `open_engine` makes the one that was asked for.
+
+    Attributes:
+        context_length: Tokens that a sequence may have, those to be written included; None for no bound but the
+            model's.
+    """
+
+    context_length: int | None
 
     @property
     def busy(self) -> bool:
         """Whether a step would write a token: some sequence is neither waiting to be resumed nor closed."""
 
-    def load(self, model: Any) -> None:
-        """Takes new weights, while no sequence is open."""
+    def load(self, weights: Any) -> None:
+        """Takes new weights, while no sequence is open: the model itself, where the engine runs in it, else
+        (name, tensor) pairs of all parameters, under the names of a saved model."""
 
     def start(self, request: Request) -> None:
         """Opens a sequence."""

@@ -90,11 +90,12 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.sampler = Sampler(temperature, top_p, top_k, min_p)
         self.max_rows = max_rows
+        self.context_length: int | None = None
         self._stops: dict[Stop, tuple[StopMatcher, frozenset[int] | None]] = {}
         self._by_id: dict[int, Row] = {}
         self.load(model)
 
-    def load(self, model: PreTrainedModel) -> None:
+    def load(self, weights: PreTrainedModel) -> None:
         """Takes another model, or the same one with other weights.
 
         Raises:
@@ -102,8 +103,8 @@ class TransformersEngine:
         """
         if self._by_id:
             raise RuntimeError("new weights came while sequences are open; close them first.")
-        check_full_attention(model)
-        self.model, self.device = model, model.device
+        check_full_attention(weights)
+        self.model, self.device = weights, weights.device
         self._forget()
 
     def _forget(self) -> None:

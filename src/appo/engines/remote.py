@@ -1,0 +1,169 @@
+"""An engine whose turns are written elsewhere, one request a turn: what servers have in common.
+
+A server knows nothing of a stop string that began in the context, and its own stops look at text, which may end a turn
+where the protocol does not. So the first token that ends the turn is found here; what the server wrote behind it is
+dropped, and where it stopped too early it is asked again.
+
+A subclass says how one request is sent (`submit`). Left out on purpose: streaming, which would save the tokens behind
+a stop that the server does not see; they are counted (`RemoteEngine.dropped`).
+"""
+
+import abc
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from appo.engines.base import Request, Stop, Turn
+from appo.engines.sequences import Sequence
+from appo.engines.stops import StopMatcher
+
+WAIT = 0.01  # seconds that a step waits for an answer: results of tools may come meanwhile
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a server is asked for.
+
+    Args:
+        token_ids: The context.
+        max_tokens: Bound on new tokens.
+        seed: Below 2**63.
+        stop: The strings are a hint where to stop; a server may ignore them.
+        top_alternatives: How many of the likeliest first tokens are told.
+    """
+
+    token_ids: list[int]
+    max_tokens: int
+    seed: int
+    stop: Stop
+    top_alternatives: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server wrote: at least one token, with its log-probability in nats at the sampling temperature.
+
+    Args:
+        alternatives: As in `Turn`, where they were asked for.
+        cached_tokens: Tokens of the context that were in the server's cache, if it tells.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    alternatives: list[tuple[int, float]] | None = None
+    cached_tokens: int | None = None
+
+
+class RemoteEngine(abc.ABC):
+    """
+    Args:
+        eos_token_ids: Tokens that end a turn.
+        tokenizer: For stop strings; may be None where no request has any.
+        context_length: Tokens that a sequence may have, or None.
+
+    Attributes:
+        patience: Seconds that a step waits for an answer; None, until there is one.
+        dropped: Tokens that a server wrote behind the end of a turn.
+        asked_again: Turns' requests beyond the first.
+        read, cached: Tokens of contexts, and how many of them were in the server's cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        eos_token_ids: Collection[int],
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        context_length: int | None = None,
+    ) -> None:
+        self.eos_token_ids, self.tokenizer = frozenset(eos_token_ids), tokenizer
+        self.context_length = context_length
+        self.patience: float | None = WAIT
+        self.dropped = self.asked_again = self.read = self.cached = 0
+        self._matchers: dict[Stop, StopMatcher] = {}
+        self._sequences: dict[int, Sequence] = {}
+        self._running: dict[Future[Answer], Sequence] = {}
+
+    @abc.abstractmethod
+    def submit(self, question: Question) -> Future[Answer]:
+        """Sends a request; what goes wrong is raised by the future."""
+
+    @abc.abstractmethod
+    def load(self, weights: Any) -> None:
+        """See `Engine`."""
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are sequences that are not closed."""
+        return bool(self._sequences)
+
+    def start(self, request: Request) -> None:
+        check_context(request, self.context_length)
+        if request.stop not in self._matchers:
+            self._matchers[request.stop] = StopMatcher(request.stop, self.tokenizer)
+        sequence = Sequence(request, self._matchers[request.stop], self.eos_token_ids)
+        self._sequences[request.id] = sequence
+        self._ask(sequence)
+
+    def resume(self, id: int, token_ids: list[int], max_new_tokens: int) -> None:
+        sequence = self._sequences[id]
+        sequence.resume(token_ids, max_new_tokens)
+        self._ask(sequence)
+
+    def close(self, id: int) -> None:
+        del self._sequences[id]
+
+    def step(self) -> list[Turn]:
+        """Takes the answers that have come; waits for the first for `patience` seconds."""
+        done, _ = wait(self._running, timeout=self.patience, return_when=FIRST_COMPLETED)
+        turns = []
+        for future in sorted(done, key=lambda future: self._running[future].id):
+            sequence = self._running.pop(future)
+            reason = self._take(sequence, future.result())
+            if reason:
+                turns.append(sequence.end_turn(reason))
+            else:
+                self.asked_again += 1
+                self._ask(sequence)
+        return turns
+
+    def _ask(self, sequence: Sequence) -> None:
+        self.read += len(sequence.ids)
+        alternatives = 0 if sequence.logprobs else sequence.top_alternatives
+        question = Question(
+            list(sequence.ids), sequence.budget, sequence.next_seed(), sequence.matcher.stop, alternatives
+        )
+        self._running[self.submit(question)] = sequence
+
+    def _take(self, sequence: Sequence, answer: Answer) -> Any:
+        if not answer.token_ids:
+            raise RuntimeError(f"the server wrote no token for sequence {sequence.id}; it has to write at least one.")
+        self.cached += answer.cached_tokens or 0
+        if answer.alternatives is not None and not sequence.logprobs:
+            sequence.alternatives = answer.alternatives
+        for count, (token, logprob) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True), 1):
+            reason = sequence.take(token, logprob)
+            if reason:
+                self.dropped += len(answer.token_ids) - count
+                return reason
+        return None
+
+
+def check_context(request: Request, context_length: int | None) -> None:
+    """
+    Raises:
+        ValueError: for a request without tokens, or with more than an engine takes.
+    """
+    if not request.token_ids:
+        raise ValueError(f"request {request.id} has no tokens to continue; a prompt needs at least one.")
+    if context_length is not None and len(request.token_ids) + request.max_new_tokens > context_length:
+        raise ValueError(
+            f"request {request.id} has {len(request.token_ids)} tokens and may write {request.max_new_tokens} more, "
+            f"but the engine takes {context_length} in all; shorten the prompt, or raise vllm_max_model_length."
+        )
