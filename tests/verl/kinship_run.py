@@ -17,8 +17,9 @@ from appo.environments import kinship
 HERE = Path(__file__).parent
 RESULT = " <result> {} </result> "
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-INITIAL, BRANCHES = 2, 1  # of each task: N, and B for each of them
-COLD_STEPS = 250
+INITIAL, BRANCHES = 4, 1  # of each task: N, and B for each of them
+COLD_STEPS = 150
+STYLE = kinship.Style(hops=(1, 1), before=(1, 3))  # easy questions: some are answered rightly after so short a start
 
 
 def make_policy(directory):
@@ -26,7 +27,7 @@ def make_policy(directory):
     torch.manual_seed(0)
     model, tokenizer = kinship.make_model()
     tokenizer.chat_template = TEMPLATE
-    encoded = [encode(tokenizer, one) for one in kinship.make_demonstrations(1000, seed=0)]
+    encoded = [encode(tokenizer, one) for one in kinship.make_demonstrations(1000, seed=0, style=STYLE)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(COLD_STEPS):
@@ -55,7 +56,7 @@ def encode(tokenizer, demonstration):
 
 def make_data(path):
     """Questions as verl's data sets have them; the columns of the testbed's own stay."""
-    rows = kinship.make_dataset(16, seed=3)
+    rows = kinship.make_dataset(16, seed=3, style=STYLE)
     rows = rows.map(
         lambda row, index: {
             "prompt": [{"role": "user", "content": row["prompt"]}],
@@ -92,8 +93,9 @@ def overrides(directory, method_args):
         "data.train_files": data,
         "data.val_files": data,
         "data.train_batch_size": 4,
+        "data.shuffle": False,
         "data.max_prompt_length": 16,
-        "data.max_response_length": 96,
+        "data.max_response_length": 64,
         "trainer.total_training_steps": 2,
         "trainer.default_local_dir": directory / "checkpoints",
     }
@@ -104,7 +106,7 @@ def overrides(directory, method_args):
         "trainer.val_before_train": False,
         "trainer.test_freq": -1,
         "trainer.save_freq": -1,
-        "trainer.logger": "[console]",
+        "trainer.logger": "[console,file]",
         "data.dataloader_num_workers": 0,
         "actor_rollout_ref.model.use_remove_padding": False,
         "+actor_rollout_ref.model.override_config.attn_implementation": "sdpa",
@@ -115,12 +117,14 @@ def overrides(directory, method_args):
         "actor_rollout_ref.actor.use_torch_compile": False,
         "actor_rollout_ref.actor.fsdp_config.model_dtype": "fp32",
         "actor_rollout_ref.actor.fsdp_config.dtype": "float32",
+        "+actor_rollout_ref.actor.fsdp_config.mixed_precision": "{param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2,
         "actor_rollout_ref.rollout.name": "appo_cpu",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 2,
         "actor_rollout_ref.rollout.agent.num_workers": 1,
         "actor_rollout_ref.rollout.load_format": "auto",
+        "reward.num_workers": 1,
         "algorithm.adv_estimator": "grpo",
         # With fewer, Ray hangs on a small machine.
         "ray_kwargs.ray_init.num_cpus": 32,
@@ -131,12 +135,13 @@ def overrides(directory, method_args):
     return [f"{name}={value}" for name, value in {**ours, **cpu}.items()]
 
 
-def environment():
-    """Of a process that runs verl on CPUs."""
+def environment(directory):
+    """Of a process that runs verl on CPUs, and logs into `directory/metrics.jsonl`."""
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
+        "VERL_FILE_LOGGER_PATH": str(directory / "metrics.jsonl"),
         "VERL_PLATFORM": "appo_cpu",
         "VERL_USE_EXTERNAL_MODULES": "cpu_plugin,appo.integrations.verl.plugin",
         "OMP_NUM_THREADS": "1",
@@ -163,7 +168,7 @@ def run(directory, *more, timeout=600):
     command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides(directory, args), *more]
     with open(directory / "log", "w") as log:
         return subprocess.run(
-            command, env=environment(), stdout=log, stderr=subprocess.STDOUT, timeout=timeout, cwd=directory
+            command, env=environment(directory), stdout=log, stderr=subprocess.STDOUT, timeout=timeout, cwd=directory
         )
 
 

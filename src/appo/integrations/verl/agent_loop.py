@@ -40,6 +40,12 @@ VERL_COLUMNS = (
 )  # fmt: skip
 
 
+def dataset_row(columns: dict[str, Any]) -> dict[str, Any]:
+    """The data set's own columns of a row as verl has it, and its messages as `prompt`."""
+    row = {name: value for name, value in columns.items() if name not in VERL_COLUMNS}
+    return {**row, "prompt": list(columns["raw_prompt"])}
+
+
 class Workshop:
     """What the agent loops of one worker share.
 
@@ -101,8 +107,7 @@ class APPOAgentLoop(AgentLoopBase):
     def _write(self, engine: VerlEngine, loop: asyncio.AbstractEventLoop, kwargs: dict[str, Any]) -> Rollout:
         """Runs in a thread."""
         options, equipment, rollout_config = self.workshop.options, self.workshop.equipment, self.rollout_config
-        row = {name: value for name, value in kwargs.items() if name not in VERL_COLUMNS}
-        row["prompt"] = list(kwargs["raw_prompt"])
+        row = dataset_row(kwargs)
         agent_loop = AgentLoop(
             engine,
             equipment.protocol,

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import transfer_queue
-from tensordict import TensorDict
+from tensordict import NonTensorData, TensorDict
 from transfer_queue import KVBatchMeta
 
-from appo.integrations.verl.agent_loop import EXTRA
+from appo.integrations.verl.agent_loop import EXTRA, dataset_row
 from appo.rollout.batches import rollout_from_dict
 from appo.rollout.types import Rollout
 
@@ -30,6 +30,16 @@ def rows_of(keys: Sequence[str], *names: str) -> dict[str, list[Any]]:
     data = transfer_queue.kv_batch_get(keys=list(keys), partition_id=TRAIN, select_fields=list(names))
     return {name: [getattr(entry, "data", entry) if not isinstance(entry, torch.Tensor) else entry
                    for entry in _entries(data[name])] for name in names}  # fmt: skip
+
+
+def row_at(batch: TensorDict, place: int) -> dict[str, Any]:
+    """A row of the data set, with `prompt`, of those that verl submits."""
+    found = {}
+    for name, column in batch.items():
+        if not isinstance(column, torch.Tensor):
+            entry = column.data if isinstance(column, NonTensorData) else column[place]
+            found[name] = getattr(entry, "data", entry)
+    return dataset_row(found)
 
 
 def _entries(field: Any) -> list[Any]:

@@ -115,7 +115,7 @@ class APPOTrainerSync(PPOTrainerSync):
         writer, expected = self.writer, self.method.num_initial
         writer.tags = dict(zip(batch.keys, batch.tags, strict=True))
         rows, places = writer.generation
-        trees = {uid: RolloutTree({}, uid) for uid in places}
+        trees = {uid: RolloutTree(queue.row_at(rows, place), uid) for uid, place in places.items()}
         keys = sorted(batch.keys, key=lambda key: (places[queue.uid_of(key)], key))
         for key, rollout in zip(keys, queue.read_rollouts(keys), strict=True):
             trees[queue.uid_of(key)].add_initial(rollout)
