@@ -1,4 +1,4 @@
-"""A rollout server of verl's for tests: a Ray actor with a transformers model, asked and fed as verl does with vLLM."""
+"""A rollout server for tests: a Ray actor with a transformers model, asked and fed as verl does with vLLM."""
 
 import os
 

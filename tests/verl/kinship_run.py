@@ -1,6 +1,6 @@
 """A run of verl's on the kinship testbed: a tiny model after a short cold start, its data, and the command.
 
-    python tests/verl/kinship_run.py DIRECTORY [verl's overrides ..]
+python tests/verl/kinship_run.py DIRECTORY [verl's overrides ..]
 """
 
 import json
@@ -16,6 +16,7 @@ from appo.environments import kinship
 
 HERE = Path(__file__).parent
 RESULT = " <result> {} </result> "
+FLOAT32 = "{param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 INITIAL, BRANCHES = 4, 1  # of each task: N, and B for each of them
 COLD_STEPS = 150
@@ -117,7 +118,7 @@ def overrides(directory, method_args):
         "actor_rollout_ref.actor.use_torch_compile": False,
         "actor_rollout_ref.actor.fsdp_config.model_dtype": "fp32",
         "actor_rollout_ref.actor.fsdp_config.dtype": "float32",
-        "+actor_rollout_ref.actor.fsdp_config.mixed_precision": "{param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}",
+        "+actor_rollout_ref.actor.fsdp_config.mixed_precision": FLOAT32,
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2,
         "actor_rollout_ref.rollout.name": "appo_cpu",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,

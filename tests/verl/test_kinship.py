@@ -91,7 +91,7 @@ def test_every_rollout_has_its_branch_and_a_branch_repeats_its_parent(updates):
 
 
 def test_every_result_is_what_the_environment_says_after_the_calls_before_it(updates):
-    """Of branches too, which start from the state that their prefix left: a first answer may be weak, a second is not."""
+    """Of branches too, which start from the state that their prefix left: only a first answer may be weak."""
     told = 0
     for update in updates:
         for tree in update["trees"]:

@@ -1,6 +1,5 @@
 """APPO that writes down what it was given and what it decided, for tests: one file per update in `$APPO_WATCHED`."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 

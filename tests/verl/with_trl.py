@@ -2,9 +2,9 @@
 
     .venv/bin/python tests/verl/with_trl.py DIRECTORY
 
-Starts from the run's model and is handed the run's rollouts in the place of its own; all else it does itself: forwards,
-entropies, Omega, branch points, credit, the loss and the optimizer's steps. Writes `with_trl.pt`: for each update the
-advantages, Omega, branch points and log-probabilities that it found.
+Starts from the run's model and is handed the run's rollouts in the place of its own; all else it does itself:
+forwards, entropies, Omega, branch points, credit, the loss and the optimizer's steps. Writes `with_trl.pt`: for each
+update the advantages, Omega, branch points and log-probabilities that it found.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Function calling as instruct models write it: the chat template writes tools and results, TRL's parser reads calls.
 
-Left out on purpose: templates, which are the model's (`tool_template.py` adds tools to one that has none), and what does
-not depend on who reads a turn (`instruct.py`).
+Left out on purpose: templates, which are the model's (`tool_template.py` adds tools to one that has none), and what
+does not depend on who reads a turn (`instruct.py`).
 """
 
 import functools

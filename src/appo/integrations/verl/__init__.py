@@ -11,5 +11,6 @@
     chat.py          calls as chat templates write them and verl's parsers read them
 
 Left out on purpose: what a method does (`appo.methods`), how a rollout is written (`appo.rollout.loop`), and the loss,
-the update, sharding, servers, weights and checkpoints, which are verl's own. TRL is not needed, nor can it be beside verl.
+the update, sharding, servers, weights and checkpoints, which are verl's own. TRL is not needed, nor can it be beside
+verl.
 """

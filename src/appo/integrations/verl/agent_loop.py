@@ -1,11 +1,12 @@
 """One rollout of verl's: from a prompt, or from within another rollout, with `appo`'s loop, protocols and tools.
 
-verl makes an agent loop for each rollout and runs it as a coroutine. `appo.rollout.loop` waits for engines and tools, so
-it runs in a thread; what the thread asks of verl's servers runs in verl's event loop. What of a rollout has no place
-among verl's tensors (calls, how it ended, parts of the reward) travels in `extra_fields["appo"]`.
+verl makes an agent loop for each rollout and runs it as a coroutine. `appo.rollout.loop` waits for engines and tools,
+so it runs in a thread; what the thread asks of verl's servers runs in verl's event loop. What of a rollout has no
+place among verl's tensors (calls, how it ended, parts of the reward) travels in `extra_fields["appo"]`.
 
-Left out on purpose: images and sound, verl's own tool classes (`multi_turn.tool_config_path`), and states of environments:
-a branch resets one with the task's row and replays the calls of its prefix, so environments have to be deterministic.
+Left out on purpose: images and sound, verl's own tool classes (`multi_turn.tool_config_path`), and states of
+environments: a branch resets one with the task's row and replays the calls of its prefix, so environments have to be
+deterministic.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from verl.utils.fs import copy_to_local
 from verl.utils.model import get_generation_config
 
+from appo.errors import UserError
 from appo.integrations.verl.engine import VerlEngine
 from appo.integrations.verl.equipment import Equipment, resolver
 from appo.integrations.verl.options import options_of
@@ -136,6 +138,12 @@ class APPOAgentLoop(AgentLoopBase):
         prompt = starting_prompt(row, observation)
         rendered = self.ct_build_initial_tokens(as_texts(prompt), tools=self.workshop.equipment.schemas)
         ids = asyncio.run_coroutine_threadsafe(rendered, loop).result()
+        most = self.rollout_config.max_model_len
+        if most is not None and len(ids) >= most:
+            raise UserError(
+                f"a prompt has {len(ids)} tokens, but actor_rollout_ref.rollout.max_model_len = {most}; raise it, or "
+                "lower data.max_prompt_length."
+            )
         return Rollout(list(ids), prompt, environment=environment)
 
     @staticmethod
@@ -146,11 +154,10 @@ class APPOAgentLoop(AgentLoopBase):
 
     def _output(self, rollout: Rollout, engine: VerlEngine, seconds: float) -> AgentLoopOutput:
         stored = rollout_as_dict(rollout)
-        written = sum(rollout.policy_mask)
         calls = sum(call.seconds for call in rollout.tool_calls)
         turns = 2 * len(rollout.answered_turns()) + 2  # the user's, and between the policy's those of the tools
         told = [version for version in engine.versions if version is not None]
-        fields = {
+        fields: dict[str, Any] = {
             EXTRA: {
                 **{name: stored[name] for name in ("prompt", "tool_calls", "finish_reason", "rewards")},
                 "scored": None if not self.workshop.equipment.scores else rollout.reward is not None,
@@ -165,7 +172,6 @@ class APPOAgentLoop(AgentLoopBase):
         if self.workshop.equipment.scores:
             reward = rollout.reward or 0.0  # verl adds numbers up; the trainer reads in "scored" that there is none
             fields["reward_extra_info"] = rollout.rewards
-        assert written, "a rollout without a token of the policy"
         return AgentLoopOutput(
             prompt_ids=rollout.prompt_ids,
             response_ids=rollout.completion_ids,

@@ -1,10 +1,10 @@
 """Turns by verl's rollout servers, for one rollout: its thread waits in `step`, its requests run in verl's event loop.
 
-Sampling parameters are told in vLLM's words: a seed for each request, and stop strings, at which a server does not write
-on for nothing; the first token that ends the turn is found by `RemoteEngine`.
+Sampling parameters are told in vLLM's words: a seed for each request, and stop strings, at which a server does not
+write on for nothing; the first token that ends the turn is found by `RemoteEngine`.
 
-Left out on purpose: the likeliest tokens at a branch point (`Turn.alternatives`), which verl's servers do not tell, and
-loading weights, which verl's checkpoint manager does.
+Left out on purpose: the likeliest tokens at a branch point (`Turn.alternatives`), which verl's servers do not tell,
+and loading weights, which verl's checkpoint manager does.
 """
 
 import asyncio

@@ -1,8 +1,9 @@
 """What the rollouts of a process share: the protocol, the runner of tools, environments and reward functions.
 
-An agent-loop worker writes many rollouts at once, a thread for each. The runner of tools is one for all of them, so that
-`max_tool_workers` holds; environments are lent in pools, one to a rollout at a time, so that they are built once and
-reset often, as in TRL. The trainer has an equipment too: it finds mistakes before anything is loaded, and reads regions.
+An agent-loop worker writes many rollouts at once, a thread for each. The runner of tools is one for all of them, so
+that `max_tool_workers` holds; environments are lent in pools, one to a rollout at a time, so that they are built once
+and reset often, as in TRL. The trainer has an equipment too: it finds mistakes before anything is loaded, and reads
+regions.
 
 Left out on purpose: TRL's `environments`, `trainer_state` and `log_*` for reward functions.
 """

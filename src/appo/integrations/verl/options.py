@@ -104,7 +104,7 @@ def options_of(config: DictConfig) -> VerlOptions:
         raise UserError(str(error) if str(error).startswith(PLACE) else f"{PLACE}.{error}") from None
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunSetting:
     """What a method may know of a run (`appo.methods.Setting`), from verl's configuration."""
 

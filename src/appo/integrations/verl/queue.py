@@ -75,7 +75,7 @@ def meta_of(keys: Sequence[str], tags: dict[str, dict[str, Any]]) -> KVBatchMeta
 
 
 def read_rollouts(keys: Sequence[str]) -> list[Rollout]:
-    """The rollouts that `agent_loop.py` wrote, rewarded by it or by verl; of verl's tensors and what goes with them."""
+    """The rollouts that `agent_loop.py` wrote, rewarded by it or by verl."""
     if not keys:
         return []
     names = ("prompts", "responses", "response_mask", "rollout_log_probs", "rm_scores", "extra_fields")

@@ -1,11 +1,11 @@
 """`trainer.v1.trainer_mode=appo`: verl's synchronous trainer, whose `step` is Algorithm 1.
 
-Once per generation the rollouts are written and scored (pi_old). Then, before each optimizer step, those of its
-mini-batch are scored anew, the method branches (`writer.py`) and credits, and verl's own `_update_actor` gets the
-advantage of each token. `actor.ppo_epochs` passes over a generation are passes of this kind, as TRL's `num_iterations`.
+Once per generation the rollouts are written and scored (pi_old). Then, before each optimizer step, those of its mini-
+batch are scored anew, the method branches (`writer.py`) and credits, and verl's own `_update_actor` gets the advantage
+of each token. `actor.ppo_epochs` passes over a generation are passes of this kind, as TRL's `num_iterations`.
 
-Left out on purpose: critics, KL in the reward, dynamic sampling, reward models beside the policy and verl's bypass mode,
-which are refused by name; tasks whose rollouts failed, which end the run (verl's log has the traceback).
+Left out on purpose: critics, KL in the reward, dynamic sampling, reward models beside the policy and verl's bypass
+mode, which are refused by name; tasks whose rollouts failed, which end the run (verl's log has the traceback).
 """
 
 import dataclasses
@@ -189,8 +189,7 @@ class APPOTrainerSync(PPOTrainerSync):
         if not torch.equal(mask_BT, scores.batch.policy_mask_BT):
             tokens["response_mask"] = tokens["loss_mask"] = mask_BT
         queue.put_tokens(keys, **tokens)
-        meta = queue.meta_of(keys, self.writer.tags)
-        return meta
+        return queue.meta_of(keys, self.writer.tags)
 
     # ---- what is logged and written down ----
 

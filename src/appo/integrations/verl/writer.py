@@ -1,7 +1,7 @@
 """What a method may ask of verl (`appo.methods.Writer`): branches by the present weights, scores, random numbers.
 
-A branch is a row of its own in verl's queue, with the prefix of its parent; before it is written, the rollout servers get
-the present weights. verl's controller is one process, so branches need no other process to keep step.
+A branch is a row of its own in verl's queue, with the prefix of its parent; before it is written, the rollout servers
+get the present weights. verl's controller is one process, so branches need no other process to keep step.
 
 Left out on purpose: rollouts from prompts (`write`, `draw_rows`), which only methods ask for that expand generations.
 """
