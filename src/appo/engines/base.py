@@ -102,3 +102,10 @@ class Engine(Protocol):
 
     def close(self, id: int) -> None:
         """Forgets a sequence that has stopped."""
+
+    def abandon(self) -> None:
+        """Forgets all sequences, those that are being written too."""
+
+    def rest(self) -> bool:
+        """Gives memory back that is needed for writing alone, while no sequence is open; whether weights have to be
+        loaded anew for it."""

@@ -47,7 +47,7 @@ class Answer:
     """What a server wrote: at least one token, with its log-probability in nats at the sampling temperature.
 
     Args:
-        alternatives: As in `Turn`, where they were asked for.
+        alternatives: As in `Turn`, where they were asked for; there may be more.
         cached_tokens: Tokens of the context that were in the server's cache, if it tells.
     """
 
@@ -119,6 +119,15 @@ class RemoteEngine(abc.ABC):
     def close(self, id: int) -> None:
         del self._sequences[id]
 
+    def abandon(self) -> None:
+        for future in self._running:
+            future.cancel()
+        self._running.clear()
+        self._sequences.clear()
+
+    def rest(self) -> bool:
+        return False
+
     def step(self) -> list[Turn]:
         """Takes the answers that have come; waits for the first for `patience` seconds."""
         done, _ = wait(self._running, timeout=self.patience, return_when=FIRST_COMPLETED)
@@ -145,8 +154,8 @@ class RemoteEngine(abc.ABC):
         if not answer.token_ids:
             raise RuntimeError(f"the server wrote no token for sequence {sequence.id}; it has to write at least one.")
         self.cached += answer.cached_tokens or 0
-        if answer.alternatives is not None and not sequence.logprobs:
-            sequence.alternatives = answer.alternatives
+        if sequence.top_alternatives and answer.alternatives is not None and not sequence.logprobs:
+            sequence.alternatives = answer.alternatives[: sequence.top_alternatives]
         for count, (token, logprob) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True), 1):
             reason = sequence.take(token, logprob)
             if reason:

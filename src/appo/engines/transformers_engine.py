@@ -142,6 +142,13 @@ class TransformersEngine:
         if not self._by_id:
             self._forget()  # the cache's memory is given back
 
+    def abandon(self) -> None:
+        self._by_id.clear()
+        self._forget()
+
+    def rest(self) -> bool:
+        return False  # the cache goes with the last sequence
+
     @torch.inference_mode()
     def step(self) -> list[Turn]:
         self._admit()

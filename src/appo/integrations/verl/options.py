@@ -89,7 +89,7 @@ def options_of(config: DictConfig) -> VerlOptions:
         UserError: for unknown names, wrong types and values.
     """
     found = OmegaConf.select(config, PLACE)
-    values: Any = {} if found is None else OmegaConf.to_container(found, resolve=True)
+    values: Any = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found or {}
     if not isinstance(values, dict):
         raise UserError(f"{PLACE} must be a mapping, got {values!r}.")
     known, hints = [f.name for f in fields(VerlOptions)], get_type_hints(VerlOptions)

@@ -1,0 +1,74 @@
+"""What else a verl script may have set: another method, verl's own reward manager, validation, epochs, corrections."""
+
+import json
+from pathlib import Path
+
+import kinship_run
+import pytest
+import torch
+
+from appo.rollout.records import read_records
+
+REWARD = str(Path(__file__).with_name("verl_reward.py"))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("verl")
+    finished = kinship_run.run(
+        directory,
+        "trainer.v1.appo.method=raft",
+        "trainer.v1.appo.method_args={}",
+        "trainer.v1.appo.reward_funcs=[]",
+        f"reward.custom_reward_function.path={REWARD}",
+        "reward.custom_reward_function.name=score_answer",
+        "algorithm.rollout_correction.rollout_is=token",
+        "actor_rollout_ref.actor.ppo_epochs=2",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=2",
+        "actor_rollout_ref.ref.fsdp_config.use_torch_compile=False",
+        f"+actor_rollout_ref.ref.fsdp_config.mixed_precision={kinship_run.FLOAT32}",
+        "trainer.val_before_train=True",
+        "trainer.n_gpus_per_node=1",
+        "trainer.total_training_steps=1",
+    )
+    assert finished.returncode == 0, (directory / "log").read_text()[-5000:]
+    return directory
+
+
+@pytest.fixture(scope="module")
+def records(directory):
+    return list(read_records(directory / "checkpoints" / "records"))
+
+
+def logged(directory):
+    found = {}
+    for line in (directory / "metrics.jsonl").read_text().splitlines():
+        found.update(json.loads(line)["data"])
+    return found
+
+
+def test_epochs_are_passes_over_the_generation(records):
+    by_step = {step: [r["completion_ids"] for r in records if r["step"] == step] for step in (1, 2, 3, 4)}
+    assert all(len(rollouts) == 2 * kinship_run.INITIAL for rollouts in by_step.values())
+    assert by_step[1] == by_step[3] and by_step[2] == by_step[4] and by_step[1] != by_step[2]
+
+
+def test_a_method_without_branches_credits_what_verls_reward_manager_rewards(records):
+    assert {record["reward"] for record in records} == {0.0, 1.0}
+    for record in records:
+        assert record["parent"] is None
+        for mask, advantage in zip(record["policy_mask"], record["advantages"], strict=True):
+            assert not mask or advantage == record["reward"]  # RAFT: 1 for a success, else 0
+
+
+def test_corrections_and_the_kl_term_of_verl_are_there(directory):
+    metrics = logged(directory)
+    assert metrics["rollout_corr/rollout_is_mean"] == pytest.approx(1, abs=1e-4)
+    assert metrics["actor/kl_loss"] >= 0
+    assert torch.tensor(metrics["actor/grad_norm"]) > 0
+
+
+def test_a_validation_is_scored(directory):
+    scores = [value for name, value in logged(directory).items() if name.startswith("val-core/kinship/reward")]
+    assert scores and all(0 < score < 1 for score in scores)
