@@ -31,7 +31,9 @@ class Server:
             while len(ids) < sampling["max_tokens"]:
                 output = self.model(torch.tensor([fed]), past_key_values=cache, use_cache=True)
                 cache = output.past_key_values
-                logps_V = torch.log_softmax(output.logits[0, -1].float() / sampling["temperature"], -1)
+                # Temperature 0, as verl validates, takes the likeliest.
+                temperature = sampling["temperature"] or 1e-6
+                logps_V = torch.log_softmax(output.logits[0, -1].float() / temperature, -1)
                 token = int(torch.multinomial(logps_V.exp(), 1, generator=generator))
                 ids.append(token)
                 logprobs.append(float(logps_V[token]))

@@ -1,6 +1,6 @@
 """A run of verl's on the kinship testbed: a tiny model after a short cold start, its data, and the command.
 
-python tests/verl/kinship_run.py DIRECTORY [verl's overrides ..]
+python tests/verl/kinship_run.py DIRECTORY [NAME=VALUE ..]
 """
 
 import json
@@ -70,8 +70,11 @@ def make_data(path):
     rows.to_parquet(str(path))
 
 
-def overrides(directory, method_args):
-    """What is added to verl's defaults."""
+def overrides(directory, changes):
+    """What is added to verl's defaults; `changes` by name, None to leave something out."""
+    method_args = (
+        f"{{num_initial_rollouts: {INITIAL}, num_branch_points: {BRANCHES}, directory: {directory / 'watched'}}}"
+    )
     model, data = directory / "policy", directory / "questions.parquet"
     ours = {
         "trainer.v1.trainer_mode": "appo",
@@ -132,8 +135,10 @@ def overrides(directory, method_args):
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
         "+ray_kwargs.ray_init.num_gpus": 2,
         "+ray_kwargs.ray_init.include_dashboard": False,
+        "+ray_kwargs.ray_init.object_store_memory": 200_000_000,
     }
-    return [f"{name}={value}" for name, value in {**ours, **cpu}.items()]
+    found = {**ours, **cpu, **changes}
+    return [f"{name}={value}" for name, value in found.items() if value is not None]
 
 
 def environment(directory):
@@ -154,7 +159,7 @@ def environment(directory):
     }
 
 
-def run(directory, *more, timeout=600):
+def run(directory, changes=None, timeout=600):
     """Runs verl; its output is in `directory/log`.
 
     Returns:
@@ -165,8 +170,7 @@ def run(directory, *more, timeout=600):
         make_policy(directory / "policy")
     make_data(directory / "questions.parquet")
     (directory / "watched").mkdir(exist_ok=True)
-    args = f"{{num_initial_rollouts: {INITIAL}, num_branch_points: {BRANCHES}, directory: {directory / 'watched'}}}"
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides(directory, args), *more]
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *overrides(directory, changes or {})]
     with open(directory / "log", "w") as log:
         return subprocess.run(
             command, env=environment(directory), stdout=log, stderr=subprocess.STDOUT, timeout=timeout, cwd=directory
@@ -174,6 +178,6 @@ def run(directory, *more, timeout=600):
 
 
 if __name__ == "__main__":
-    finished = run(Path(sys.argv[1]).resolve(), *sys.argv[2:])
+    finished = run(Path(sys.argv[1]).resolve(), dict(text.split("=", 1) for text in sys.argv[2:]))
     print((Path(sys.argv[1]) / "log").read_text()[-3000:])
     sys.exit(finished.returncode)

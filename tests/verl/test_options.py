@@ -65,6 +65,8 @@ def test_a_method_without_branches_takes_rollout_n(config):
         ({"method": "whole_tree"}, "method = 'whole_tree' does not run in verl: its branches carry loss; use appo, "),
         ({"method": "arpo"}, "method = 'arpo' does not run in verl: it adds rollouts by the policy that writes; "),
         ({"method": "vineppo"}, "method = 'vineppo' does not run in verl: "),
+        ({"method": "tree_grpo"}, "method = 'tree_grpo' does not run in verl: "),
+        ({"method": "dapo"}, "method = 'dapo' does not run in verl: "),
         ({"method": "grpo", "method_args": {"token_weight": "fork"}}, "it needs log sum p^2 of each token "),
         ({"method": "appoo"}, "method = 'appoo' is unknown; did you mean appo?"),
         ({"method_args": {"half_lif": 3}}, "has no option half_lif; did you mean half_life?"),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import kinship_run
 import pytest
-import torch
 
 from appo.rollout.records import read_records
 
@@ -15,23 +14,19 @@ REWARD = str(Path(__file__).with_name("verl_reward.py"))
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("verl")
-    finished = kinship_run.run(
-        directory,
-        "trainer.v1.appo.method=raft",
-        "trainer.v1.appo.method_args={}",
-        "trainer.v1.appo.reward_funcs=[]",
-        f"reward.custom_reward_function.path={REWARD}",
-        "reward.custom_reward_function.name=score_answer",
-        "algorithm.rollout_correction.rollout_is=token",
-        "actor_rollout_ref.actor.ppo_epochs=2",
-        "actor_rollout_ref.actor.use_kl_loss=True",
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=2",
-        "actor_rollout_ref.ref.fsdp_config.use_torch_compile=False",
-        f"+actor_rollout_ref.ref.fsdp_config.mixed_precision={kinship_run.FLOAT32}",
-        "trainer.val_before_train=True",
-        "trainer.n_gpus_per_node=1",
-        "trainer.total_training_steps=1",
-    )
+    changes = {
+        "+trainer.v1.appo.method": "raft",
+        "+trainer.v1.appo.method_args": None,
+        "+trainer.v1.appo.reward_funcs": None,
+        "reward.custom_reward_function.path": REWARD,
+        "reward.custom_reward_function.name": "score_answer",
+        "algorithm.rollout_correction.rollout_is": "token",
+        "actor_rollout_ref.actor.ppo_epochs": 2,
+        "trainer.val_before_train": True,
+        "trainer.n_gpus_per_node": 1,
+        "trainer.total_training_steps": 1,
+    }
+    finished = kinship_run.run(directory, changes)
     assert finished.returncode == 0, (directory / "log").read_text()[-5000:]
     return directory
 
@@ -62,11 +57,10 @@ def test_a_method_without_branches_credits_what_verls_reward_manager_rewards(rec
             assert not mask or advantage == record["reward"]  # RAFT: 1 for a success, else 0
 
 
-def test_corrections_and_the_kl_term_of_verl_are_there(directory):
+def test_importance_weights_of_verl_are_there(directory):
     metrics = logged(directory)
     assert metrics["rollout_corr/rollout_is_mean"] == pytest.approx(1, abs=1e-4)
-    assert metrics["actor/kl_loss"] >= 0
-    assert torch.tensor(metrics["actor/grad_norm"]) > 0
+    assert metrics["actor/grad_norm"] > 0
 
 
 def test_a_validation_is_scored(directory):
