@@ -6,6 +6,7 @@ One run, whose method writes down what it was given (`watched.py`); then `APPOTr
 import json
 import math
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -22,8 +23,9 @@ TRL_PYTHON = REPOSITORY / ".venv" / "bin" / "python"  # `make test-verl` makes i
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
+def directory(tmp_path_factory, policy):
     directory = tmp_path_factory.mktemp("verl")
+    shutil.copytree(policy, directory / "policy")
     finished = kinship_run.run(directory)
     assert finished.returncode == 0, (directory / "log").read_text()[-5000:]
     return directory
