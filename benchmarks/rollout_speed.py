@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from appo.engines.transformers_engine import TransformersEngine
 from appo.environments import kinship
-from appo.protocols.base import TagProtocol
+from appo.protocols.tags import TagProtocol
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout

@@ -23,7 +23,8 @@ import torch
 from appo.engines.base import Stop
 from appo.engines.transformers_engine import TransformersEngine
 from appo.environments import kinship
-from appo.protocols.base import ParsedCall, TagProtocol
+from appo.protocols.base import ParsedCall
+from appo.protocols.tags import TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner

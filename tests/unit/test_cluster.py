@@ -1,5 +1,6 @@
 """accelerate's configurations of recipes/cluster: accelerate itself reads them, and our checks take them."""
 
+import socket
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,7 +37,11 @@ def test_accelerate_reads_it(name):
 
 @pytest.mark.parametrize("name", ["fsdp2.yaml", "fsdp2-2x8.yaml"])
 def test_what_the_launcher_makes_of_fsdp_is_a_way_that_we_take(name, monkeypatch):
-    arguments = ["--config_file", str(CLUSTER / name), "--main_process_ip", "localhost", "-m", "appo"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    own = ["--main_process_ip", "localhost", "--main_process_port", port]  # the launcher looks whether it is free
+    arguments = ["--config_file", str(CLUSTER / name), *own, "-m", "appo"]
     args, _, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
     environment = prepare_multi_gpu_env(args)
     for key, value in environment.items():

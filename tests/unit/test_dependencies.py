@@ -20,7 +20,9 @@ EXTRAS = {
     extra: {canonicalize_name(found.name): found for found in map(Requirement, texts) if found.name != "appo"}
     for extra, texts in PROJECT["optional-dependencies"].items()
 }
-SOURCE = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
+EVERYTHING = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
+INTEGRATIONS = REPOSITORY / "src" / "appo" / "integrations"  # each lives in an environment of its own
+SOURCE = {path: tree for path, tree in EVERYTHING.items() if INTEGRATIONS not in path.parents}
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -36,12 +38,13 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
 
 
 APART = ("vllm",)  # it has an environment of its own (Makefile), and another name there
+OTHER_NAMES = {"hydra": "hydra-core"}  # of modules that are not installed here
 
 
 def packages(names: set[str], *ours: str) -> set[str]:
     """The packages, as the registry names them, of modules that are neither Python's nor ours."""
     tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"appo", "appo_sandbox", *ours}
-    return {canonicalize_name(DISTRIBUTIONS.get(top, [top])[0]) for top in tops}
+    return {canonicalize_name(DISTRIBUTIONS.get(top, [OTHER_NAMES.get(top, top)])[0]) for top in tops}
 
 
 def test_what_a_file_imports_is_declared_or_in_one_extra() -> None:
@@ -56,8 +59,31 @@ def test_what_is_declared_is_imported() -> None:
     assert declared == used
 
 
+def in_verls_environment() -> set[str]:
+    """What `make test-verl` installs besides appo; without hyphens, as modules have none."""
+    lines = (REPOSITORY / "constraints-verl.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name).replace("-", "") for requirement in found}
+
+
+def test_what_the_integrations_import_is_in_verls_environment() -> None:
+    files = [*INTEGRATIONS.rglob("*.py"), *(REPOSITORY / "tests" / "with_verl").rglob("*.py")]
+    names = set().union(*(imported(ast.walk(ast.parse(path.read_text()))) for path in files))
+    found = packages(names, *(path.stem for path in files)) - DEPENDENCIES.keys()
+    assert {name.replace("-", "") for name in found} <= in_verls_environment()
+
+
+def test_verls_environment_has_what_the_loop_imports_and_verl_does_not_bring() -> None:
+    brought = {"accelerate", "datasets", "filelock", "huggingfacehub", "httpx", "jinja2", "numpy", "packaging"}
+    # By verl, or by what it needs.
+    brought |= {"pyarrow", "pydantic", "pyyaml", "regex", "rich", "safetensors", "sympy", "tokenizers"}
+    ours = {name.replace("-", "") for name in DEPENDENCIES} - {"trl"}
+    assert ours - brought <= in_verls_environment()
+
+
 def test_what_the_tests_import_is_declared() -> None:
     files = [path for top in ("tests", "benchmarks", "examples") for path in (REPOSITORY / top).rglob("*.py")]
+    files = [path for path in files if path.parent.name != "with_verl"]
     names = set().union(*(imported(ast.walk(ast.parse(path.read_text()))) for path in files))
     declared = DEPENDENCIES.keys() | {name for extra in EXTRAS.values() for name in extra}
     assert packages(names, *(path.stem for path in files)) <= declared

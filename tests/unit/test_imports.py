@@ -27,6 +27,26 @@ def test_what_a_method_is_made_of_loads_torch_at_most(name: str) -> None:
     assert loaded(f"import {name}") in (["[]"], ["['torch']"])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "appo.engines.remote",
+        "appo.environments.kinship",
+        "appo.methods",
+        "appo.protocols.instruct",
+        "appo.protocols.tags",
+        "appo.rewards.checked",
+        "appo.rollout.batches",
+        "appo.rollout.environments",
+        "appo.rollout.loop",
+        "appo.rollout.records",
+        "appo.rollout.scoring",
+    ],
+)
+def test_what_runs_beside_other_trainers_loads_no_trl(name: str) -> None:
+    assert "'trl'" not in loaded(f"import {name}")[0]
+
+
 def test_help_loads_nothing_heavy() -> None:
     assert loaded("from appo.cli.main import main; main(['--help'])") == ["[]"]
 

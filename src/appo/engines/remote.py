@@ -65,6 +65,7 @@ class RemoteEngine(abc.ABC):
         context_length: Tokens that a sequence may have, or None.
 
     Attributes:
+        patience: Seconds that a step waits for an answer; None, until there is one.
         dropped: Tokens that a server wrote behind the end of a turn.
         asked_again: Turns' requests beyond the first.
         read, cached: Tokens of contexts, and how many of them were in the server's cache.
@@ -79,6 +80,7 @@ class RemoteEngine(abc.ABC):
     ) -> None:
         self.eos_token_ids, self.tokenizer = frozenset(eos_token_ids), tokenizer
         self.context_length = context_length
+        self.patience: float | None = WAIT
         self.dropped = self.asked_again = self.read = self.cached = 0
         self._matchers: dict[Stop, StopMatcher] = {}
         self._sequences: dict[int, Sequence] = {}
@@ -127,8 +129,8 @@ class RemoteEngine(abc.ABC):
         return False
 
     def step(self) -> list[Turn]:
-        """Takes the answers that have come; waits for one for a moment only."""
-        done, _ = wait(self._running, timeout=WAIT, return_when=FIRST_COMPLETED)
+        """Takes the answers that have come; waits for the first for `patience` seconds."""
+        done, _ = wait(self._running, timeout=self.patience, return_when=FIRST_COMPLETED)
         turns = []
         for future in sorted(done, key=lambda future: self._running[future].id):
             sequence = self._running.pop(future)

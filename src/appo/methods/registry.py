@@ -90,12 +90,12 @@ def read_options(kind: type[MethodOptions], method: str, values: dict[str, Any])
             hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}; leave out those of others."
             raise UserError(f"method_args: method = {method!r} has no option {name}; {hint}")
     try:
-        return kind(**{name: _typed(name, value, hints[name]) for name, value in values.items()})
+        return kind(**{name: typed(name, value, hints[name]) for name, value in values.items()})
     except UserError as error:
         raise UserError(f"method_args: {error}") from None
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
+def typed(name: str, value: Any, hint: Any) -> Any:
     """The value as its annotation has it: as JSON, so that a list may be a tuple and 1 a float, but true no number.
 
     Raises:

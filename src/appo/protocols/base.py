@@ -2,18 +2,17 @@
 
 `TagProtocol` is the paper's: `<name>text</name>`, answered by `<result>text</result>`, ended by `<answer>..</answer>`.
 `ChatProtocol` is that of instruct models: the chat template writes tools and results, TRL's parser reads the calls.
-`docs/protocols.md` has examples. Left out on purpose: running tools (`tools/runner.py`).
+`docs/protocols.md` has examples. Left out on purpose: running tools (`tools/runner.py`), and the protocols
+themselves, as the agent loop runs where TRL is not installed, too.
 """
 
 from typing import Any, Protocol
 
 from appo.engines.base import Stop
 from appo.protocols.calls import ParsedCall
-from appo.protocols.chat_template import ChatProtocol, chat_protocol_for
-from appo.protocols.tags import TagProtocol
 from appo.rollout.types import Rollout
 
-__all__ = ["ChatProtocol", "ParsedCall", "TagProtocol", "ToolProtocol", "chat_protocol_for"]
+__all__ = ["ParsedCall", "ToolProtocol"]
 
 
 class ToolProtocol(Protocol):

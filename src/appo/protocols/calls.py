@@ -5,12 +5,13 @@ inside a result stays text.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.errors import UserError
 from appo.rollout.unknown_words import UnknownWords
 
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
@@ -69,6 +70,30 @@ class PlainText:
         if backend is None or backend.padding is not None or backend.truncation is not None:
             return self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
         return [backend.encode(piece, add_special_tokens=False).ids for piece in pieces]
+
+    def rendered(self, texts: list[str], render: Callable[[list[str]], list[int]]) -> list[int]:
+        """Token ids of messages with these texts, in which the text of special tokens stays text.
+
+        Args:
+            texts: Of the messages.
+            render: From texts to token ids; it may turn the text of special tokens into these.
+
+        Raises:
+            UserError: where `render` changes the texts.
+        """
+        safe = texts
+        if any(map(self.holds_tokens, texts)):
+            # `render` would turn this text into special tokens: a character that is not in it keeps them apart.
+            cut = next(chr(code) for code in range(0xE000, 0xF900) if not any(chr(code) in text for text in texts))
+            safe = [cut.join(self.cut(text)) for text in texts]
+        ids = render(safe)
+        self.tell_unknown(texts, ids)
+        if safe is texts:
+            return ids
+        pieces = decode(self.tokenizer, ids).split(cut)
+        if len(pieces) <= sum(text.count(cut) for text in safe):
+            raise UserError("The tokenizer or its chat template changes the text of tool results.")
+        return [token for ids in self.tokenizer(pieces, add_special_tokens=False)["input_ids"] for token in ids]
 
     def tell_unknown(self, texts: list[str], ids: list[int]) -> None:
         """Says, once, which words of `texts` became the unknown token in `ids`."""

@@ -4,13 +4,13 @@ TRL iterates over it and fills a column, so a text or a number breaks without a 
 every rollout's reward in silence. Left out on purpose: reward models, whose shape is TRL's to see.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
-from trl.trainer.utils import is_async_callable
 
 from appo.errors import UserError
 
@@ -23,8 +23,15 @@ def checked(function: Any, name: str) -> Any:
     """
     if isinstance(function, nn.Module):
         return function
-    call = _async_call(function, name) if is_async_callable(function) else _call(function, name)
+    call = _async_call(function, name) if _is_async(function) else _call(function, name)
     return wraps(function)(call)
+
+
+def _is_async(function: Any) -> bool:
+    """Whether a call gives an awaitable: of a function, a partial one, or an object with an `async def __call__`."""
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _call(function: Any, name: str) -> Callable[..., Any]:

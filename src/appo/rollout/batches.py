@@ -111,11 +111,16 @@ def _tree_as_dict(tree: RolloutTree, size: int) -> dict[str, Any]:
         "row": _exact(tree.row, "a row"),
         "id": tree.id,
         "num_initial": tree.num_initial,
-        "rollouts": [_rollout_as_dict(rollout) for rollout in tree.rollouts[:size]],
+        "rollouts": [rollout_as_dict(rollout) for rollout in tree.rollouts[:size]],
     }
 
 
-def _rollout_as_dict(rollout: Rollout) -> dict[str, Any]:
+def rollout_as_dict(rollout: Rollout) -> dict[str, Any]:
+    """A rollout as JSON keeps it, without environment and snapshots.
+
+    Raises:
+        NotStorable: for a prompt or arguments that JSON does not keep.
+    """
     fields = {name: value for name, value in vars(rollout).items() if name not in NOT_STORED}
     fields["prompt"] = _exact(rollout.prompt, "a prompt")
     fields["tool_calls"] = [
@@ -125,11 +130,13 @@ def _rollout_as_dict(rollout: Rollout) -> dict[str, Any]:
 
 
 def _tree_from_dict(stored: dict[str, Any]) -> RolloutTree:
-    rollouts = []
-    for fields in stored["rollouts"]:
-        calls = [ToolCall(**call) for call in fields["tool_calls"]]
-        rollouts.append(Rollout(**{**fields, "tool_calls": calls}))
+    rollouts = [rollout_from_dict(fields) for fields in stored["rollouts"]]
     return RolloutTree(stored["row"], stored["id"], rollouts, stored["num_initial"])
+
+
+def rollout_from_dict(fields: dict[str, Any]) -> Rollout:
+    """What `rollout_as_dict` was given, without environment and snapshots."""
+    return Rollout(**{**fields, "tool_calls": [ToolCall(**call) for call in fields["tool_calls"]]})
 
 
 def _exact(value: Any, what: str) -> Any:

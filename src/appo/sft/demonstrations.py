@@ -25,8 +25,9 @@ from transformers import PreTrainedTokenizerBase
 from appo.config import APPOConfig
 from appo.data.rows import BadRows
 from appo.environments.base import Demonstration, Segment
-from appo.protocols.base import TagProtocol, ToolProtocol, chat_protocol_for
-from appo.protocols.chat_template import set_up_tools
+from appo.protocols.base import ToolProtocol
+from appo.protocols.chat_template import chat_protocol_for, set_up_tools
+from appo.protocols.tags import TagProtocol
 from appo.sft.traces import FRAMED, Message, Trace
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo import APPOConfig, APPOTrainer
-from appo.protocols.base import TagProtocol, chat_protocol_for
+from appo.protocols.chat_template import chat_protocol_for
+from appo.protocols.tags import TagProtocol
 from appo.protocols.tool_template import add_tools
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout

@@ -9,8 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from appo import APPOConfig, APPOTrainer
 from appo.engines.stops import StopMatcher
 from appo.errors import UserError
-from appo.protocols.base import TagProtocol, chat_protocol_for
 from appo.protocols.calls import MAX_CALL_CHARS
+from appo.protocols.chat_template import chat_protocol_for
+from appo.protocols.tags import TagProtocol
 from appo.rewards import extract_answer
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout, ToolCall
@@ -411,7 +412,7 @@ def test_an_unclosed_tag_is_answered_and_one_cut_by_the_token_limit_is_not(qwen)
 
 
 def test_tools_without_a_response_template_are_refused(qwen):
-    from appo.protocols.base import ChatProtocol
+    from appo.protocols.chat_template import ChatProtocol
 
     tokenizer = make_tokenizer("qwen3")
     with pytest.raises(ValueError, match="response_template"):

@@ -11,7 +11,7 @@ from test_loop import ScriptedEngine
 
 from appo.engines.base import Turn
 from appo.engines.stops import StopMatcher
-from appo.protocols.base import TagProtocol
+from appo.protocols.tags import TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner

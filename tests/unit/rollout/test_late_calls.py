@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from test_loop import ANSWER, CALL, RESULT, ScriptedEngine, start
 
-from appo.protocols.base import TagProtocol
+from appo.protocols.tags import TagProtocol
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.turn_calls import BUSY

@@ -8,7 +8,7 @@ import torch
 from appo.engines.base import Turn
 from appo.engines.transformers_engine import TransformersEngine
 from appo.environments.kinship import KinshipEnvironment
-from appo.protocols.base import TagProtocol
+from appo.protocols.tags import TagProtocol
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.loop import UNKNOWN, AgentLoop, Start, ToolCounter
 from appo.rollout.turn_calls import CALL_LIMIT

@@ -11,7 +11,8 @@ pytest.importorskip("mcp", reason="the package mcp is not installed: pip install
 from test_loop import ScriptedEngine
 from test_protocol import chat_trainer, qwen  # noqa: F401 - fixtures
 
-from appo.protocols.base import ChatProtocol, TagProtocol
+from appo.protocols.chat_template import ChatProtocol
+from appo.protocols.tags import TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.mcp import MCPServer

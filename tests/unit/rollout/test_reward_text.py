@@ -4,7 +4,8 @@ import pytest
 from test_chat_templates import TEMPLATES, make_tokenizer
 from test_loop import ScriptedEngine
 
-from appo.protocols.base import TagProtocol, chat_protocol_for
+from appo.protocols.chat_template import chat_protocol_for
+from appo.protocols.tags import TagProtocol
 from appo.rewards import completion_text, paper_reward_func
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout

@@ -10,7 +10,8 @@ from test_loop import ANSWER, CALL, RESULT, ScriptedEngine, make_loop
 
 from appo.engines.base import Stop
 from appo.engines.transformers_engine import TransformersEngine
-from appo.protocols.base import ParsedCall, TagProtocol
+from appo.protocols.base import ParsedCall
+from appo.protocols.tags import TagProtocol
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
 from appo.tools.runner import ToolRunner

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerFast
 from appo import APPOConfig
 from appo.data.rows import DataError
 from appo.environments import kinship
-from appo.protocols.base import TagProtocol, chat_protocol_for
+from appo.protocols.chat_template import chat_protocol_for
+from appo.protocols.tags import TagProtocol
 from appo.rollout.records import RecordWriter
 from appo.sft.demonstrations import (
     chat_demonstrations,
