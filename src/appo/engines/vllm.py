@@ -71,7 +71,7 @@ def make_llm(
         UserError: where vLLM is missing, or cannot run the model.
     """
     llm_class = _import_llm()
-    own = {} if torch.cuda.is_available() else _cpu_options(config, dtype, rows, context_length)
+    own = {} if torch.accelerator.is_available() else _cpu_options(config, dtype, rows, context_length)
     if processes > 1:  # vLLM has to find the group that they are in, and not make one
         own["distributed_executor_backend"] = "external_launcher"
     directory = tempfile.mkdtemp(prefix="appo-vllm-")
@@ -149,7 +149,7 @@ def _cpu_options(config: Any, dtype: torch.dtype, rows: int, context_length: int
     return {
         "enforce_eager": True,
         "block_size": CPU_BLOCK,
-        "max_num_batched_tokens": CPU_STEP_TOKENS,
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, length),
         "kv_cache_memory_bytes": max(min(rows * length * token_bytes, CPU_CACHE_BYTES), 2 * length * token_bytes),
     }
 

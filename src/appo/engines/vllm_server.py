@@ -31,6 +31,7 @@ from appo.engines.remote import Answer, Question, RemoteEngine
 from appo.errors import UserError
 
 TRIES = 5
+SILENCE = 3600.0  # seconds without an answer after which a server counts as gone
 MODE = "processed_logprobs"
 
 
@@ -136,7 +137,11 @@ class VLLMServerEngine(RemoteEngine):
 
     async def _post(self, payload: dict[str, Any], fresh: bool) -> Any:
         limits = httpx.Limits(max_connections=self.rows, max_keepalive_connections=self.rows)
-        options: Any = {"limits": limits, "timeout": httpx.Timeout(None, connect=30.0), "trust_env": False}
+        options: Any = {
+            "limits": limits,
+            "timeout": httpx.Timeout(SILENCE, connect=30.0, pool=None),
+            "trust_env": False,
+        }
         if self._client is None:
             self._client = httpx.AsyncClient(**options)
         client = httpx.AsyncClient(**options) if fresh else self._client
