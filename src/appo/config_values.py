@@ -39,8 +39,18 @@ LEAST: dict[str, float] = {
     "adam_epsilon": 0,
     "top_k": 0,
     "data_seed": 0,
+    "vllm_max_model_length": 1,
+    "vllm_server_timeout": 0,
+    "vllm_group_port": 1,
+    "vllm_server_port": 1,
+    "vllm_importance_sampling_clip_min": 0,
 }
 BELOW = {"seed": SEEDS, "data_seed": SEEDS, "adam_beta1": 1, "adam_beta2": 1}
+ABOVE_0 = {
+    "vllm_importance_sampling_clip_max": math.inf,
+    "vllm_importance_sampling_cap": math.inf,
+    "vllm_gpu_memory_utilization": 1.0,
+}
 NO_NONE = ("max_completion_length",)  # TRL's annotation takes it
 LEVELS = (*logging.get_log_levels_dict(), "passive")
 
@@ -69,6 +79,12 @@ def check_values(settings: Any) -> None:
         if name in ("log_level", "log_level_replica") and value not in LEVELS:
             raise UserError(f"{name} must be one of {', '.join(LEVELS)}, got {value!r}.")
         _check_range(name, value)
+    for name, most in ABOVE_0.items():
+        value = getattr(settings, name, None)
+        if value is not None and not 0 < value <= most:
+            raise UserError(
+                f"{name} must lie above 0{'' if most == math.inf else f' and be at most {most}'}, got {value}."
+            )
     if getattr(settings, "max_steps", 1) <= 0 and getattr(settings, "num_train_epochs", 1) <= 0:
         raise UserError(f"num_train_epochs must be above 0 without max_steps, got {settings.num_train_epochs}.")
     if getattr(settings, "eval_on_start", False) and getattr(settings, "eval_strategy", None) == "no":

@@ -184,11 +184,15 @@ def server(url: str) -> tuple[Line, list[Trouble]]:
     """A vLLM server: whether it answers, what it serves, and whether weights can be brought to it."""
     import httpx
 
+    from appo.engines.vllm_server import MODE
+
     url = url.rstrip("/")
     name = "vLLM server"
     try:
-        models = httpx.get(f"{url}/v1/models", timeout=3.0).raise_for_status().json()["data"]
-        development = httpx.get(f"{url}/server_info", params={"config_format": "json"}, timeout=3.0).status_code != 404
+        models = httpx.get(f"{url}/v1/models", timeout=3.0, trust_env=False).raise_for_status().json()["data"]
+        told = httpx.get(f"{url}/server_info", params={"config_format": "json"}, timeout=3.0, trust_env=False)
+        development = told.status_code != 404
+        settings = (told.json() if told.status_code == 200 else {}).get("vllm_config", {}).get("model_config", {})
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         remedy = "start `vllm serve MODEL` there, or give another --server (docs/gpus.md)"
@@ -197,6 +201,8 @@ def server(url: str) -> tuple[Line, list[Trouble]]:
     troubles = [] if development else [
         Trouble(f"the server {url} takes no new weights; start it with VLLM_SERVER_DEV_MODE=1 (docs/gpus.md)")
     ]  # fmt: skip
+    if (mode := settings.get("logprobs_mode", MODE)) != MODE:
+        troubles.append(Trouble(f"the server {url} runs with --logprobs-mode {mode}; training needs {MODE}"))
     return (name, f"{url} serves {served}"), troubles
 
 

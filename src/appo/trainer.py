@@ -26,7 +26,7 @@ from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
 from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, without_idle_rows
-from appo.rollout.mismatch import correct
+from appo.rollout.mismatch import branch_distances, correct
 from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
@@ -50,6 +50,7 @@ class APPOTrainer(ResumableTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._micro_batches: list[dict[str, Any]] | None = None
+        self._told_of_distance = False
         self.card_facts = CardFacts()
 
     def create_model_card(
@@ -114,6 +115,8 @@ class APPOTrainer(ResumableTrainer):
         sizes = [tree.num_initial for tree in trees] if self.method.needs.trains == "initial" else mini_batch.sizes
         scores = Scores(mini_batch.batch, behaviour, current, sizes)
         self.method.branch(trees, scores, self.writer)
+        if self.args.use_vllm:
+            self.log_means({"sampling/branch_logp_difference": metrics.mean(branch_distances(trees, scores))})
         if len(self._trained(trees)) > len(behaviour.logps_BT):
             scores = self._with_branches(trees, scores)
         credit = self.method.credit(trees, scores)
@@ -147,6 +150,8 @@ class APPOTrainer(ResumableTrainer):
         inputs = loss_inputs(scores, credit)
         if self.args.corrects_sampling:
             inputs["importance_sampling_ratio"] = self._sampling_ratio(scores, credit)
+        if self.args.use_vllm:  # the loss reads it for off_policy_mask_threshold
+            inputs["sampling_per_token_logps"] = scores.batch.engine_logps_BT.nan_to_num(nan=0.0)
         if self.beta != 0.0:
             inputs["ref_per_token_logps"] = self.reference_logps(scores.batch)
         accumulation = self.args.gradient_accumulation_steps
@@ -169,6 +174,9 @@ class APPOTrainer(ResumableTrainer):
             clip_max=self.args.vllm_importance_sampling_clip_max,
         )
         self.log_means(correction.metrics())
+        if correction.complaint and not self._told_of_distance:
+            self._told_of_distance = True
+            warnings.warn(correction.complaint, stacklevel=2)
         return correction.ratio_BU
 
     @property

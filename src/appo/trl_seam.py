@@ -21,6 +21,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_generation
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
+from appo.models.merging import merged_parameters, saved_buffers
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.sharding import out_of_step, unsharded
 
@@ -58,21 +59,28 @@ def tool_suffix_ids(
 
 
 class WholeParameters:
-    """(name, tensor) pairs of the policy's parameters, whole and under the names of a saved model, adapters merged.
+    """(name, tensor) pairs of the policy's parameters and of the buffers that are saved with them, whole, under the
+    names of a saved model, adapters merged.
 
     May be gone through again and again; a sharded parameter is gathered on the way, which needs every process.
     """
 
     def __init__(self, trainer: "SeamTrainer") -> None:
-        # TRL's own walk (FSDP, DeepSpeed, PEFT), without the engine that TRL would make for it.
+        self._model = trainer.model
+        self._gathers = not trainer.weights_are_whole and (trainer._dist.is_fsdp or trainer._dist.is_zero3)
+        # TRL's own walk (FSDP, DeepSpeed), without the engine that TRL would make for it.
         self._walk = VLLMGeneration.__new__(VLLMGeneration)
         # Where the weights are whole by now, there is nothing to gather, and gathering would divide them again.
         whole = SimpleNamespace(is_fsdp=False, gather_params=lambda parameters: nullcontext())
         self._walk.model, self._walk.accelerator = trainer.model, trainer.accelerator
-        self._walk._dist = whole if trainer.weights_are_whole else trainer._dist
+        self._walk._dist = trainer._dist if self._gathers else whole
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._walk._iter_named_params()
+        if is_peft_model(self._model) and not self._gathers:
+            yield from merged_parameters(self._model)
+        else:
+            yield from self._walk._iter_named_params()
+        yield from saved_buffers(self._model)
 
 
 class SeamTrainer(GRPOTrainer):
@@ -209,7 +217,8 @@ class SeamTrainer(GRPOTrainer):
         return WholeParameters(self)
 
     def weights_version(self) -> tuple[int, int, int]:
-        """Another one where the weights may have changed; an update, a load, a change in place."""
+        """Another one where the weights may have changed: by an update, a load, a change in place (but for one by way
+        of `.data`, which torch does not count)."""
         changes = sum(parameter._version for parameter in self.model.parameters())
         return self.state.global_step, self._loads, changes
 
@@ -308,11 +317,14 @@ class SeamTrainer(GRPOTrainer):
     # ---- logging ----
 
     def log_means(self, values: dict[str, float]) -> None:
-        """Adds metrics, averaged over processes; TRL's `log` averages over steps and leaves NaN out."""
+        """Adds metrics, averaged over processes or, of `../max`, the largest; TRL averages over steps and leaves
+        NaN out."""
         mode = "train" if self.model.training else "eval"
         local = torch.tensor([list(values.values())], device=self.accelerator.device)
-        for name, value in zip(values, self.accelerator.gather(local).nanmean(dim=0).tolist(), strict=True):
-            self._metrics[mode][name].append(value)
+        gathered = self.accelerator.gather(local)
+        largest = gathered.nan_to_num(nan=-torch.inf).amax(dim=0).tolist()
+        for name, value, most in zip(values, gathered.nanmean(dim=0).tolist(), largest, strict=True):
+            self._metrics[mode][name].append(most if name.endswith("/max") and value == value else value)
 
     def waiting_metrics(self) -> dict[str, list[float]]:
         """The training metrics that wait for the next log."""

@@ -95,3 +95,42 @@ def test_contradictions_are_one_sentence(options, message):
     with pytest.raises(ValueError, match=message) as error:
         make(**options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 3.0}, "temperature must be at most 2 with vLLM, got 3"),
+        ({"top_p": 0.9}, "top_p = 0.9 cannot be corrected for"),
+        ({"min_p": 0.1}, "min_p = 0.1 cannot be corrected for"),
+        ({"vllm_tensor_parallel_size": 2}, 'vllm_tensor_parallel_size = 2 .*vllm_mode = "server"'),
+        ({"vllm_mode": "server", "deterministic": True}, "deterministic = True needs an engine .* set it to false"),
+        ({"vllm_mode": "remote"}, "vllm_mode must be one of colocate, server, got 'remote'"),
+        ({"vllm_model_impl": "junk"}, "vllm_model_impl must be one of auto, vllm"),
+        ({"vllm_server_base_url": "foo"}, "vllm_server_base_url must read http://host:port, got 'foo'"),
+        ({"vllm_structured_outputs_regex": "a"}, "vllm_structured_outputs_regex = 'a' is not supported"),
+        ({"vllm_importance_sampling_clip_max": -1.0}, "vllm_importance_sampling_clip_max must lie above 0, got -1.0"),
+        (
+            {"vllm_gpu_memory_utilization": 5.0},
+            "vllm_gpu_memory_utilization must lie above 0 and be at most 1.0, got 5",
+        ),
+        ({"vllm_max_model_length": 0}, "vllm_max_model_length must be at least 1, got 0"),
+        ({"loss_type": "vespo", "vllm_importance_sampling_mode": "sequence_mask"}, "vespo takes ratios of tokens"),
+    ],
+)
+def test_what_vllm_cannot_do_is_one_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(use_vllm=True, **options)
+
+
+def test_with_vllm_tokens_are_weighed_each_by_itself():
+    args = make(use_vllm=True)
+    assert (args.vllm_importance_sampling_mode, args.vllm_importance_sampling_clip_max) == ("token_truncate", 2.0)
+    assert args.corrects_sampling and args.engine == "vllm"
+    assert make(use_vllm=True, top_p=0.9, vllm_importance_sampling_correction=False).corrects_sampling is False
+
+
+def test_the_server_is_the_one_that_trls_fields_name():
+    args = make(use_vllm=True, vllm_mode="server", vllm_server_host="node7", vllm_server_port=8001)
+    assert (args.engine, args.server_url) == ("vllm_server", "http://node7:8001")
+    assert make(use_vllm=True, vllm_mode="server", vllm_server_base_url="http://a:1").server_url == "http://a:1"

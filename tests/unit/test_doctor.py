@@ -106,13 +106,27 @@ def test_a_server_that_does_not_answer_is_told(url):
     assert "start `vllm serve MODEL` there" in troubles[0].text
 
 
-@pytest.mark.parametrize(("info", "troubles"), [(200, 0), (404, 1)])
-def test_a_server_without_its_development_endpoints_takes_no_weights(info, troubles):
+SETTINGS = {"model_config": {"logprobs_mode": "processed_logprobs"}}
+OTHERS = {"model_config": {"logprobs_mode": "raw_logprobs"}}
+
+
+@pytest.mark.parametrize(
+    ("info", "settings", "said"),
+    [
+        (200, SETTINGS, []),
+        (404, SETTINGS, ["VLLM_SERVER_DEV_MODE=1"]),
+        (200, OTHERS, ["--logprobs-mode raw_logprobs"]),
+    ],
+    ids=["fit", "no development endpoints", "other log-probabilities"],
+)
+def test_what_keeps_a_server_from_training_is_told(info, settings, said, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # the engine does not ask it either
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(info if self.path.startswith("/server_info") else 200)
             self.end_headers()
-            self.wfile.write(json.dumps({"data": [{"id": "a-model"}]}).encode())
+            self.wfile.write(json.dumps({"data": [{"id": "a-model"}], "vllm_config": settings}).encode())
 
         def log_message(self, *args):
             pass
@@ -123,4 +137,5 @@ def test_a_server_without_its_development_endpoints_takes_no_weights(info, troub
     finally:
         server.close()
     assert line == ("vLLM server", f"{server.url} serves a-model")
-    assert ["VLLM_SERVER_DEV_MODE=1" in trouble.text for trouble in found] == [True] * troubles
+    assert len(found) == len(said)
+    assert all(words in trouble.text for words, trouble in zip(said, found, strict=True))

@@ -109,6 +109,7 @@ def test_an_option_that_is_wrong_is_one_sentence(config, options, sentence):
         ("actor_rollout_ref.rollout.agent.default_agent_loop", "tool_agent", "set it to appo, the loop"),
         ("actor_rollout_ref.rollout.name", "sglang", "seeds and stops are told in vLLM's words; set it to vllm"),
         ("actor_rollout_ref.rollout.temperature", 0, "set it above 0"),
+        ("actor_rollout_ref.rollout.temperature", None, "set it above 0"),
         ("algorithm.use_kl_in_reward", True, "the actor's use_kl_loss is supported"),
         ("algorithm.rollout_correction.bypass_mode", True, "Omega compares two scores of the trainer's own"),
         ("algorithm.filter_groups.enable", True, "set it to False"),
@@ -128,6 +129,15 @@ def test_a_setting_of_verls_that_is_not_served_is_named(config, name, value, sen
 def test_the_default_critic_of_verl_is_refused_by_its_estimator(config):
     config.algorithm.adv_estimator = "gae"
     with pytest.raises(UserError, match=r"algorithm\.adv_estimator = 'gae' is not supported"):
+        check_config(config)
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_p", 0.5), ("top_k", 20)])
+def test_sampling_that_cuts_off_cannot_be_corrected_for(config, name, value):
+    OmegaConf.update(config, f"actor_rollout_ref.rollout.{name}", value)
+    check_config(config)
+    config.algorithm.rollout_correction.rollout_is = "token"
+    with pytest.raises(UserError, match=rf"actor_rollout_ref\.rollout\.{name} = {value} cannot be corrected for"):
         check_config(config)
 
 

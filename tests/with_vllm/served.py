@@ -21,6 +21,7 @@ ARGUMENTS = (
 def served(directory, *arguments):
     """The address of a server of `make_model`, saved in `directory`; arguments replace those above."""
     model, tokenizer = make_model()
+    model.generation_config.repetition_penalty = 1.9  # which a server would take where it is not told another
     model.save_pretrained(directory / "model")
     tokenizer.save_pretrained(directory / "model")
     with socket.socket() as free:

@@ -35,6 +35,8 @@ def test_every_engine_writes_the_same_greedy_answers(tmp_path, data):
         model = tmp_path / "model"
         server = written(tmp_path / "server", model, data, "--engine", "vllm_server", "--server_url", url)
     assert len(server) == 8
+    settings = json.loads((tmp_path / "server" / "results.json").read_text())["settings"]
+    assert settings["served"] == str(model)
     embedded = written(tmp_path / "embedded", model, data)
     assert embedded == server
     assert written(tmp_path / "vllm", model, data, "--engine", "vllm") == embedded

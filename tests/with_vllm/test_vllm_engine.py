@@ -238,3 +238,26 @@ def test_heads_that_vllm_has_no_kernel_for_are_refused_before_the_first_turn():
 def test_vllm_starts_beside_numba(policy):
     pytest.importorskip("numba")  # bm25s uses it where it is there
     assert make_llm(policy[0].config, torch.float32, rows=4) is not None
+
+
+def test_many_prompts_are_read_at_once_however_many_tokens_they_have(policy):
+    """More than 65,536 together: vLLM would read some of them in pieces, which seeded requests do not survive."""
+    engine = vllm_engine(make_llm(policy[0].config, torch.float32, rows=176), policy)
+    for number in range(176):
+        engine.start(Request(number, [3 + (number * k) % 60 for k in range(1, 401)], 1, number))
+    assert len(turns_of(engine)) == 176
+
+
+def test_experts_are_refused_on_a_cpu():
+    from transformers import MixtralConfig
+
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, head_dim=32
+    )
+    with pytest.raises(ValueError, match="does not take new weights of experts"):
+        make_llm(config, torch.float32, rows=4)
+
+
+def test_sleep_is_refused_on_a_cpu(policy):
+    with pytest.raises(ValueError, match="vllm_enable_sleep_mode = True needs a GPU"):
+        make_llm(policy[0].config, torch.float32, rows=4, sleep=True)

@@ -9,6 +9,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs
 
 from vllm_parts import make_trainer
 
+from appo.models.loading import settle_embeddings
 from appo.rollout.writer import RolloutWriter
 
 CLOSE = 1e-4  # nats, in float32
@@ -32,12 +33,19 @@ def branch_mismatches(trainer, monkeypatch):
     return found
 
 
+def logged(trainer, name):
+    """What was logged, in order; an update in which nothing could be measured logs None."""
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
 def test_every_branch_is_written_by_the_present_weights(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     found = branch_mismatches(trainer, monkeypatch)
     trainer.train()
     assert len(found) == 4
     assert max(found) < CLOSE
+    told = [value for value in logged(trainer, "sampling/branch_logp_difference") if value is not None]
+    assert told and max(told) < CLOSE
 
 
 def test_weights_that_are_not_brought_show_in_the_mismatch(tmp_path, monkeypatch):
@@ -47,6 +55,8 @@ def test_weights_that_are_not_brought_show_in_the_mismatch(tmp_path, monkeypatch
     trainer.train()
     assert found[0] < CLOSE
     assert min(found[1:]) > 0.1
+    told = [value for value in logged(trainer, "sampling/branch_logp_difference")[1:] if value is not None]
+    assert told and min(told) > 0.1
 
 
 def test_branches_of_an_adapter_are_written_by_the_merged_weights(tmp_path, monkeypatch):
@@ -60,6 +70,51 @@ def test_branches_of_an_adapter_are_written_by_the_merged_weights(tmp_path, monk
     for name, parameter in trainer.model.named_parameters():  # merged and taken apart again on the way
         if name in before:
             torch.testing.assert_close(parameter, before[name], rtol=0.0, atol=1e-5)
+
+
+def adapted_trainer(directory, **options):
+    """As a recipe's run makes it: `settle_embeddings` behind peft."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, lora_alpha=16, task_type="CAUSAL_LM", **options)
+    trainer = make_trainer(directory, peft_config=config)
+    settle_embeddings(trainer.model)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    ],
+    ids=["adapter", "trained"],
+)
+def test_embeddings_that_an_adapter_changes_reach_vllm(tmp_path, monkeypatch, options):
+    trainer = adapted_trainer(tmp_path, **options)
+    found = branch_mismatches(trainer, monkeypatch)
+    trainer.train()
+    assert max(found) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_one_half_of_shared_weights_is_refused(tmp_path, name):
+    trainer = adapted_trainer(tmp_path, target_modules=["q_proj"], modules_to_save=[name])
+    with pytest.raises(ValueError, match="name both in modules_to_save with ensure_weight_tying"):
+        trainer.train()
+
+
+def test_an_engine_that_is_far_from_the_trainer_is_told_of_once(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, max_steps=2)
+    monkeypatch.setattr(RolloutWriter, "collate", shifted(0.5))
+    with pytest.warns(UserWarning, match="differ by 0.50 nats") as told:
+        trainer.train()
+    assert len([one for one in told if "nats" in str(one.message)]) == 1
+
+
+def test_prompts_that_leave_no_room_are_told_of(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=1, vllm_max_model_length=4)
+    with pytest.warns(UserWarning, match="prompts have up to 6 tokens and leave no room for an answer in 4"):
+        trainer.train()
 
 
 def test_omega_is_exactly_1_before_the_first_update_of_a_generation(tmp_path):
@@ -126,6 +181,7 @@ def test_the_loss_gets_the_ratio_of_trainer_to_engine_at_tokens_of_the_policy(tm
             ratio_BT[mask_BT], torch.full_like(ratio_BT[mask_BT], expected), rtol=1e-3, atol=0.0
         )
         assert (ratio_BT[~mask_BT] == 1).all()
+        assert inputs["sampling_per_token_logps"].isfinite().all()
     logged = trainer.state.log_history[0]
     assert logged["sampling/sampling_logp_difference/mean"] == pytest.approx(amount, rel=1e-3)
     assert logged["sampling/importance_sampling_ratio/clipped"] == (1.0 if amount == 1.0 else 0.0)

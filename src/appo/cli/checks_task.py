@@ -65,6 +65,9 @@ def model(context: Context) -> Iterator[Finding]:
     if context.args.engine == "transformers":
         check_full_attention(context.model)
     held, room = context.max_context, context.args.max_completion_length or 0
+    served = context.args.vllm_max_model_length
+    if context.args.engine == "vllm" and served and room >= served:
+        yield Problem(f"vllm_max_model_length = {served} has no room for max_completion_length = {room} and a prompt.")
     if held and room > held:
         yield Problem(f"max_completion_length = {room} exceeds the model's context of {held} tokens.")
 

@@ -64,8 +64,8 @@ class Turn:
         logprobs: Per token, log-probability in nats at the sampling temperature.
         reason: "eos", "stop" (see `Stop`), or "length" (`max_new_tokens`).
         alternatives: Of a request with `top_alternatives`, in its first turn: the likeliest tokens in the place of the
-            first one, as (id, log-probability in nats at the sampling temperature, before top-k and the like cut any
-            off), likeliest first. None otherwise.
+            first one, as (id, log-probability in nats at the sampling temperature), likeliest first; from the embedded
+            engine before top-k and the like cut any off, from vLLM after. None otherwise.
     """
 
     id: int
@@ -100,7 +100,7 @@ class Engine(Protocol):
         """Appends tokens that the policy did not write and lets the sequence write its next turn."""
 
     def step(self) -> list[Turn]:
-        """Writes on, at least a token of some running sequence; returns the turns that ended meanwhile."""
+        """Writes on, or waits a moment for what is written elsewhere; returns the turns that ended meanwhile."""
 
     def close(self, id: int) -> None:
         """Forgets a sequence that has stopped."""

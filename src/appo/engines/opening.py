@@ -14,6 +14,7 @@ from appo.engines.transformers_engine import TransformersEngine
 from appo.engines.vllm import VLLMEngine, make_llm
 from appo.engines.vllm_server import VLLMServerEngine, check_server
 from appo.engines.weight_transfer import FileTransfer, NCCLTransfer
+from appo.errors import UserError
 
 
 def open_engine(
@@ -63,6 +64,7 @@ def open_engine(
 
 
 def _make_llm(args: Any, model: Any, rows: int, processes: int) -> Any:
+    check_tied_head(model)
     return make_llm(
         model.config,
         serving_dtype(args, model),
@@ -73,6 +75,21 @@ def _make_llm(args: Any, model: Any, rows: int, processes: int) -> Any:
         model_impl=getattr(args, "vllm_model_impl", "auto"),
         processes=processes,
     )
+
+
+def check_tied_head(model: Any) -> None:
+    """
+    Raises:
+        UserError: for a model whose configuration says that embeddings and output layer share their weights, where an
+            adapter gave one of them weights of its own: vLLM would share them.
+    """
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if tied and head is not None and getattr(head, "weight", None) is not getattr(table, "weight", None):
+        raise UserError(
+            "lora: embeddings and output layer share their weights in this model, and the adapter changes one of "
+            "them, which vLLM cannot; name both in modules_to_save with ensure_weight_tying: true, or neither."
+        )
 
 
 def serving_dtype(args: Any, model: Any) -> torch.dtype:
@@ -86,6 +103,7 @@ def _open_server(
     args: Any, model: Any, options: dict[str, Any], rows: int, first_process: bool, device: torch.device
 ) -> VLLMServerEngine:
     url = args.server_url.rstrip("/")
+    check_tied_head(model)
     engine = VLLMServerEngine(url, rows=rows, timeout=getattr(args, "vllm_server_timeout", 0.0), **options)
     if hasattr(args, "use_vllm"):  # a training
         check_server(url, serving_dtype(args, model))

@@ -16,9 +16,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from appo.engines.base import Request, Stop, Turn
-from appo.engines.sequences import Sequence
-from appo.engines.stops import StopMatcher
+from appo.engines.base import Stop, Turn
+from appo.engines.sequences import Sequence, SequenceEngine
 
 WAIT = 0.01  # seconds that a step waits for an answer: results of tools may come meanwhile
 
@@ -57,7 +56,7 @@ class Answer:
     cached_tokens: int | None = None
 
 
-class RemoteEngine(abc.ABC):
+class RemoteEngine(SequenceEngine):
     """
     Args:
         eos_token_ids: Tokens that end a turn.
@@ -78,12 +77,9 @@ class RemoteEngine(abc.ABC):
         tokenizer: PreTrainedTokenizerBase | None = None,
         context_length: int | None = None,
     ) -> None:
-        self.eos_token_ids, self.tokenizer = frozenset(eos_token_ids), tokenizer
-        self.context_length = context_length
+        super().__init__(eos_token_ids, tokenizer, context_length)
         self.patience: float | None = WAIT
         self.dropped = self.asked_again = self.read = self.cached = 0
-        self._matchers: dict[Stop, StopMatcher] = {}
-        self._sequences: dict[int, Sequence] = {}
         self._running: dict[Future[Answer], Sequence] = {}
 
     @abc.abstractmethod
@@ -97,27 +93,6 @@ class RemoteEngine(abc.ABC):
     @property
     def busy(self) -> bool:
         return bool(self._running)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there are sequences that are not closed."""
-        return bool(self._sequences)
-
-    def start(self, request: Request) -> None:
-        check_context(request, self.context_length)
-        if request.stop not in self._matchers:
-            self._matchers[request.stop] = StopMatcher(request.stop, self.tokenizer)
-        sequence = Sequence(request, self._matchers[request.stop], self.eos_token_ids)
-        self._sequences[request.id] = sequence
-        self._ask(sequence)
-
-    def resume(self, id: int, token_ids: list[int], max_new_tokens: int) -> None:
-        sequence = self._sequences[id]
-        sequence.resume(token_ids, max_new_tokens)
-        self._ask(sequence)
-
-    def close(self, id: int) -> None:
-        del self._sequences[id]
 
     def abandon(self) -> None:
         for future in self._running:
@@ -139,10 +114,10 @@ class RemoteEngine(abc.ABC):
                 turns.append(sequence.end_turn(reason))
             else:
                 self.asked_again += 1
-                self._ask(sequence)
+                self.ask(sequence)
         return turns
 
-    def _ask(self, sequence: Sequence) -> None:
+    def ask(self, sequence: Sequence) -> None:
         self.read += len(sequence.ids)
         alternatives = 0 if sequence.logprobs else sequence.top_alternatives
         question = Question(
@@ -162,17 +137,3 @@ class RemoteEngine(abc.ABC):
                 self.dropped += len(answer.token_ids) - count
                 return reason
         return None
-
-
-def check_context(request: Request, context_length: int | None) -> None:
-    """
-    Raises:
-        ValueError: for a request without tokens, or with more than an engine takes.
-    """
-    if not request.token_ids:
-        raise ValueError(f"request {request.id} has no tokens to continue; a prompt needs at least one.")
-    if context_length is not None and len(request.token_ids) + request.max_new_tokens > context_length:
-        raise ValueError(
-            f"request {request.id} has {len(request.token_ids)} tokens and may write {request.max_new_tokens} more, "
-            f"but the engine takes {context_length} in all; shorten the prompt, or raise vllm_max_model_length."
-        )

@@ -5,14 +5,17 @@ has in its cache by itself. Its own stops are not enough: they are blind to a st
 a branch within a closing tag would never stop. `Sequence.take` looks at each token that comes back and says where the
 turn ends.
 
-Left out on purpose: how tokens come (`vllm.py`, `remote.py`).
+`SequenceEngine` is what such engines have in common. Left out on purpose: how tokens come (`vllm.py`, `remote.py`).
 """
 
+import abc
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
-from appo.engines.base import Request, Turn
+from appo.engines.base import Request, Stop, Turn
 from appo.engines.stops import StopMatcher
 
 
@@ -68,3 +71,71 @@ class Sequence:
         alternatives, self.alternatives = self.alternatives, None
         self.logprobs = []
         return Turn(self.id, written, logprobs, reason, alternatives)
+
+
+class SequenceEngine(abc.ABC):
+    """Opens, resumes and closes sequences; a subclass asks for their turns.
+
+    Args:
+        eos_token_ids: Tokens that end a turn.
+        tokenizer: For stop strings; may be None where no request has any.
+        context_length: Tokens that a sequence may have, or None.
+    """
+
+    def __init__(
+        self,
+        eos_token_ids: Collection[int],
+        tokenizer: PreTrainedTokenizerBase | None,
+        context_length: int | None,
+    ) -> None:
+        self.eos_token_ids, self.tokenizer = frozenset(eos_token_ids), tokenizer
+        self.context_length = context_length
+        self._matchers: dict[Stop, StopMatcher] = {}
+        self._sequences: dict[int, Sequence] = {}
+
+    @abc.abstractmethod
+    def ask(self, sequence: Sequence) -> None:
+        """Asks for the turn, or the rest of the turn, that a sequence has to write."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are sequences that are not closed."""
+        return bool(self._sequences)
+
+    def start(self, request: Request) -> None:
+        check_context(request, self.context_length)
+        if request.stop not in self._matchers:
+            self._matchers[request.stop] = StopMatcher(request.stop, self.tokenizer)
+        sequence = Sequence(request, self._matchers[request.stop], self.eos_token_ids)
+        self._sequences[request.id] = sequence
+        self.ask(sequence)
+
+    def resume(self, id: int, token_ids: list[int], max_new_tokens: int) -> None:
+        sequence = self._sequences[id]
+        sequence.resume(token_ids, max_new_tokens)
+        self.ask(sequence)
+
+    def close(self, id: int) -> None:
+        del self._sequences[id]
+
+    def check_closed(self) -> None:
+        """
+        Raises:
+            RuntimeError: while sequences are open.
+        """
+        if self._sequences:
+            raise RuntimeError("new weights came while sequences are open; close them first.")
+
+
+def check_context(request: Request, context_length: int | None) -> None:
+    """
+    Raises:
+        ValueError: for a request without tokens, or with more than an engine takes.
+    """
+    if not request.token_ids:
+        raise ValueError(f"request {request.id} has no tokens to continue; a prompt needs at least one.")
+    if context_length is not None and len(request.token_ids) + request.max_new_tokens > context_length:
+        raise ValueError(
+            f"request {request.id} has {len(request.token_ids)} tokens and may write {request.max_new_tokens} more, "
+            f"but the engine takes {context_length} in all; shorten the prompt, or raise vllm_max_model_length."
+        )

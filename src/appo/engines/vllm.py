@@ -12,7 +12,8 @@ from. With top-p, top-k or min-p they are of what these leave, unlike the embedd
     engine.load(model.named_parameters())
 
 Left out on purpose: tensor parallelism, for which all processes would have to step together (a server has it), LoRA
-adapters (they are merged into the weights), quantized models.
+adapters (they are merged into the weights), quantized models, and giving a vLLM's memory back within a process: vLLM
+keeps what it has of the process' state, so make one.
 """
 
 import os
@@ -28,20 +29,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from appo.engines.base import Request, Stop, Turn
-from appo.engines.remote import check_context
-from appo.engines.sequences import Sequence
-from appo.engines.stops import StopMatcher
+from appo.engines.base import Turn
+from appo.engines.sequences import Sequence, SequenceEngine
 from appo.engines.vllm_worker import load_parameters
 from appo.errors import UserError
 
 MISSING = "needs vLLM, which is not installed; run `pip install 'appo[vllm]'` (docs/gpus.md)."
 CPU_CACHE_BYTES = 2 << 30
 CPU_BLOCK = 32
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # how configurations count them
 # vLLM looks at what every object of every loaded module holds; those of this one (of numba's) take that amiss.
 UNREADABLE = "llvmlite.binding.ffi"
-# A seeded prompt that is read in pieces crashes vLLM on a CPU, so that none may be longer than this.
-CPU_STEP_TOKENS = 65536
 
 
 def make_llm(
@@ -71,6 +69,8 @@ def make_llm(
         UserError: where vLLM is missing, or cannot run the model.
     """
     llm_class = _import_llm()
+    if sleep and not torch.cuda.is_available():
+        raise UserError("vllm_enable_sleep_mode = True needs a GPU with CUDA; leave it out.")
     own = {} if torch.accelerator.is_available() else _cpu_options(config, dtype, rows, context_length)
     if processes > 1:  # vLLM has to find the group that they are in, and not make one
         own["distributed_executor_backend"] = "external_launcher"
@@ -137,6 +137,11 @@ def _cpu_options(config: Any, dtype: torch.dtype, rows: int, context_length: int
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     text = config.get_text_config()
+    if any(getattr(text, name, None) for name in EXPERTS):
+        raise UserError(
+            "vLLM on a CPU does not take new weights of experts, whose packed copies it keeps; use a GPU, or the "
+            "embedded engine (use_vllm = false)."
+        )
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     known = CPUAttentionBackend.get_supported_head_sizes()
@@ -149,7 +154,8 @@ def _cpu_options(config: Any, dtype: torch.dtype, rows: int, context_length: int
     return {
         "enforce_eager": True,
         "block_size": CPU_BLOCK,
-        "max_num_batched_tokens": max(CPU_STEP_TOKENS, length),
+        # A seeded prompt that is read in pieces crashes vLLM on a CPU: there is room for all rows' at once.
+        "max_num_batched_tokens": rows * length,
         "kv_cache_memory_bytes": max(min(rows * length * token_bytes, CPU_CACHE_BYTES), 2 * length * token_bytes),
     }
 
@@ -169,7 +175,7 @@ class _Running:
     new: bool = field(default=True)  # whether nothing has come back yet
 
 
-class VLLMEngine:
+class VLLMEngine(SequenceEngine):
     """Writes turns with a `vllm.LLM` of this process.
 
     Args:
@@ -198,8 +204,8 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self.llm, self.eos_token_ids, self.tokenizer = llm, frozenset(eos_token_ids), tokenizer
-        self.context_length: int | None = llm.llm_engine.model_config.max_model_len
+        super().__init__(eos_token_ids, tokenizer, llm.llm_engine.model_config.max_model_len)
+        self.llm = llm
         self.sleeps: bool = llm.llm_engine.model_config.enable_sleep_mode
         self.awake = False
         if self.sleeps:
@@ -215,8 +221,6 @@ class VLLMEngine:
             "ignore_eos": True,  # the end tokens are those given here
             "output_kind": RequestOutputKind.DELTA,
         }
-        self._matchers: dict[Stop, StopMatcher] = {}
-        self._sequences: dict[int, Sequence] = {}
         self._running: dict[str, _Running] = {}
         self._requests = 0
 
@@ -230,8 +234,7 @@ class VLLMEngine:
         Raises:
             RuntimeError: while sequences are open.
         """
-        if self._sequences:
-            raise RuntimeError("new weights came while sequences are open; close them first.")
+        self.check_closed()
         if self.sleeps and not self.awake:
             self.llm.wake_up(tags=["weights"])
         with torch.no_grad():
@@ -249,28 +252,12 @@ class VLLMEngine:
             self.awake = False
         return self.sleeps
 
-    def start(self, request: Request) -> None:
-        check_context(request, self.context_length)
-        if request.stop not in self._matchers:
-            self._matchers[request.stop] = StopMatcher(request.stop, self.tokenizer)
-        sequence = Sequence(request, self._matchers[request.stop], self.eos_token_ids)
-        self._sequences[request.id] = sequence
-        self._submit(sequence)
-
-    def resume(self, id: int, token_ids: list[int], max_new_tokens: int) -> None:
-        sequence = self._sequences[id]
-        sequence.resume(token_ids, max_new_tokens)
-        self._submit(sequence)
-
-    def close(self, id: int) -> None:
-        del self._sequences[id]
-
     def abandon(self) -> None:
         self.llm.llm_engine.abort_request([running.internal_id for running in self._running.values()], internal=True)
         self._running.clear()
         self._sequences.clear()
 
-    def _submit(self, sequence: Sequence) -> None:
+    def ask(self, sequence: Sequence) -> None:
         params = self._params(
             max_tokens=sequence.budget,
             seed=sequence.next_seed(),

@@ -85,6 +85,10 @@ class VLLMServerEngine(RemoteEngine):
             "top_p": top_p,
             "top_k": top_k or 0,
             "min_p": min_p or 0.0,
+            # Else the server would take those of the model's generation_config.json.
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
             "ignore_eos": True,  # the end tokens are those given here
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
@@ -102,8 +106,7 @@ class VLLMServerEngine(RemoteEngine):
         Raises:
             RuntimeError: while sequences are open, and where the server fails.
         """
-        if self.is_open:
-            raise RuntimeError("new weights came while sequences are open; close them first.")
+        self.check_closed()
         if self.transfer is None:
             raise RuntimeError(f"{self.url} keeps its own weights.")
         self.transfer.send(weights)

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from appo.errors import UserError
 
 SHARD_BYTES = 4 << 30
+SILENCE = 3600.0  # seconds
 Weights = Iterable[tuple[str, torch.Tensor]]
 
 
@@ -29,14 +30,16 @@ class FileTransfer:
 
     Args:
         url: The server.
-        directory: Where; None for a temporary one of this machine.
+        directory: In which a directory for this run is made; None: where temporary ones go on this machine.
         sends: Whether this process talks to the server.
     """
 
     def __init__(self, url: str, directory: str | Path | None = None, *, sends: bool = True) -> None:
         self.url, self.sends = url, sends
-        self._own = tempfile.TemporaryDirectory(prefix="appo-weights-") if sends and directory is None else None
-        self.directory = Path(self._own.name if self._own else directory or ".").absolute()
+        if sends:
+            self._own = tempfile.TemporaryDirectory(prefix="appo-weights-", dir=directory)
+            self.directory = Path(self._own.name).absolute()
+            self.directory.chmod(0o755)  # the server may run as somebody else
         self.version = 0
 
     def send(self, weights: Weights) -> None:
@@ -48,9 +51,7 @@ class FileTransfer:
         self.version += 1
         final = self.directory / f"weights-{self.version:06d}"
         partial = final.with_name(f".{final.name}")
-        for left in (partial, final):  # of a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial.mkdir()
         _save(weights, partial)
         partial.rename(final)
         try:
@@ -122,7 +123,12 @@ def reset_prefix_cache(url: str) -> None:
 
 
 def _post(url: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    response = httpx.post(f"{url}/{path}", json=body, trust_env=False, timeout=httpx.Timeout(None, connect=30.0))
+    try:
+        response = httpx.post(
+            f"{url}/{path}", json=body, trust_env=False, timeout=httpx.Timeout(SILENCE, connect=30.0)
+        )
+    except httpx.TransportError as error:
+        raise RuntimeError(f"{url} cannot be reached for new weights: {type(error).__name__} {error}") from error
     if response.status_code == 404:
         raise UserError(
             f"the vLLM server {url} takes no weights; start it with VLLM_SERVER_DEV_MODE=1 (docs/gpus.md)."

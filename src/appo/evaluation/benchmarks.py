@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from appo.data.benchmarks import BenchmarkRow, load_benchmark
+from appo.engines.vllm_server import served_model
 from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig
 from appo.evaluation.eval_tools import open_tools, tool_specs
 from appo.evaluation.judge import Judge, Verdict, judge_prompt
@@ -83,6 +84,7 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "tools": tool_specs(config),
         **file_marks(config.model),
         "dtype": str(sampling_dtype()).removeprefix("torch."),
+        **({"served": served_model(config.server_url.rstrip("/"), 0.0)["root"]} if config.server_url else {}),
     }
 
 

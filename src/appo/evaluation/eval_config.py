@@ -121,6 +121,8 @@ class EvalConfig:
             raise UserError("engine vllm_server and server_url belong together; give both or neither.")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise UserError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}.")
+        if self.server_url is not None and not self.server_url.startswith(("http://", "https://")):
+            raise UserError(f"server_url must read http://host:port, got {self.server_url!r}.")
         if self.engine != "transformers" and self.temperature > 2:
             raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
         if self.protocol not in PROTOCOLS:

@@ -12,9 +12,37 @@ from dataclasses import dataclass
 
 import torch
 
+from appo.rollout.scoring import Scores
+from appo.rollout.tree import RolloutTree
+
 # Shapes: B rollouts that carry loss, T completion tokens, U = T, or 1 where a ratio is of a whole rollout.
 
+FAR = 0.1  # nats a token between engine and trainer, on average, that rounding does not explain
 MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
+
+def branch_distances(trees: list[RolloutTree], scores: Scores) -> list[float]:
+    """|trainer's - engine's| log-probability, in nats, of tokens at which branches left their parents.
+
+    Branches carry no loss and are not scored; but the engine told of the likeliest tokens where a branch begins, and
+    the present policy has scored its parent: where the parent's token is among them, the two can be compared. Weights
+    that did not reach the engine show here.
+
+    Args:
+        trees: With the branches that were added last.
+        scores: Of their initial rollouts, in the order of the trees.
+    """
+    found = []
+    for tree, rows in zip(trees, scores.rows, strict=True):
+        for branch in tree.branches:
+            if branch.parent is None or branch.parent >= len(rows) or branch.branch_position is None:
+                continue
+            place = branch.branch_position
+            told = {int(token): logprob for token, logprob in branch.alternatives or ()}
+            token = tree.rollouts[branch.parent].completion_ids[place]
+            if token in told:
+                found.append(abs(scores.current.logps_BT[rows[branch.parent], place].item() - told[token]))
+    return found
 
 
 @dataclass
@@ -32,6 +60,17 @@ class Correction:
     counted_BU: torch.Tensor
     clipped_BU: torch.Tensor
     distance_BT: torch.Tensor
+
+    @property
+    def complaint(self) -> str | None:
+        """A sentence, where engine and trainer are further apart than rounding explains."""
+        mean = float(self.distance_BT.nanmean())
+        if not mean > FAR:
+            return None
+        return (
+            f"log-probabilities of engine and trainer differ by {mean:.2f} nats a token; does the server serve this "
+            "model, in the type that the trainer computes in (docs/gpus.md)?"
+        )
 
     def metrics(self) -> dict[str, float]:
         """What is logged, under TRL's names where it has them; NaN where there is no token."""

@@ -10,6 +10,7 @@ run's seed, the process, the optimizer step and a stream. Trainer, methods, eval
 Left out on purpose: which rollouts to write, and what to do with them.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,8 +73,8 @@ class RolloutWriter:
         )
         self.vocab_size: int = host.model.config.get_text_config().vocab_size
         self._unknown = UnknownWords(host.tokenizer, "prompts")
-        # A model of vLLM's takes its memory now, or fails now; the embedded engine is made at the first rollout.
-        self._engine = self._open_engine(host.accelerator.unwrap_model(host.model)) if args.use_vllm else None
+        self._engine: Engine | None = None  # made for the first rollout: until then the model may change its shape
+        self._told_of_room = False
         self._loaded: Any = None  # the version of the weights that the engine has, where it has its own
         # By the rollout's id; the rollout is kept, so that no other one gets its id.
         self._remembered: dict[int, tuple[Rollout, TokenScores]] = {}
@@ -155,6 +156,7 @@ class RolloutWriter:
     def run(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
         """Writes rollouts to their end, without rewards."""
         with self._present_engine() as engine:
+            self._tell_of_room(starts, self._context_length(engine))
             loop = AgentLoop(
                 engine,
                 self.protocol,
@@ -171,6 +173,18 @@ class RolloutWriter:
         self.counters.add_loop(loop.counters, len(rollouts))
         return rollouts
 
+    def _tell_of_room(self, starts: list[Start], room: int | None) -> None:
+        """Warns once of prompts that leave no room for a token: their rollouts are empty, and teach nothing."""
+        lengths = [len(start.rollout.prompt_ids) for start in starts]
+        full = sum(room is not None and length >= room for length in lengths)
+        if full and not self._told_of_room:
+            self._told_of_room = True
+            warnings.warn(
+                f"{full} of {len(starts)} prompts have up to {max(lengths)} tokens and leave no room for an answer in "
+                f"{room}, the model's context or vllm_max_model_length; their rollouts are empty. This is said once.",
+                stacklevel=2,
+            )
+
     def _context_length(self, engine: Engine) -> int | None:
         bounds = (self.host.context_length, engine.context_length)
         return min((bound for bound in bounds if bound is not None), default=None)
@@ -179,7 +193,8 @@ class RolloutWriter:
     def _present_engine(self) -> Iterator[Engine]:
         """The run's engine, with the present weights; all processes come here equally often."""
         if self.args.use_vllm:
-            assert self._engine is not None
+            if self._engine is None:
+                self._engine = self._open_engine(self.host.accelerator.unwrap_model(self.host.model))
             self._bring_weights(self._engine)
             with self._abandoned_on_error(self._engine):
                 yield self._engine

@@ -167,6 +167,15 @@ def check_config(config: DictConfig) -> None:
         value = OmegaConf.select(config, name)
         if not allowed(value):
             raise UserError(f"{name} = {value!r} is not supported by trainer_mode = appo: {reason}.")
+    correction = config.algorithm.rollout_correction
+    if correction.rollout_is or correction.rollout_rs:
+        for name, none in _CUTS.items():
+            value = OmegaConf.select(config, f"actor_rollout_ref.rollout.{name}")
+            if value not in (None, *none):
+                raise UserError(
+                    f"actor_rollout_ref.rollout.{name} = {value} cannot be corrected for by rollout_correction: the "
+                    "servers then sample from another distribution than the loss knows; leave out one of the two."
+                )
     tasks, update = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if tasks % update:
         raise UserError(
@@ -175,6 +184,8 @@ def check_config(config: DictConfig) -> None:
         )
 
 
+# Values that cut nothing off.
+_CUTS: dict[str, tuple[float, ...]] = {"top_p": (1.0,), "top_k": (0, -1)}
 _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "actor_rollout_ref.rollout.agent.default_agent_loop": (
         lambda value: value == "appo",
@@ -184,7 +195,7 @@ _UNSUPPORTED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value not in ("sglang", "trtllm"),
         "seeds and stops are told in vLLM's words; set it to vllm",
     ),
-    "actor_rollout_ref.rollout.temperature": (lambda value: value > 0, "set it above 0"),
+    "actor_rollout_ref.rollout.temperature": (lambda value: (value or 0) > 0, "set it above 0"),
     "algorithm.use_kl_in_reward": (lambda value: not value, "set it to False; the actor's use_kl_loss is supported"),
     "algorithm.rollout_correction.bypass_mode": (
         lambda value: not value,
