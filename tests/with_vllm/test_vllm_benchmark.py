@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs these")
 
-from served import served
 from vllm_parts import make_model
 
 from appo.cli.main import main
+from appo.engines.weight_transfer import FileTransfer
 
 FLAGS = ["--benchmark", "gsm8k", "--tools", "none", "--temperature", "0", "--max_completion_length", "24"]
 
@@ -30,10 +30,10 @@ def written(directory, model, data, *flags):
     return {record["id"]: (record["completion_ids"], record["finish_reason"]) for record in records}
 
 
-def test_every_engine_writes_the_same_greedy_answers(tmp_path, data):
-    with served(tmp_path) as url:
-        model = tmp_path / "model"
-        server = written(tmp_path / "server", model, data, "--engine", "vllm_server", "--server_url", url)
+def test_every_engine_writes_the_same_greedy_answers(tmp_path, data, url, model_directory):
+    model = model_directory / "model"
+    FileTransfer(url).send(list(make_model()[0].named_parameters()))  # other tests brought others
+    server = written(tmp_path / "server", model, data, "--engine", "vllm_server", "--server_url", url)
     assert len(server) == 8
     settings = json.loads((tmp_path / "server" / "results.json").read_text())["settings"]
     assert settings["served"] == str(model)

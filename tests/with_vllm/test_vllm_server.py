@@ -10,7 +10,6 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs these")
 
-from served import served
 from vllm_parts import RESULT, make_model, make_trainer
 
 from appo.engines.base import Request, Stop
@@ -30,12 +29,6 @@ CLOSE = 1e-4  # nats, in float32
 def policy():
     model, tokenizer = make_model()
     return model.eval(), tokenizer
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("served")) as address:
-        yield address
 
 
 @pytest.fixture

@@ -10,8 +10,6 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs these")
 
-from served import served
-
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SCRIPT = str(Path(__file__).parent / "two_ranks_served.py")
 CLOSE = 1e-4  # nats, in float32
@@ -26,12 +24,8 @@ def run(directory, *arguments):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("two")
-    with served(directory) as url:
-        for sharding in ("ddp", "fsdp2"):
-            (directory / sharding).mkdir()
-        return {sharding: run(directory / sharding, sharding, url) for sharding in ("ddp", "fsdp2")}
+def found(tmp_path_factory, url):
+    return {sharding: run(tmp_path_factory.mktemp(sharding), sharding, url) for sharding in ("ddp", "fsdp2")}
 
 
 @pytest.mark.parametrize("case", ["branches", "nothing_to_branch", "ends_early"])
