@@ -8,14 +8,16 @@ Batch sizes count all rollouts of a task, branches included, as `num_generations
 `per_device_train_batch_size * gradient_accumulation_steps / num_generations` tasks per device.
 """
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
+from transformers.utils import logging
 from trl import GRPOConfig
 
-from appo.config_values import check_values, read_mapping
+from appo.engines.settings import check_training
 from appo.errors import UserError
 from appo.methods import METHODS, Method, open_method
 from appo.rollout.mismatch import MODES
@@ -53,6 +55,92 @@ NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
     "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
 )  # fmt: skip
+
+
+SEEDS = 2**32  # numpy takes no larger ones
+
+# Of every dataclass that has such a field, TRL's included; None is for them to refuse.
+AT_LEAST_1 = (
+    "tool_join_steps", "max_tool_workers", "max_completion_length", "rollout_batch_size", "num_iterations",
+    "gradient_accumulation_steps", "steps_per_generation", "per_device_train_batch_size",
+    "per_device_eval_batch_size", "vllm_max_model_length", "vllm_group_port", "vllm_server_port",
+)  # fmt: skip
+AT_LEAST_0 = (
+    "tool_retries", "max_tool_calls", "max_tool_calling_iterations", "seed", "learning_rate", "beta",
+    "max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "top_k", "data_seed",
+    "vllm_server_timeout", "vllm_importance_sampling_clip_min",
+)  # fmt: skip
+LEAST: dict[str, float] = {**dict.fromkeys(AT_LEAST_1, 1), **dict.fromkeys(AT_LEAST_0, 0), "max_tool_result_chars": 16}
+BELOW = {"seed": SEEDS, "data_seed": SEEDS, "adam_beta1": 1, "adam_beta2": 1}
+ABOVE_0 = {
+    "vllm_importance_sampling_clip_max": math.inf,
+    "vllm_importance_sampling_cap": math.inf,
+    "vllm_gpu_memory_utilization": 1.0,
+}
+NO_NONE = ("max_completion_length",)  # TRL's annotation takes it
+LEVELS = (*logging.get_log_levels_dict(), "passive")
+
+# Where infinity means that there is no bound.
+UNBOUNDED = (
+    "delta", "epsilon_high", "max_grad_norm", "off_policy_mask_threshold",
+    "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
+)  # fmt: skip
+
+
+def check_values(settings: Any) -> None:
+    """Looks at each field of a dataclass by itself: those of TRL and transformers break far from the field.
+
+    Raises:
+        UserError: for nan, for infinity where it is no bound, and for values outside the tables above.
+    """
+    for name in [f.name for f in fields(settings)]:
+        value = getattr(settings, name, None)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            unbounded = number == math.inf and name in UNBOUNDED
+            if isinstance(number, float) and not math.isfinite(number) and not unbounded:
+                raise UserError(f"{name} must be a finite number, got {number}.")
+        as_json = isinstance(value, str) and value.startswith("{")  # transformers reads it
+        if name.endswith("_kwargs") and not (value is None or isinstance(value, dict) or as_json):
+            raise UserError(f"{name} must be a mapping, got {value!r}.")
+        if name in ("log_level", "log_level_replica") and value not in LEVELS:
+            raise UserError(f"{name} must be one of {', '.join(LEVELS)}, got {value!r}.")
+        _check_range(name, value)
+    for name, most in ABOVE_0.items():
+        value = getattr(settings, name, None)
+        if value is not None and not 0 < value <= most:
+            raise UserError(
+                f"{name} must lie above 0{'' if most == math.inf else f' and be at most {most}'}, got {value}."
+            )
+    if getattr(settings, "max_steps", 1) <= 0 and getattr(settings, "num_train_epochs", 1) <= 0:
+        raise UserError(f"num_train_epochs must be above 0 without max_steps, got {settings.num_train_epochs}.")
+    if getattr(settings, "eval_on_start", False) and getattr(settings, "eval_strategy", None) == "no":
+        raise UserError("eval_on_start = True needs an eval_strategy, got 'no'; set it to steps or epoch.")
+
+
+def read_mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A field that is a mapping; flags give it as JSON.
+
+    Raises:
+        UserError: for anything else but None.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name} must be a mapping, in a flag as JSON ({error.msg}), got {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{name} must be a mapping, got {value!r}.")
+    return value
+
+
+def _check_range(name: str, value: Any) -> None:
+    if value is None and name not in NO_NONE:
+        return
+    if name in LEAST and (value is None or not value >= LEAST[name]):
+        raise UserError(f"{name} must be at least {LEAST[name]}, got {value}.")
+    if name in BELOW and not value < BELOW[name]:
+        high = "2**32" if BELOW[name] == SEEDS else BELOW[name]
+        raise UserError(f"{name} must be at least {LEAST[name]} and below {high}, got {value}.")
 
 
 @dataclass
@@ -148,7 +236,7 @@ class APPOConfig(GRPOConfig):
         self._check_method()
         self._check_unsupported()
         if self.use_vllm:
-            self._check_vllm()
+            check_training(self)
         super().__post_init__()
         self._check_batches()
 
@@ -197,33 +285,6 @@ class APPOConfig(GRPOConfig):
                 raise UserError(
                     f"{name} = {getattr(self, name)!r} is not supported ({reason}); leave it at {value!r}."
                 )
-
-    def _check_vllm(self) -> None:
-        mode, cut = self.vllm_importance_sampling_mode, {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
-        given = [
-            f"{name} = {getattr(self, name)}" for name, none in cut.items() if (getattr(self, name) or none) != none
-        ]
-        if given and self.vllm_importance_sampling_correction:
-            raise UserError(
-                f"{given[0]} cannot be corrected for: vLLM then samples from another distribution than the loss "
-                "knows; leave it out, or set vllm_importance_sampling_correction = false."
-            )
-        url = self.vllm_server_base_url
-        if url is not None and not url.startswith(("http://", "https://")):
-            raise UserError(f"vllm_server_base_url must read http://host:port, got {url!r}.")
-        if self.temperature > 2:
-            raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
-        if self.vllm_mode == "colocate" and self.vllm_tensor_parallel_size != 1:
-            raise UserError(
-                f"vllm_tensor_parallel_size = {self.vllm_tensor_parallel_size} would need all processes to write in "
-                'step; use vllm_mode = "server" and give it to `vllm serve`.'
-            )
-        if self.vllm_mode == "server" and self.deterministic:
-            raise UserError(
-                "deterministic = True needs an engine with steps of its own, which a server has not; set it to false."
-            )
-        if self.loss_type == "vespo" and self.vllm_importance_sampling_correction and mode.startswith("sequence"):
-            raise UserError(f"loss_type = vespo takes ratios of tokens, got vllm_importance_sampling_mode = {mode}.")
 
     @property
     def engine(self) -> str:

@@ -22,8 +22,8 @@ from trl.models.utils import disable_gradient_checkpointing, unwrap_model_for_ge
 from trl.trainer.utils import add_fused_lm_head, get_config_model_id, use_adapter
 
 from appo.models.merging import merged_parameters, saved_buffers
+from appo.models.sharding import out_of_step, unsharded
 from appo.rollout.scoring import RolloutBatch, TokenScores
-from appo.sharding import out_of_step, unsharded
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 

@@ -10,7 +10,7 @@ import pytest
 
 from appo import APPOConfig
 from appo.cli.main import main
-from appo.config_values import UNBOUNDED
+from appo.config import UNBOUNDED
 from appo.errors import UserError
 
 RECIPE = """

@@ -10,7 +10,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 
-from appo.sharding import check_sharding, loads_on_one_process, sharding_of
+from appo.models.sharding import check_sharding, loads_on_one_process, sharding_of
 
 CLUSTER = Path(__file__).parents[2] / "recipes" / "cluster"
 EXPECTED = {

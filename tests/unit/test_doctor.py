@@ -7,8 +7,8 @@ import pytest
 from local_server import LocalServer
 from packaging.requirements import Requirement
 
-from appo import doctor
 from appo.cli.main import main
+from appo.doctor import report as doctor
 
 
 def install(directory, name, version, *wants):

@@ -52,7 +52,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_the_doctor_loads_torch_alone() -> None:
-    assert loaded("from appo.doctor import main; main([])") == ["['torch']"]
+    assert loaded("from appo.doctor.report import main; main([])") == ["['torch']"]
 
 
 def test_what_is_heavy_is_seen() -> None:

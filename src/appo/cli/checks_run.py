@@ -15,7 +15,7 @@ from appo.checkpoints import named_checkpoint
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.cli.loading import precision_note
 from appo.cli.memory import GB, Memory, Sizes, estimate, serving
-from appo.sharding import check_sharding, loads_on_one_process, sharding_of
+from appo.models.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
 def output_dir(context: Context) -> Iterator[Finding]:

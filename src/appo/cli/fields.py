@@ -19,8 +19,7 @@ from typing import Any, get_type_hints
 
 from appo.cli.field_values import in_mapping, read_texts, read_value, takes_mapping
 from appo.cli.mistakes import FieldError, RecipeError
-from appo.config import RENAMED
-from appo.config_values import check_values, read_mapping
+from appo.config import RENAMED, check_values, read_mapping
 from appo.errors import UserError, is_complaint
 
 NESTED = "cold_start"

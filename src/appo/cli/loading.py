@@ -20,8 +20,8 @@ from appo.config import APPOConfig
 from appo.environments.base import Task
 from appo.errors import UserError
 from appo.models.loading import ModelAndTokenizer, read_model
+from appo.models.sharding import sharding_of
 from appo.rollout.environments import EnvironmentPool
-from appo.sharding import sharding_of
 from appo.tools.python import PythonSandbox, PythonSession, allow_unisolated, check_isolation, python
 
 TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return study(rest)
     if command[0] == "doctor":
-        from appo.doctor import main as doctor
+        from appo.doctor.report import main as doctor
 
         return doctor(rest)
     if command[0] == "records":

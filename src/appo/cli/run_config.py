@@ -6,7 +6,7 @@ Left out on purpose: reading them (`fields.py`), and whether what they name is t
 from dataclasses import dataclass, field
 from typing import Any
 
-from appo.config_values import read_mapping
+from appo.config import read_mapping
 from appo.errors import UserError
 
 

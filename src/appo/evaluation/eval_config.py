@@ -13,9 +13,10 @@ from typing import Any
 from jinja2.defaults import DEFAULT_NAMESPACE
 from transformers import PreTrainedTokenizerBase
 
-from appo.config_values import read_mapping
+from appo.config import read_mapping
 from appo.data.benchmarks import BENCHMARKS
 from appo.engines.base import ENGINES
+from appo.engines.settings import check_sampling, check_url
 from appo.errors import UserError
 
 PROTOCOLS = ("tags", "chat_template")
@@ -121,10 +122,9 @@ class EvalConfig:
             raise UserError("engine vllm_server and server_url belong together; give both or neither.")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise UserError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}.")
-        if self.server_url is not None and not self.server_url.startswith(("http://", "https://")):
-            raise UserError(f"server_url must read http://host:port, got {self.server_url!r}.")
-        if self.engine != "transformers" and self.temperature > 2:
-            raise UserError(f"temperature must be at most 2 with vLLM, got {self.temperature}.")
+        check_url("server_url", self.server_url)
+        if self.engine != "transformers":
+            check_sampling(self.temperature)
         if self.protocol not in PROTOCOLS:
             raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if not 0 < self.tool_timeout < math.inf:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
 from appo.errors import UserError
+from appo.models.sharding import check_sharding
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
@@ -29,7 +30,6 @@ from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import RolloutWriter
-from appo.sharding import check_sharding
 from appo.trl_seam import SeamTrainer, model_name_of
 
 

@@ -266,7 +266,3 @@ def main(arguments: list[str] | None = None) -> int:
     report, good = examine(url)
     print("\n".join(report))
     return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,7 @@ import pytest
 
 from appo import APPOConfig
 from appo.errors import UserError
-from appo.sharding import check_sharding, loads_on_one_process, sharding_of
+from appo.models.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
 def config(tmp_path, **fields):
