@@ -17,6 +17,7 @@ appo: reinforcement learning for tool-using language-model agents
   appo benchmark --model M --benchmark A,B [--option value ...]
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
+  appo report RUN [RUN2] [--out FILE]     one HTML file of a run, or of two side by side, that opens anywhere
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo doctor [--server URL]              versions, devices, engines, and what would fail here
   appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
@@ -39,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "study", "doctor"):
-        known = "sft, train, eval, benchmark, records, study or doctor"
+    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "report", "study", "doctor"):
+        known = "sft, train, eval, benchmark, records, report, study or doctor"
         print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
@@ -53,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         return doctor(rest)
     if command[0] == "records":
         return _records(rest)
+    if command[0] == "report":
+        return _report(rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
@@ -81,6 +84,15 @@ def _records(arguments: list[str]) -> int:
     except UserError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
+
+
+def _report(arguments: list[str]) -> int:
+    def work() -> int:
+        from appo.cli.report import report
+
+        return report(arguments)
+
+    return answer(work, "the same command writes it.")
 
 
 def _benchmark(flags: list[str]) -> int:

@@ -27,7 +27,7 @@ def records(flags: list[str]) -> int:
     Raises:
         UserError: where there are no records, or broken ones.
     """
-    parser = argparse.ArgumentParser("appo records", description=__doc__, formatter_class=_AsWritten)
+    parser = argparse.ArgumentParser("appo records", description=__doc__, formatter_class=AsWritten)
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--jsonl", action="store_true", help="print the records themselves")
     parser.add_argument("--step", type=int, help="those of one update alone")
@@ -47,7 +47,7 @@ def records(flags: list[str]) -> int:
     return 0
 
 
-class _AsWritten(argparse.RawDescriptionHelpFormatter):
+class AsWritten(argparse.RawDescriptionHelpFormatter):
     """Help with the module's own line breaks."""
 
 

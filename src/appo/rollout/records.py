@@ -322,14 +322,33 @@ def _read_lines(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]
         yield record if columns is None else {name: record[name] for name in record if name in columns}
 
 
+def record_tables(path: Path) -> Iterator[pa.Table]:
+    """The records of one Parquet file as tables, at most about `TOKENS_PER_GROUP` tokens at a time.
+
+    Raises:
+        UserError: for a file that is broken or of a later version, by its name.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_version(path, file)
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(path, error) from None
+
+
 def _read_file(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]:
     try:
         with pq.ParquetFile(path) as file:
-            version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, VERSION))
-            if version > VERSION:
-                raise UserError(f"{path} was written by a later appo (records of version {version}); update appo.")
+            _check_version(path, file)
             names = [name for name in file.schema_arrow.names if columns is None or name in columns]
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
                 yield from to_records(batch)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from None
+
+
+def _check_version(path: Path, file: pq.ParquetFile) -> None:
+    version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, VERSION))
+    if version > VERSION:
+        raise UserError(f"{path} was written by a later appo (records of version {version}); update appo.")

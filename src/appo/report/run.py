@@ -1,0 +1,135 @@
+"""What a run says of itself besides its records: settings, versions, evaluations, what was logged.
+
+All of it may be missing: a run that is not finished has no `result.json`, one made in Python no `run.json`, an older one
+no `meta.json`. What is missing is None, and the report leaves it out.
+
+Left out on purpose: the records themselves (`columns.py`).
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from appo.errors import UserError
+from appo.files import read_json
+from appo.rollout.records import DIRECTORY, read_meta, read_vocabulary, records_at
+
+EVALUATION_PART = re.compile(r"(.+?)-\d+$")  # an evaluation is recorded in several files
+NOT_CURVES = ("step", "epoch", "total_flos", "train_runtime")
+
+
+@dataclass
+class Run:
+    """A run's directory, read.
+
+    Args:
+        place: Its records: a folder, or a file.
+        directory: Its `output_dir`, as far as it can be told.
+        settings: What it was started with; empty where nothing says so.
+        versions: Of appo and of the columns of records.
+        texts: The text of each token id; may be empty.
+        logged: What the trainer logged, a mapping per log with its `step`.
+        evaluations: Success before and after, with its interval, as `evaluation-NAME.json` has it, by name.
+    """
+
+    place: Path
+    directory: Path
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    logged: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str | None:
+        return self.settings.get("method") or ("appo" if self.settings else None)
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        return self.settings.get("method_args") or {}
+
+    @property
+    def success_reward(self) -> float:
+        """Least reward that counts as success; 1 where nothing says so, as `APPOConfig` has it."""
+        found = self.settings.get("success_reward")
+        return 1.0 if found is None else float(found)
+
+    @property
+    def protocol(self) -> str | None:
+        return self.settings.get("tool_protocol")
+
+
+def read_run(path: str | Path) -> Run:
+    """
+    Args:
+        path: A run's `output_dir`, its `records`, one file of it, or an older `records.jsonl`.
+
+    Raises:
+        UserError: where there are no records.
+    """
+    place = records_at(path)
+    if place is None:
+        missing = "does not exist" if not Path(path).exists() else "holds no records"
+        raise UserError(f"{path} {missing}; give a run's output_dir (with save_records, the default), or its records.")
+    folder = place if place.is_dir() else place.parent
+    directory = folder.parent if folder.name.startswith(DIRECTORY) else folder
+    meta = read_meta(path)
+    started = _mapping(read_json(directory / "run.json")).get("settings")
+    result = _mapping(read_json(directory / "result.json"))
+    settings = {**_mapping(meta.get("settings")), **_mapping(result.get("settings")), **_mapping(started)}
+    versions = {"appo": meta.get("appo"), "records": meta.get("version", 1 if place.suffix == ".jsonl" else None)}
+    if isinstance(result.get("versions"), dict):
+        versions.update(result["versions"])
+    return Run(
+        place,
+        directory,
+        settings,
+        {name: value for name, value in versions.items() if value is not None},
+        read_vocabulary(path),
+        _logged(directory),
+        _evaluations(directory, result),
+    )
+
+
+def _mapping(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _logged(directory: Path) -> list[dict[str, Any]]:
+    """The log of the trainer's newest state: at the end beside the records, before that in checkpoints."""
+    states = [directory / "trainer_state.json"]
+    numbered = [(int(path.name.rpartition("-")[2]), path) for path in directory.glob("checkpoint-*[0-9]")]
+    states += [path / "trainer_state.json" for _, path in sorted(numbered, reverse=True)]
+    for state in states:
+        history = _mapping(read_json(state)).get("log_history")
+        if isinstance(history, list):
+            return [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    return []
+
+
+def _evaluations(directory: Path, result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {name: result[name] for name in ("before", "after") if isinstance(result.get(name), dict)}
+    for path in sorted(directory.glob("evaluation-*.json")):
+        value = read_json(path)
+        if isinstance(value, dict) and "success" in value:
+            found[path.stem.removeprefix("evaluation-")] = value
+    order = {"before": 0, "after": 2}
+    return dict(sorted(found.items(), key=lambda item: order.get(item[0], 1)))
+
+
+def evaluation_name(stem: str) -> str:
+    """The evaluation that a file `evaluation-NAME.parquet` is a part of: "before-000256" belongs to "before"."""
+    name = stem.removeprefix("evaluation-")
+    match = EVALUATION_PART.fullmatch(name)
+    return match[1] if match else name
+
+
+def logged_series(logged: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
+    """What was logged as curves: by name, then by step; the last of several logs of a step."""
+    curves: dict[str, dict[int, float]] = {}
+    for entry in logged:
+        for name, value in entry.items():
+            if name not in NOT_CURVES and isinstance(value, (int, float)) and not name.startswith("train_"):
+                curves.setdefault(name, {})[entry["step"]] = float(value)
+    return curves
