@@ -15,7 +15,8 @@ import numpy as np
 from appo.files import fingerprint, strict_json
 from appo.report.columns import RESULT, Part, parts_of
 from appo.report.credit import CreditCheck, Differences
-from appo.report.quantise import SCALES, column, exact, heat, ids_column, json_column
+from appo.report.details import details
+from appo.report.quantise import column, exact, heat, ids_column, json_column, rounded
 from appo.report.run import Run
 
 # Shapes: R rollouts of a part, P tokens of all of them.
@@ -58,6 +59,7 @@ class RunPacker:
         self._index: dict[str, list[np.ndarray]] = {}
         self._tasks: dict[tuple[Any, ...], int] = {}
         self._used: set[int] = set()
+        self._reward_names: dict[str, int] = {}
         self._waiting: list[tuple[Part, np.ndarray, Differences]] = []  # of the next shard
         self._tree, self._last_tree, self._shard = -1, None, 0
         self._first = 0  # rollout of the next shard
@@ -102,6 +104,7 @@ class RunPacker:
         found: dict[str, np.ndarray] = {}
         for name, (kind, missing) in NUMBERS.items():
             found[name] = part.numbers(name, missing).astype(kind)
+        found["branch_score"] = rounded(found["branch_score"])
         found["n_tokens"] = part.lengths_R.astype(np.uint32)
         found["n_policy"] = np.bincount(part.rows_P, part.policy_P, count).astype(np.uint32)
         found["finish"] = np.array([FINISH.get(r, NO_FINISH) for r in part.values("finish_reason")], np.uint8)
@@ -132,6 +135,7 @@ class RunPacker:
         if not self._waiting:
             return
         parts = [part for part, _, _ in self._waiting]
+        found = [one for part in parts for one in details(part, self._reward_names, self._run.texts)]
         flags = np.concatenate([flags for _, flags, _ in self._waiting])
         shard = {
             "first": self._first,
@@ -141,7 +145,8 @@ class RunPacker:
             "flags": column(flags),
             "heat": self._heat(parts),
             "credit": self._credit(parts),
-            "details": json_column([one for part in parts for one in details(part)]),
+            "reward_names": list(self._reward_names),
+            "details": json_column(found),
         }
         text = json.dumps(strict_json(shard), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
         self._emit(text, self._first, shard["n"], shard["tokens"])
@@ -154,10 +159,10 @@ class RunPacker:
             names["ratio"] = None
         found = {}
         for name in names:
-            values = np.concatenate([_heat_values(part, name) for part in parts])
+            values = np.concatenate([_heat_values(part, name)[part.policy_P] for part in parts])
             if np.isfinite(values).any():
                 self.scales.add(name, values)
-                found[name] = heat(values, SCALES.get(name, "linear"))
+                found[name] = heat(values, name)
         return found
 
     def _credit(self, parts: list[Part]) -> dict[str, Any]:
@@ -198,7 +203,13 @@ def _heat_values(part: Part, name: str) -> np.ndarray:
         values = None if now is None or before is None else now - before
     else:
         values = part.tokens.get({new: old for old, new in RENAMED.items()}.get(name, name))
-    return np.full(len(part.ids_P), np.nan, np.float32) if values is None else values
+    if values is None:
+        return np.full(len(part.ids_P), np.nan, np.float32)
+    if name == "logprob":  # before its own first token a branch has its parent's
+        own_R = np.where(part.credited_R, 0, part.numbers("branch_position", 0)).astype(int)
+        place_P = np.arange(len(part.ids_P)) - np.repeat(part.starts_R, part.lengths_R)
+        values = np.where(place_P < np.repeat(own_R, part.lengths_R), np.nan, values)
+    return values
 
 
 class Scales:
@@ -229,20 +240,6 @@ class Scales:
             p1, p50, p99 = np.quantile(sample, [0.01, 0.5, 0.99]).tolist()
             found[name] = {"low": self._low[name], "high": self._high[name], "p1": p1, "p50": p50, "p99": p99}
         return found
-
-
-def details(part: Part) -> list[dict[str, Any]]:
-    """What is looked at one rollout at a time."""
-    columns = (part.values(name) for name in ("tool_calls", "rewards", "alternatives", "decisions"))
-    return [
-        {
-            "calls": [{**call, "arguments": json.loads(call["arguments"])} for call in calls or ()],
-            "rewards": dict(rewards or ()),
-            "alternatives": None if others is None else [[o["token"], round(o["logprob"], 4)] for o in others],
-            "decisions": decisions,
-        }
-        for calls, rewards, others, decisions in zip(*columns, strict=True)
-    ]
 
 
 def _task(task: str, row: str | None, prompt: str | None) -> dict[str, Any]:

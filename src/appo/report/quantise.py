@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 NONE = 255  # of a heat map
-STEPS = 254
+STEPS = 126  # the eye tells no more shades apart
+COARSE = {"logprob": 62}  # known of every token, and only a hint
 TYPES = {"uint8": "u8", "uint16": "u16", "uint32": "u32", "int16": "i16", "int32": "i32", "float32": "f32"}
 PALETTE = 65_536  # the most numbers that have a code of their own
 SCALES = {
@@ -44,14 +45,15 @@ def column(values: np.ndarray) -> dict[str, str]:
     return {"type": TYPES[values.dtype.name], "gz": packed(little.tobytes())}
 
 
-def heat(values: np.ndarray, scale: str = "linear") -> dict[str, Any]:
-    """A column of bytes with its bounds; values that are not finite have the code 255.
+def heat(values: np.ndarray, name: str) -> dict[str, Any]:
+    """A column of bytes with its bounds; values that are not finite have the code 255. With n steps:
 
-    linear       low + (high - low) q / 254
-    square       low + (high - low) (q / 254)^2: fine near low
-    log          low (high / low)^(q / 254)
-    symmetric    high u |u| with u = (q - 127) / 127: fine near 0
+    linear       low + (high - low) q / n
+    square       low + (high - low) (q / n)^2: fine near low
+    log          low (high / low)^(q / n)
+    symmetric    high u |u| with u = 2 q / n - 1: fine near 0
     """
+    scale, steps = SCALES.get(name, "linear"), COARSE.get(name, STEPS)
     finite = np.isfinite(values)
     known = values[finite].astype(np.float64)
     if scale == "log":
@@ -61,17 +63,17 @@ def heat(values: np.ndarray, scale: str = "linear") -> dict[str, Any]:
         high = max(abs(low), abs(high)) or 1.0
         low = -high
         share = known / high
-        codes = 127 + 127 * np.sign(share) * np.sqrt(np.abs(share))
+        codes = steps / 2 * (1 + np.sign(share) * np.sqrt(np.abs(share)))
     elif scale == "square":
         low, high = (high, low) if high <= 0 else (low, high)  # log-probabilities are fine near 0
-        codes = STEPS * np.sqrt(_share(known, low, high))
+        codes = steps * np.sqrt(_share(known, low, high))
     elif scale == "log":
-        codes = STEPS * _share(np.log(known), np.log(low), np.log(high))
+        codes = steps * _share(np.log(known), np.log(low), np.log(high))
     else:
-        codes = STEPS * _share(known, low, high)
+        codes = steps * _share(known, low, high)
     found = np.full(values.shape, NONE, np.uint8)
     found[finite] = np.rint(codes).astype(np.uint8)
-    return {**column(found), "low": low, "high": high, "scale": scale}
+    return {**column(found), "low": low, "high": high, "scale": scale, "steps": steps}
 
 
 def _share(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -98,6 +100,12 @@ def exact(values: np.ndarray, rollouts: np.ndarray) -> dict[str, Any]:
         return {**column(values), "per": "token"}
     small = codes.astype(np.uint8 if len(palette) <= 256 else np.uint16)
     return {**column(small), "per": "token", "palette": column(palette)}
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """float32 of 12 binary digits, whose last bytes pack to nothing; for what is shown, not reckoned with."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return np.where(np.isfinite(values), ((bits + 0x800) & np.uint32(0xFFFFF000)).view(np.float32), values)
 
 
 def ids_column(ids: np.ndarray) -> dict[str, str]:

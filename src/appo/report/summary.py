@@ -69,12 +69,17 @@ class Series:
         curves: dict[str, list[float | None]] = {"step": [float(step) for step in steps]}
         for name in MEASURED:
             sums = [self._sums[step][name] if step in self._sums else np.zeros(2) for step in steps]
-            means = [float(total / count) if count else None for total, count in sums]
+            means = [_short(total / count) if count else None for total, count in sums]
             if any(mean is not None for mean in means):
                 curves[name] = means
         for name, values in known.items():
-            curves[name] = [values.get(step) for step in steps]
+            curves[name] = [_short(values[step]) if step in values else None for step in steps]
         return curves
+
+
+def _short(value: float) -> float:
+    """Six digits, which a curve does not show."""
+    return float(f"{value:.6g}")
 
 
 def _row_means(part: Part, name: str) -> np.ndarray:
