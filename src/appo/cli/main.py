@@ -52,10 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         from appo.doctor.report import main as doctor
 
         return doctor(rest)
-    if command[0] == "records":
-        return _records(rest)
-    if command[0] == "report":
-        return _report(rest)
+    if command[0] in ("records", "report"):
+        return _read(command[0], rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
@@ -75,24 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(command[0], rest[0], rest[1:])
 
 
-def _records(arguments: list[str]) -> int:
-    from appo.cli.records import records
+def _read(command: str, arguments: list[str]) -> int:
+    """What reads records alone, without torch, so that it answers at once."""
     from appo.errors import UserError
 
     try:
+        if command == "report":
+            from appo.cli.report import report
+
+            return report(arguments)
+        from appo.cli.records import records
+
         return records(arguments)
     except UserError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
-
-
-def _report(arguments: list[str]) -> int:
-    def work() -> int:
-        from appo.cli.report import report
-
-        return report(arguments)
-
-    return answer(work, "the same command writes it.")
 
 
 def _benchmark(flags: list[str]) -> int:

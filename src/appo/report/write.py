@@ -21,6 +21,7 @@ from typing import Any
 import appo
 from appo.errors import UserError
 from appo.files import PARTIAL, new_file, strict_json
+from appo.report.atlas import Atlas
 from appo.report.columns import Choice, read_parts
 from appo.report.credit import CreditCheck, base_of, factor_help
 from appo.report.pack import RunPacker
@@ -134,11 +135,12 @@ def _pack(run: Run, shards: Shards, sample: int | None, console: Any) -> dict[st
     base = base_of(run.method, run.method_options)
     check = CreditCheck(base["groups"])
     packer = RunPacker(run, shards.add, check)
-    series, evaluations = Series(run.success_reward), Evaluations(run)
+    series, evaluations, atlas = Series(run.success_reward), Evaluations(run), Atlas(run.texts)
     choose: Choice | None = None
     for part in read_parts(run.place, "train", choose):
-        packer.add(part)
+        parts = packer.add(part)
         series.add(part)
+        atlas.add(part, parts, packer.rollouts - len(part.lengths_R))
     for file in record_files(run.place, "evaluation"):
         name = evaluation_name(file.stem)
         for part in read_parts(file, "evaluation", choose):
@@ -149,7 +151,7 @@ def _pack(run: Run, shards: Shards, sample: int | None, console: Any) -> dict[st
         "name": run.directory.name,
         "directory": str(run.directory),
         "summary": _summary(run, packer, series, evaluations, base, sample),
-        "atlas": None,
+        "atlas": atlas.summary(),
         **found,
     }
 
