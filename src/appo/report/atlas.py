@@ -1,9 +1,9 @@
 """The decision atlas: where a run branched, and what came of it, pooled over all of its tasks.
 
 A branch redraws a token of its parent and is written on to its own end: that its reward differs says that the token
-mattered. Pooled by token, by place, by part, by entropy and by score, these are the paper's pilot figures; besides them,
-entropy inside and outside of calls, and the words of high entropy against those of high score. Every figure has its
-count and a 95 % interval by a bootstrap over tasks (`resample.py`).
+mattered. Pooled by token, by place, by part, by entropy and by score, these are the paper's pilot figures; besides
+them, entropy inside and outside of calls, and the words of high entropy against those of high score. Every figure has
+its count and a 95 % interval by a bootstrap over tasks (`resample.py`).
 
 Left out on purpose: credit (`credit.py`); evaluations, which have no branches.
 """
@@ -55,18 +55,24 @@ class Atlas:
         self._entropy: dict[bool, Picks] = {True: Picks(), False: Picks()}
         self._histogram = {True: np.zeros(len(EDGES)), False: np.zeros(len(EDGES))}
 
-    def add(self, part: Part, parts_P: np.ndarray, first: int) -> None:
-        """A part of the training records; `parts_P` as `columns.parts_of`, `first` its first rollout's number."""
+    def add(self, part: Part, parts_P: np.ndarray, numbers_R: np.ndarray) -> None:
+        """A part of the training records.
+
+        Args:
+            part: Whole trees.
+            parts_P: As `columns.parts_of` says.
+            numbers_R: The numbers of its rollouts in the report; -1: not in it.
+        """
         keys = zip(part.values("row"), part.values("task"), strict=True)
         cluster_R = np.array([self._rows.setdefault(row or (task,), len(self._rows)) for row, task in keys], int)
-        self._add_picks(part, parts_P, cluster_R, first)
+        self._add_picks(part, parts_P, cluster_R, numbers_R)
         for name, column in (("entropy", "entropies"), ("score", "score")):
             if column in part.tokens:
                 self._add_words(name, part.ids_P, part.tokens[column])
         if "entropies" in part.tokens:
             self._add_entropies(part, parts_P, cluster_R)
 
-    def _add_picks(self, part: Part, parts_P: np.ndarray, cluster_R: np.ndarray, first: int) -> None:
+    def _add_picks(self, part: Part, parts_P: np.ndarray, cluster_R: np.ndarray, numbers_R: np.ndarray) -> None:
         reward_R, position_R = part.numbers("reward"), part.numbers("branch_position", -1).astype(int)
         parent_R = parent_rows(part, part.numbers("parent", -1).astype(int))
         rows = np.flatnonzero((parent_R >= 0) & (position_R >= 0) & np.isfinite(reward_R))
@@ -83,7 +89,7 @@ class Atlas:
             reward=reward_R[rows],
             entropy=part.tokens.get("entropies", nothing)[places].astype(float),
             score=part.numbers("branch_score")[rows],
-            rollout=first + rows,
+            rollout=numbers_R[rows],
         )
 
     def _add_words(self, name: str, ids_P: np.ndarray, values_P: np.ndarray) -> None:
@@ -173,11 +179,18 @@ class Atlas:
             total = totals.setdefault(self._text(token), [0.0, 0.0])
             total[0] += float(sums[token])
             total[1] += float(counts[token])
-        rows = [{"text": t, "n": int(n), "mean": s / n} for t, (s, n) in totals.items() if n >= LEAST]
-        return sorted(rows, key=lambda row: (-row["mean"], row["text"]))[:WORDS_SHOWN]
+        rows: list[dict[str, Any]] = [
+            {"text": t, "n": int(n), "mean": s / n} for t, (s, n) in totals.items() if n >= LEAST
+        ]
+        rows.sort(key=_by_mean)
+        return rows[:WORDS_SHOWN]
 
     def _text(self, token: int) -> str:
         return self._texts.get(token) or f"token {token}"
+
+
+def _by_mean(row: dict[str, Any]) -> tuple[float, str]:
+    return -row["mean"], row["text"]
 
 
 def _wide(table: np.ndarray, width: int) -> np.ndarray:

@@ -6,7 +6,7 @@ becomes flat arrays, a rollout behind the other. Older runs (`records.jsonl`) co
 Left out on purpose: what the numbers mean (`credit.py`, `atlas.py`), and torch, which this does without.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ import pyarrow.compute as pc
 from appo.errors import UserError
 from appo.files import read_lines
 from appo.rollout.record_columns import CALL, FACTORS, FIXED, Layout, to_table
-from appo.rollout.records import record_files, record_tables
+from appo.rollout.records import record_tables
 
 # Shapes: R rollouts of a part, P tokens of all of them, C calls of all of them.
 
 THOUGHT, CALLED, RESULT, ANSWER = range(4)  # parts of a completion
 LINES_AT_ONCE = 256  # of older runs
 TREE = ("kind", "step", "task")  # neighbours that agree in these are one tree
-Choice = Callable[[pa.Table], pa.Array]  # which rows of a table are wanted
 
 
 @dataclass
@@ -62,11 +61,24 @@ class Part:
 
     @property
     def loss_P(self) -> np.ndarray:
-        """True at tokens that carry loss: those of the policy in credited rollouts, as far as the loss mask says so."""
+        """True at tokens that carry loss: the policy's in credited rollouts, as far as the loss mask says so."""
         carries_P = self.policy_P & np.repeat(self.credited_R, self.lengths_R)
         if "loss_mask" in self.factors:
             carries_P &= self.factors["loss_mask"] == 1
         return carries_P
+
+    def select(self, keep_R: np.ndarray) -> "Part":
+        """The rollouts that are to be kept (bool), in their order."""
+        keep_P = np.repeat(keep_R, self.lengths_R)
+        return Part(
+            self.table.filter(pa.array(keep_R)),
+            self.lengths_R[keep_R],
+            self.ids_P[keep_P],
+            self.policy_P[keep_P],
+            {name: values[keep_P] for name, values in self.tokens.items()},
+            {name: values[keep_P] for name, values in self.factors.items()},
+            self.credited_R[keep_R],
+        )
 
     def numbers(self, name: str, missing: float = np.nan) -> np.ndarray:
         """A fixed column of numbers, float64 (R,)."""
@@ -78,32 +90,27 @@ class Part:
         return self.table.column(name).to_pylist()
 
 
-def read_parts(run: str | Path, kind: str, choose: Choice | None = None) -> Iterator[Part]:
-    """A run's records in order, whole trees together.
+def read_parts(file: Path, kind: str) -> Iterator[Part]:
+    """The records of one file in order, whole trees together.
 
     Args:
-        run: As in `appo.rollout.records.records_at`.
-        kind: "train" or "evaluation".
-        choose: Given a table with the fixed columns, says which rows are wanted (bool); by tree, not by rollout.
+        file: As `appo.rollout.records.record_files` gives them.
+        kind: "train" or "evaluation"; the others are left out.
 
     Raises:
-        UserError: where there are no records, and for broken ones.
+        UserError: for a broken file.
     """
     rest: pa.Table | None = None
-    for file in record_files(run, kind):
-        read = _tables_of_lines if file.suffix == ".jsonl" else record_tables
-        for table in read(file):
-            table = table.filter(pc.equal(table.column("kind"), kind))  # a single file may hold both
-            if choose is not None:
-                table = table.filter(choose(table))
-            if rest is not None and rest.schema != table.schema:
-                yield _part(rest)
-                rest = None
-            table = table if rest is None else pa.concat_tables([rest, table])
-            end = _last_tree(table)
-            if end:
-                yield _part(table.slice(0, end))
-            rest = table.slice(end)
+    for table in _tables_of_lines(file) if file.suffix == ".jsonl" else record_tables(file):
+        table = table.filter(pc.equal(table.column("kind"), kind))
+        if rest is not None and rest.schema != table.schema:
+            yield _part(rest)
+            rest = None
+        table = table if rest is None else pa.concat_tables([rest, table])
+        end = _last_tree(table)
+        if end:
+            yield _part(table.slice(0, end))
+        rest = table.slice(end)
     if rest is not None and rest.num_rows:
         yield _part(rest)
 

@@ -1,11 +1,11 @@
 """The credit equation: what the advantage of a token is made of, and whether the records bear it out.
 
-A record holds the advantage of each token and what it is a product of: `base`, then a method's factors. The report shows
-the equation with its numbers, so it has to hold: `CreditCheck` multiplies it out for every token that carries loss. What
-does not agree is counted and handed on, never left out.
+A record holds the advantage of each token and what it is a product of: `base`, then a method's factors. The report
+shows the equation with its numbers, so it has to hold: `CreditCheck` multiplies it out for every token that carries
+loss. What does not agree is counted and handed on, never left out.
 
-Records keep 16 binary digits, so that each number is off by at most 2^-16 of itself, and a product of three by less than
-1e-4 of it: `TOLERANCE` is absolute up to an advantage of 1, relative beyond.
+Records keep 16 binary digits, so that each number is off by at most 2^-16 of itself, and a product of three by less
+than 1e-4 of it: `TOLERANCE` is absolute up to an advantage of 1, relative beyond.
 
 Left out on purpose: how advantages come about (`appo.methods`), which a report never runs again.
 """
@@ -29,15 +29,18 @@ FACTOR_HELP = {
         "future-aware factor",
         "1 + b clip(Omega): more weight where the policy, as it is now, favours what follows.",
     ),
-    "token_weight": ("fork weight", "How much this token was a choice: 1 for a favourite that was doubted, else less."),
+    "token_weight": (
+        "fork weight",
+        "How much of a choice this token was: most where the policy doubted a favourite.",
+    ),
     "loss_mask": ("carries loss", "1 where the token is trained on, 0 where it is not."),
 }
 EQUATIONS = {"future_factor": "1 + b · clip(Ω), Eq. 7", "token_weight": "(H − H2) / perplexity, with a floor"}
 BASES: dict[str, tuple[str, str, list[str]]] = {
     "dual_group": (
         "Eq. 6: the reward in standard deviations from the mean of its group, averaged over the two groups",
-        "Half of (reward − mean of the initial rollouts) / their spread, and half of (reward − mean of the branches) / "
-        "their spread. A group whose rewards are all equal adds 0.",
+        "Half of (reward − mean of the initial rollouts) / their spread, and half of (reward − mean of the branches) "
+        "/ their spread. A group whose rewards are all equal adds 0.",
         ["initial", "branch"],
     ),
     "pooled": (
@@ -95,13 +98,18 @@ BASE_OF = {
 
 
 def base_of(method: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """What the base is made of: `kind`, `label`, `text`, and `groups`, over whose z-scores of the reward it is the mean.
+    """What the base is made of: `kind`, `label`, `text`, and `groups`, whose z-scores of the reward it is the mean of.
 
     `kind` is None, and the texts say nothing in particular, for a method of the user's own.
     """
     kind = options.get("advantage", "dual_group") if method == "appo" else BASE_OF.get(method or "")
     if kind not in BASES:
-        return {"kind": None, "label": "the method's own", "text": "As the method's base_advantages has it.", "groups": []}
+        return {
+            "kind": None,
+            "label": "the method's own",
+            "text": "As the method's base_advantages has it.",
+            "groups": [],
+        }
     label, text, groups = BASES[kind]
     return {"kind": kind, "label": label, "text": text, "groups": groups}
 
@@ -125,7 +133,7 @@ def product(part: Part) -> np.ndarray:
 
 
 def base_from_groups(part: Part, groups: list[str]) -> np.ndarray:
-    """The base as rewards give it, float64 (R,): the mean of the reward's z-scores in the groups; 0 without a reward."""
+    """The base as rewards give it, float64 (R,): the mean of z-scores in the groups; 0 without a reward."""
     reward_R = part.numbers("reward")
     terms = []
     for group in groups:
@@ -146,6 +154,11 @@ class Differences:
     rows: np.ndarray
     tokens: np.ndarray
     recorded: np.ndarray
+
+    def select(self, keep_R: np.ndarray) -> "Differences":
+        """Those of some of the part's rollouts, which are counted anew."""
+        kept = keep_R[self.rows]
+        return Differences((np.cumsum(keep_R) - 1)[self.rows[kept]], self.tokens[kept], self.recorded[kept])
 
 
 @dataclass
@@ -172,8 +185,8 @@ class CreditCheck:
     _samples: list[tuple[float, int, int, float]] = field(default_factory=list)
     _random: Any = field(default_factory=lambda: np.random.default_rng(0))
 
-    def add(self, part: Part, first: int) -> Differences:
-        """Tries a part, whose first rollout is the run's `first`."""
+    def add(self, part: Part, numbers_R: np.ndarray) -> Differences:
+        """Tries a part; `numbers_R` are the numbers of its rollouts in the report, -1 for those that are not in it."""
         places_L = np.flatnonzero(part.loss_P)
         if not part.factors or not places_L.size:
             return Differences(places_L[:0], places_L[:0], np.zeros(0))
@@ -186,7 +199,8 @@ class CreditCheck:
         self.largest = max(self.largest, float(off_L.max()))
         rows_L = part.rows_P[places_L]
         tokens_L = places_L - part.starts_R[rows_L]
-        self._draw(first + rows_L, tokens_L, recorded_L)
+        shown_L = numbers_R[rows_L] >= 0
+        self._draw(numbers_R[rows_L][shown_L], tokens_L[shown_L], recorded_L[shown_L])
         self._try_bases(part, places_L, rows_L)
         return Differences(rows_L[wrong_L], tokens_L[wrong_L], recorded_L[wrong_L])
 

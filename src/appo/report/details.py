@@ -1,12 +1,14 @@
 """What is looked at one rollout at a time: its calls, parts of its reward, other tokens, true decisions.
 
-Most of it stands in the tokens already, so that only what does not is packed. Left out on purpose: what is a number per
-rollout or token (`pack.py`).
+Most of it stands in the tokens already, so that only what does not is packed. Left out on purpose: what is a number
+per rollout or token (`pack.py`).
 """
 
 import json
 import math
 from typing import Any
+
+import numpy as np
 
 from appo.report.columns import Part
 
@@ -16,10 +18,10 @@ DEFAULTS = (None, None, True, None, None)  # error, seconds, ran, arguments, res
 def details(part: Part, reward_names: dict[str, int], texts: dict[int, str]) -> list[list[Any]]:
     """Per rollout `[calls, rewards, alternatives, decisions]`.
 
-    calls          `[name, gap, length, result gap, result length, error, seconds, ran, arguments, result]`, without what
-                   is the default at the end. A gap is the distance from what came before, the call before (or its
-                   result) and the call itself; a result's gap of None says that it did not fit. Arguments and result
-                   are None where they stand in the tokens.
+    calls          `[name, gap, length, result gap, result length, error, seconds, ran, arguments, result]`, cut where
+                   only defaults follow. A gap is the distance from what came before: the call before (or its result),
+                   and the call itself; a result's gap of None says that it did not fit. Arguments and result are None
+                   where they stand in the tokens.
     rewards        in the order of `reward_names`, to which new ones are added; None where a function did not apply
     alternatives   `[token, log-probability]`, or None
     decisions      each as its distance from the one before, or None
@@ -35,7 +37,7 @@ def details(part: Part, reward_names: dict[str, int], texts: dict[int, str]) -> 
                 _calls(calls or [], [texts.get(token, "") for token in ids]),
                 _rewards(rewards or [], reward_names),
                 None if others is None else [[o["token"], round(o["logprob"], 2)] for o in others],
-                None if decisions is None else [at - before for before, at in zip([0, *decisions], decisions)],
+                None if decisions is None else np.diff(decisions, prepend=0).tolist(),
             ]
         )
     return found

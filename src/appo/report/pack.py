@@ -1,7 +1,7 @@
 """A run as the page reads it: an index of rollouts, shards of their tokens, the tasks, the texts, and a summary.
 
-`RunPacker` takes a run's parts one after another and hands on a shard whenever it has enough tokens, so that memory does
-not grow with the run. `docs/report.md` has the format; the page (`page/00_data.js`) undoes it.
+`RunPacker` takes a run's parts one after another and hands on a shard whenever it has enough tokens, so that memory
+does not grow with the run. `docs/report.md` has the format; the page (`page/00_data.js`) undoes it.
 
 Left out on purpose: reading (`columns.py`), the numbers' encoding (`quantise.py`), HTML (`write.py`).
 """
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from appo.files import fingerprint, strict_json
-from appo.report.columns import RESULT, Part, parts_of
-from appo.report.credit import CreditCheck, Differences
+from appo.report.columns import Part
+from appo.report.credit import Differences
 from appo.report.details import details
 from appo.report.quantise import column, exact, heat, ids_column, json_column, rounded
 from appo.report.run import Run
@@ -43,38 +43,33 @@ class RunPacker:
     Args:
         run: The run.
         emit: Takes each shard, as JSON text, with its first rollout, its rollouts and its tokens.
-        check: Tries the credit equation on everything that passes by.
         shard_tokens: A shard has at least as many tokens, but for the last one, and not many more.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        emit: Callable[[str, int, int, int], None],
-        check: CreditCheck,
-        shard_tokens: int = SHARD_TOKENS,
-    ) -> None:
-        self._run, self._emit, self.check = run, emit, check
+    def __init__(self, run: Run, emit: Callable[[str, int, int, int], None], shard_tokens: int = SHARD_TOKENS) -> None:
+        self._run, self._emit = run, emit
         self._shard_tokens = shard_tokens
         self._index: dict[str, list[np.ndarray]] = {}
         self._tasks: dict[tuple[Any, ...], int] = {}
         self._used: set[int] = set()
         self._reward_names: dict[str, int] = {}
         self._waiting: list[tuple[Part, np.ndarray, Differences]] = []  # of the next shard
-        self._tree, self._last_tree, self._shard = -1, None, 0
+        self._tree = -1
+        self._last_tree: Any = None
+        self._shard = 0
         self._first = 0  # rollout of the next shard
         self.rollouts = self.tokens = self._waiting_tokens = 0
         self.scales = Scales()
 
-    def add(self, part: Part, evaluation: int = NO_EVALUATION) -> np.ndarray:
-        """Packs a part; returns what each token is part of, uint8 (P,).
+    def add(self, part: Part, parts_P: np.ndarray, differences: Differences, evaluation: int = NO_EVALUATION) -> None:
+        """Packs a part.
 
         Args:
             part: Whole trees.
+            parts_P: What each token is part of, as `columns.parts_of` says.
+            differences: Where the credit equation does not hold.
             evaluation: Which of the summary's evaluations; `NO_EVALUATION`: training.
         """
-        parts_P = parts_of(part, self._run.texts, self._run.protocol)
-        differences = self.check.add(part, self.rollouts)
         self._add_index(part, evaluation)
         self._used.update(np.unique(part.ids_P).tolist())
         flags_P = part.policy_P * POLICY + part.loss_P * CREDITED + (parts_P << PART_SHIFT)
@@ -84,7 +79,6 @@ class RunPacker:
         self._waiting_tokens += len(part.ids_P)
         if self._waiting_tokens >= self._shard_tokens:
             self._flush()
-        return parts_P
 
     def finish(self) -> dict[str, Any]:
         """The packed run but for its shards and its summary."""
@@ -137,7 +131,7 @@ class RunPacker:
         parts = [part for part, _, _ in self._waiting]
         found = [one for part in parts for one in details(part, self._reward_names, self._run.texts)]
         flags = np.concatenate([flags for _, flags, _ in self._waiting])
-        shard = {
+        shard: dict[str, Any] = {
             "first": self._first,
             "n": self.rollouts - self._first,
             "tokens": len(flags),
@@ -168,7 +162,8 @@ class RunPacker:
     def _credit(self, parts: list[Part]) -> dict[str, Any]:
         """The factors at tokens that carry loss; the advantage itself only where it is not their product."""
         names = dict.fromkeys(name for part in parts for name in part.factors if name != "loss_mask")
-        rows, found, advantages, start = [], {name: [] for name in names}, [], 0
+        found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        rows, advantages, start = [], [], 0
         for part in parts:
             places = np.flatnonzero(part.loss_P)
             rows.append(start + part.rows_P[places])
@@ -250,16 +245,15 @@ def _task(task: str, row: str | None, prompt: str | None) -> dict[str, Any]:
         "row": found,
         "prompt": None if prompt is None else json.loads(prompt),
         "answers": _answers(fields),
-        "row_key": None if row is None else fingerprint(found),
+        "row_key": None if (text := row if row is not None else prompt) is None else fingerprint(json.loads(text)),
     }
 
 
 def _answers(row: dict[str, Any]) -> list[str]:
     """The reference answers of a row, by the names that data sets give them."""
-    places = [row, row.get("reward_model"), row.get("extra_info")]
-    for place in places:
-        for key in ANSWER_KEYS if isinstance(place, dict) else ():
-            if place.get(key) is not None:
-                answers = place[key]
+    for place in (row, row.get("reward_model"), row.get("extra_info")):
+        for key in ANSWER_KEYS:
+            answers = place.get(key) if isinstance(place, dict) else None
+            if answers is not None:
                 return [str(answer) for answer in (answers if isinstance(answers, list) else [answers])]
     return []

@@ -3,8 +3,8 @@
     heat map    u8 codes, 255 for none, on one of four scales, with the column's own bounds
     exact       the recorded numbers: one per rollout where they do not vary in it, else codes of a palette, or float32
 
-Everything is gzipped, then base64: a browser undoes it with `DecompressionStream`. The same input gives the same bytes.
-Left out on purpose: what the columns are called (`pack.py`).
+Everything is gzipped, then base64: a browser undoes it with `DecompressionStream`. The same input gives the same
+bytes. Left out on purpose: what the columns are called (`pack.py`).
 """
 
 import base64

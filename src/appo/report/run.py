@@ -1,7 +1,7 @@
 """What a run says of itself besides its records: settings, versions, evaluations, what was logged.
 
-All of it may be missing: a run that is not finished has no `result.json`, one made in Python no `run.json`, an older one
-no `meta.json`. What is missing is None, and the report leaves it out.
+All of it may be missing: a run that is not finished has no `result.json`, one made in Python no `run.json`, an older
+one no `meta.json`. What is missing is None, and the report leaves it out.
 
 Left out on purpose: the records themselves (`columns.py`).
 """
@@ -114,8 +114,12 @@ def _evaluations(directory: Path, result: dict[str, Any]) -> dict[str, dict[str,
         value = read_json(path)
         if isinstance(value, dict) and "success" in value:
             found[path.stem.removeprefix("evaluation-")] = value
-    order = {"before": 0, "after": 2}
-    return dict(sorted(found.items(), key=lambda item: order.get(item[0], 1)))
+    return {name: found[name] for name in sorted(found, key=evaluation_order)}
+
+
+def evaluation_order(name: str | None) -> tuple[int, str]:
+    """Sorts the names of evaluations: before, those in between, after."""
+    return {"before": 0, "after": 2}.get(name or "", 1), name or ""
 
 
 def evaluation_name(stem: str) -> str:

@@ -63,7 +63,7 @@ class Series:
         return sorted(self._sums)
 
     def curves(self, logged: list[dict[str, Any]]) -> dict[str, list[float | None]]:
-        """Curves over `step`: the measured ones, then what the trainer logged under other names; None: nothing there."""
+        """Curves over `step`: the measured ones, then what the trainer logged besides; None: nothing there."""
         known = {name: values for name, values in logged_series(logged).items() if name not in MEASURED}
         steps = self.steps or sorted({step for values in known.values() for step in values})
         curves: dict[str, list[float | None]] = {"step": [float(step) for step in steps]}
@@ -155,5 +155,7 @@ def settings_of(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that say most, and all others that have a value; those of the cold start by `cold_start.NAME`."""
     flat = {name: value for name, value in run.settings.items() if not isinstance(value, dict) or name in SHOWN}
     first = {name: flat[name] for name in SHOWN if flat.get(name) is not None}
-    rest = {name: value for name, value in sorted(flat.items()) if name not in first and value not in (None, [], {}, "")}
+    rest = {
+        name: value for name, value in sorted(flat.items()) if name not in first and value not in (None, [], {}, "")
+    }
     return first, rest

@@ -3,8 +3,9 @@
     write_report("runs/kinship")                          runs/kinship/report.html
     write_report("runs/a", other="runs/b", sample=500)
 
-The page (`page/`) is plain HTML, CSS and JavaScript; its data follow it, packed (`pack.py`). Beyond `FOLDER_FROM` tokens
-the data lie in a folder beside the page, as scripts that it loads one by one, so that it still opens without a server.
+The page (`page/`) is plain HTML, CSS and JavaScript; its data follow it, packed (`pack.py`). Beyond `FOLDER_FROM`
+tokens the data lie in a folder beside the page, as scripts that it loads one by one, so that it still opens without a
+server.
 
 Left out on purpose: torch, and the trainer: a report is made of what is on disk, also of a run that is still going.
 """
@@ -21,13 +22,9 @@ from typing import Any
 import appo
 from appo.errors import UserError
 from appo.files import PARTIAL, new_file, strict_json
-from appo.report.atlas import Atlas
-from appo.report.columns import Choice, read_parts
-from appo.report.credit import CreditCheck, base_of, factor_help
-from appo.report.pack import RunPacker
-from appo.report.run import Run, evaluation_name, read_run
-from appo.report.summary import Evaluations, Series, settings_of
-from appo.rollout.records import record_files
+from appo.report.compare import compare
+from appo.report.gather import Gathered
+from appo.report.run import read_run
 
 FORMAT = 1
 FOLDER_FROM = 20_000_000  # tokens
@@ -68,6 +65,7 @@ class Shards:
 
     def list_of(self, run: int) -> list[dict[str, Any]]:
         """What the page has to know of a run's shards."""
+
         def place(number: int) -> dict[str, str]:
             if self.in_folder:
                 return {"src": f"{self._folder.name}/{run}-{number}.js"}
@@ -115,73 +113,27 @@ def write_report(
     out = Path(out) if out is not None else runs[0].directory / REPORT
     shards = Shards(out, folder_from)
     try:
-        packed = [_pack(one, shards, sample, console) for one in runs]
-        pack = {"format": FORMAT, "made": f"appo {appo.__version__}", "runs": packed}
-        for number, one in enumerate(packed):
-            one["shards"] = shards.list_of(number)
+        packed, rows = [], []
+        for one in runs:
+            shards.begin_run()
+            read = Gathered(one, shards.add, sample, console)
+            packed.append(read.packed())
+            rows.append(read.rows)
+        both = compare(*rows) if len(rows) > 1 else None
+        pack = {"format": FORMAT, "made": f"appo {appo.__version__}", "runs": packed, "compare": both}
+        for number, found in enumerate(packed):
+            found["shards"] = shards.list_of(number)
         with new_file(out) as partial:
             with open(partial, "w", encoding="utf-8") as file:
                 file.writelines(_page(pack, shards))
             shards.settle()
     except OSError as error:
-        raise UserError(f"the report {out} cannot be written: {error.strerror or error}; give another --out.") from None
+        raise UserError(
+            f"the report {out} cannot be written: {error.strerror or error}; give another --out."
+        ) from None
     finally:
         shards.give_up()
     return out
-
-
-def _pack(run: Run, shards: Shards, sample: int | None, console: Any) -> dict[str, Any]:
-    shards.begin_run()
-    base = base_of(run.method, run.method_options)
-    check = CreditCheck(base["groups"])
-    packer = RunPacker(run, shards.add, check)
-    series, evaluations, atlas = Series(run.success_reward), Evaluations(run), Atlas(run.texts)
-    choose: Choice | None = None
-    for part in read_parts(run.place, "train", choose):
-        parts = packer.add(part)
-        series.add(part)
-        atlas.add(part, parts, packer.rollouts - len(part.lengths_R))
-    for file in record_files(run.place, "evaluation"):
-        name = evaluation_name(file.stem)
-        for part in read_parts(file, "evaluation", choose):
-            packer.add(part, evaluations.number(name))
-            evaluations.add(name, part)
-    found = packer.finish()
-    return {
-        "name": run.directory.name,
-        "directory": str(run.directory),
-        "summary": _summary(run, packer, series, evaluations, base, sample),
-        "atlas": atlas.summary(),
-        **found,
-    }
-
-
-def _summary(
-    run: Run, packer: RunPacker, series: Series, evaluations: Evaluations, base: dict[str, Any], sample: int | None
-) -> dict[str, Any]:
-    settings, further = settings_of(run)
-    return {
-        "method": run.method,
-        "task": run.settings.get("task"),
-        "model": run.settings.get("model"),
-        "seed": run.settings.get("seed"),
-        "protocol": run.protocol,
-        "success_reward": run.success_reward,
-        "settings": settings,
-        "further_settings": further,
-        "versions": run.versions,
-        "num_rollouts": packer.rollouts,
-        "num_tokens": packer.tokens,
-        "num_steps": len(series.steps),
-        "sampled": sample,
-        "evaluations": evaluations.summary(),
-        "series": series.curves(run.logged),
-        "credit_check": packer.check.summary(),
-        "base": base,
-        "base_kind": base["kind"],
-        "factor_help": factor_help(list(series.factors)),
-        "scales": packer.scales.summary(),
-    }
 
 
 # ---- the page ----
