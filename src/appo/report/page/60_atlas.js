@@ -1,0 +1,84 @@
+// Decisions pooled over the run: where branches left, what was redrawn, and what came of it. The numbers and their
+// intervals are computed when the report is made (over tasks, by bootstrap); here they are drawn.
+
+function shareRows(rows, label) {
+  return (rows ?? []).filter((row) => row.n > 0).map((row) => ({label: label(row), value: row.changed, low: row.low, high: row.high, n: row.n,
+    title: [`n = ${row.n}`, known(row.better) && `better ${percent(row.better)}, worse ${percent(row.worse)}`, known(row.mean_difference) && `reward, branch − parent: ${signedFixed(row.mean_difference)} ${interval(row.mean_low, row.mean_high, signedFixed)}`].filter(Boolean).join('\n')}));
+}
+
+function shareCard(title, words, rows, label, limit = 40) {
+  const drawn = shareRows(rows, label).slice(0, limit);
+  return drawn.length > 0 && h('section.card', {'aria-label': title}, barChart({title, note: words, rows: drawn, to: 1, show: (x, digits = 0) => percent(x, digits)}));
+}
+
+// Mean reward of branches by bins of a score: the paper's pilot figures.
+function rewardCard(title, words, rows) {
+  const drawn = (rows ?? []).filter((row) => row.n > 0).map((row) => ({label: `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`, value: row.reward, low: row.reward_low, high: row.reward_high, n: row.n,
+    title: known(row.changed) ? `ended otherwise: ${percent(row.changed)} ${interval(row.low, row.high)}` : null}));
+  return drawn.length > 0 && h('section.card', {'aria-label': title}, barChart({title, note: words, rows: drawn, show: (x) => fixed(x), color: 'var(--two)'}));
+}
+
+function meansCard(atlas) {
+  const places = Object.entries(atlas.entropy_inside ?? {}).filter(([, value]) => value?.n);
+  return places.length > 0 && h('section.card', {'aria-label': 'entropy inside and outside of calls'}, barChart({title: 'Entropy inside and outside of tool calls', note: 'mean over policy tokens, nats',
+    rows: places.map(([name, value]) => ({label: name.replace(/_/g, ' '), value: value.mean, low: value.low, high: value.high, n: value.n})), show: (x) => fixed(x)}));
+}
+
+function wordsCard(atlas) {
+  const {entropy = [], score = []} = atlas.words ?? {};
+  if (!entropy.length && !score.length) return null;
+  const list = (title, words, rows) => h('div', {}, barChart({title, note: words, rows: rows.slice(0, 15).map((row) => ({label: visible(row.text), value: row.mean, low: row.low, high: row.high, n: row.n})), show: (x) => fixed(x)}));
+  return section('Undecided words, and words that branches start from', 'A word can be undecided without being a decision: many rare words are. The branching score looks for those that also change what follows.',
+    h('div.columns', {style: {margin: 0}}, entropy.length > 0 && list('Highest entropy', 'mean, nats', entropy), score.length > 0 && list('Highest branching score', 'mean', score)));
+}
+
+function changedTiles(atlas) {
+  const {changed = {}} = atlas;
+  const points = (x) => signedFixed(x);
+  return h('div.tiles', {},
+    tile(count(atlas.picks ?? changed.n ?? 0), 'branches, each from a token that was redrawn'),
+    tile(percent(changed.share), `ended otherwise than the rollout they left ${interval(changed.low, changed.high)}`, `n = ${count(changed.n ?? 0)}`),
+    known(changed.better) ? tile(`${percent(changed.better, 0)} / ${percent(changed.worse, 0)}`, 'ended better / worse') : '',
+    known(changed.mean_difference) ? tile(points(changed.mean_difference), `reward, branch − parent ${interval(changed.mean_low, changed.mean_high, points)}`) : '');
+}
+
+// Branches on the paper's map: a point per branch, filled where it succeeded; a click leads to it.
+function clusterCard(run, clusters) {
+  if (!clusters?.points?.length) return null;
+  const {points} = clusters;
+  const width = 640;
+  const height = 420;
+  const scale = (k, size) => {
+    const [low, high] = range(points.map((point) => point[k]));
+    return (x) => 10 + ((x - low) / (high - low)) * (size - 20);
+  };
+  const [px, py] = [scale(0, width), scale(1, height)];
+  const shown = points.slice(0, 4000);
+  return section('Branches by what they were measured as', `Each point is a branch, placed by UMAP beside those that are like it; filled: success. ${plural(shown.length, 'branch', 'branches')}.`,
+    svg('svg', {viewBox: `0 0 ${width} ${height}`, style: {'max-width': '900px'}, role: 'img', 'aria-label': 'map of branches'}, shown.map(([x, y, result, i]) =>
+      svg('a', {href: rolloutLink(run, i), tabindex: '-1'}, svg('title', {}, `reward ${number(result)}`), svg('circle', {cx: px(x), cy: py(y), r: 3,
+        fill: result >= (run.summary.success_reward ?? 1) ? 'var(--good)' : 'var(--paper)', stroke: result >= (run.summary.success_reward ?? 1) ? 'var(--good)' : 'var(--bad)'})))));
+}
+
+VIEWS.atlas = {
+  title: 'Decisions',
+  render(page, route) {
+    const run = RUNS[shownRun];
+    const {atlas} = run;
+    page.append(h('div.head', {}, h('h1', {}, 'Decisions of the run'), h('span.soft', {}, 'Branch points of all updates together. Bars: 95 % intervals by bootstrap over tasks.')));
+    route.keys.Escape = () => go('overview', [], {run: shownRun || null});
+    if (!atlas || !(atlas.picks ?? atlas.changed?.n)) page.append(h('p', {}, `This run has no branches: method ${run.summary.method ?? 'unknown'} writes every rollout from its prompt.`));
+    if (!atlas) return;
+    const bin = (row) => row.label ?? (typeof row.bin === 'number' ? `${10 * row.bin} to ${10 * (row.bin + 1)} %` : String(row.bin));
+    const cards = [
+      shareCard('Which token was redrawn', 'share of its branches that ended otherwise', atlas.by_token, (row) => visible(row.text), 25),
+      shareCard('Where in the rollout', 'share of branches that ended otherwise, by the place of the token', atlas.by_place, bin),
+      shareCard('Inside what', 'share of branches that ended otherwise', atlas.by_part, (row) => row.part),
+      meansCard(atlas),
+      shareCard('By entropy of the token', 'nats; share that ended otherwise', atlas.by_entropy, (row) => `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`),
+      shareCard('By branching score', 'share that ended otherwise', atlas.by_score, (row) => `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`),
+      rewardCard('Reward by entropy', 'mean reward of branches, by the token’s entropy in nats', atlas.by_entropy),
+      rewardCard('Reward by branching score', 'mean reward of branches', atlas.by_score)];
+    page.append(atlas.picks || atlas.changed?.n ? changedTiles(atlas) : '', h('div.columns', {}, cards.filter(Boolean)), wordsCard(atlas) ?? '', clusterCard(run, atlas.clusters) ?? '');
+  },
+};

@@ -1,0 +1,26 @@
+// The page begins: the first view is drawn from the summary, everything else is decoded when it is asked for.
+
+applyTheme();
+document.addEventListener('keydown', onKey);
+
+async function arrived() {
+  if (location.hash === '#selftest') {
+    if (!document.body.dataset.selftest) {
+      document.body.dataset.selftest = 'running';
+      await settled();
+      await selftest();
+    }
+    return;
+  }
+  const route = await show();
+  if (!document.body.dataset.firstView) {
+    requestAnimationFrame(() => setTimeout(() => {
+      document.body.dataset.firstView = String(Math.round(performance.now()));  // ms since the navigation began
+      RUNS.forEach((run) => run.open().catch(console.error));
+    }));
+  }
+  document.dispatchEvent(new CustomEvent('appo-shown', {detail: route}));
+}
+
+window.addEventListener('hashchange', arrived);
+arrived();
