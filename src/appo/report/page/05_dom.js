@@ -42,6 +42,7 @@ function spread(values) {
 }
 
 const count = (n) => Math.round(n).toLocaleString('en-US');
+const shortCount = (n) => (n >= 99950 ? `${number(n / 1000, 3)}k` : count(n));
 const plural = (n, word, words = `${word}s`) => `${count(n)} ${n === 1 ? word : words}`;
 const percent = (x, digits = 1) => (known(x) ? `${(100 * x).toFixed(digits)} %` : '–');
 

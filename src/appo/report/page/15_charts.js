@@ -26,7 +26,7 @@ function range(values, {zero = false, unit = false} = {}) {
 
 // series: [{name, x: [..], y: [..], color, dash}]; points: [{x, y, low, high, name, color}] with intervals.
 // onstep(x): the address to which a click on a step leads.
-function curveChart({title, unit = '', series, points = [], onstep = null, share = false, width = 460, height = 190, xname = 'optimizer step'}) {
+function curveChart({title, unit = '', series, points = [], onstep = null, share = false, width = 380, height = 170, xname = 'optimizer step'}) {
   const left = 44;
   const right = 12;
   const [top, bottom] = [10, 32];
@@ -74,15 +74,15 @@ function stepTargets(series, px, bottom, top, onstep, show) {
 
 // Horizontal bars with intervals: rows: [{label, value, low, high, n, title, href}]; `show` writes a value.
 function barChart({title, note: words = '', rows, show = percent, from = 0, to = null, reference = null, color = 'var(--accent)'}) {
-  const width = 460;
-  const left = 128;
-  const right = 150;
+  const width = 380;
+  const left = 100;
+  const right = 152;
   const line = 22;
   const height = rows.length * line + 22;
   const highs = rows.flatMap((row) => [row.value, row.high]).filter(known);
   const lows = rows.flatMap((row) => [row.value, row.low]).filter(known);
   const start = Math.min(from, ...lows);
-  const end = to ?? (Math.max(...highs, start + 1e-9) || 1);
+  const end = to ?? Math.max(...highs, reference ?? 0, start + 1e-9);
   const px = (x) => left + ((Math.min(Math.max(x, start), end) - start) / (end - start)) * (width - left - right);
   const chart = svg('svg', {viewBox: `0 0 ${width} ${height}`, role: 'img',
     'aria-label': `${title}: ${rows.map((row) => `${row.label} ${show(row.value)} of ${row.n}`).join('; ')}`},
@@ -97,11 +97,11 @@ function barOf(row, y, {px, left, width, right, show, color, start}) {
   const zero = px(Math.max(0, start));
   const end = px(row.value ?? 0);
   return svg('g', {}, row.title && svg('title', {}, row.title),
-    svg('text.strong', {x: left - 8, y: y + 4, 'text-anchor': 'end'}, oneLine(row.label, 20)),
+    svg('text.strong', {x: left - 8, y: y + 4, 'text-anchor': 'end'}, oneLine(row.label, 16)),
     known(row.value) && svg('rect', {x: Math.min(zero, end), y: y - 6, width: Math.max(1, Math.abs(end - zero)), height: 12, rx: 2, fill: color, 'fill-opacity': .55}),
     known(row.low) && svg('path', {d: `M${px(row.low)},${y}H${px(row.high)}M${px(row.low)},${y - 4}v8M${px(row.high)},${y - 4}v8`, stroke: 'var(--ink)', 'stroke-width': 1.2}),
     svg('text', {x: width - right + 10, y: y + 4},
-      svg('tspan.strong', {}, show(row.value)), known(row.low) ? ` ${interval(row.low, row.high, (x) => show(x, 0).replace(' %', ''))}` : '', ` n ${count(row.n)}`));
+      svg('tspan.strong', {}, show(row.value)), known(row.low) ? ` ${interval(row.low, row.high, (x) => show(x, 0).replace(' %', ''))}` : '', ` n ${shortCount(row.n)}`));
 }
 
 // A strip of rewards, one mark each: filled for a success, hollow for a failure, a dash for none.

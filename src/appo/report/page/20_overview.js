@@ -76,9 +76,9 @@ function gain(before, after) {
 function evaluationTiles(run) {
   const evaluations = (run.summary.evaluations ?? []).filter((e) => known(e.success));
   const tiles = evaluations.map((e) => tile(percent(e.success), `success ${e.name}: ${interval(e.low, e.high)} of ${plural(e.questions, 'question')}`,
-    known(e.tool_calls) ? `${number(e.tool_calls)} tool calls, ${number(e.tokens)} tokens per question` : null));
+    known(e.tool_calls) ? `${fixed(e.tool_calls, 1)} tool calls, ${fixed(e.tokens, 1)} tokens per question` : null));
   if (evaluations.length > 1) {
-    const points = (x) => signed(100 * x);
+    const points = (x) => signedFixed(100 * x, 1);
     const [difference, low, high] = gain(evaluations[0], evaluations[evaluations.length - 1]);
     tiles.push(tile(`${points(difference)} points`, `gained ${known(low) ? interval(low, high, points) : ''}`, 'as if of different questions'));
   }
@@ -90,10 +90,10 @@ function creditLine(run) {
   const check = run.summary.credit_check;
   if (!check || !check.tokens) return h('span.soft', {}, 'No token of this run has a recorded advantage.');
   if (!check.method_has_factors) return h('span.soft', {}, `${count(check.tokens)} tokens carry loss; their method records no factors.`);
-  const text = `base × factors against the loss’s advantage on ${plural(check.tokens, 'token')}: largest difference ${number(check.largest_difference)}`;
+  const text = `base × factors is what the loss was given, on ${plural(check.tokens, 'token')} (largest difference ${number(check.largest_difference)})`;
   return check.disagree
-    ? h('span.bad', {}, `✗ ${plural(check.disagree, 'token')} disagree. ${text}`)
-    : h('span', {}, h('span.good', {}, '✓ '), `Every advantage is explained: ${text}.`);
+    ? h('span.bad', {}, `✗ ${plural(check.disagree, 'token')} of ${count(check.tokens)} disagree with their factors (largest difference ${number(check.largest_difference)}).`)
+    : h('span', {}, h('span.good', {}, '✓ '), `Credit adds up: ${text}.`);
 }
 
 function branchLine(run) {
@@ -121,7 +121,7 @@ function settings(run) {
 function runWords(run) {
   const {method, task, model, seed, num_steps: steps, num_rollouts: rollouts, num_tokens: tokens, protocol} = run.summary;
   return [method && `method ${method}`, task && `task ${task}`, model && `model ${oneLine(model, 60)}`, protocol && `calls by ${protocol}`,
-    known(seed) && `seed ${seed}`, plural(steps ?? 0, 'update'), plural(rollouts, 'rollout'), plural(tokens, 'token')].filter(Boolean).join(' · ');
+    known(seed) && `seed ${seed}`, plural(steps ?? 0, 'step'), plural(rollouts, 'rollout'), plural(tokens, 'token')].filter(Boolean).join(' · ');
 }
 
 VIEWS.overview = {

@@ -57,12 +57,12 @@ class VirtualList {
 // [sort key, head, width, cell, classes]
 const ROLLOUT_COLUMNS = [
   ['step', 'step', '64px', (run, i) => run.evaluation(i) ?? run.index.step[i]],
-  [null, 'rollout', '158px', (run, i) => kindWords(run, i)],
+  [null, 'rollout', '190px', (run, i) => kindWords(run, i)],
   ['reward', 'reward', '88px', (run, i) => rewardCell(run, i)],
   ['tokens', 'tokens', '52px', (run, i) => count(run.index.n_tokens[i]), 'num'],
   ['calls', 'calls', '44px', (run, i) => run.index.n_calls[i], 'num'],
   ['errors', 'failed', '46px', (run, i) => run.index.n_errors[i] || '', 'num bad'],
-  ['score', 'score', '52px', (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''), 'num hide-narrow'],
+  ['score', 'branch score', '88px', (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''), 'num hide-narrow'],
   [null, 'ended by', '72px', (run, i) => FINISH[run.index.finish[i]] ?? '–', 'soft hide-narrow'],
   [null, 'task', 'minmax(0, 1fr)', (run, i) => oneLine(promptText(run.task(i)), 160), 'soft'],
 ];
@@ -70,7 +70,7 @@ const FINISH = ['stop', 'length limit', 'tool limit'];
 
 function kindWords(run, i) {
   const {rollout, parent, branch_position: position} = run.index;
-  return run.isBranch(i) ? `${rollout[i]}: branch of ${parent[i]} at ${position[i]}` : String(rollout[i]);
+  return run.isBranch(i) ? `${rollout[i]} ↳ of ${parent[i]} at token ${position[i]}` : String(rollout[i]);
 }
 
 function rewardCell(run, i) {
@@ -100,7 +100,7 @@ const TASK_COLUMNS = [
   [null, 'initial rollouts', '150px', (run, tree, groups) => [rewardMarks(run, groups.initial.members.slice(0, 12)), ' ', h('span.soft', {}, fixed(groups.initial.mean))]],
   [null, 'branches', '200px', (run, tree, groups) => groups.branches.members.length > 0 && [rewardMarks(run, groups.branches.members.slice(0, 16)), ' ', h('span.soft', {}, fixed(groups.branches.mean))]],
   [null, 'spread', '56px', (run, tree, groups) => fixed(groups.initial.spread), 'num'],
-  [null, 'branches − initial', '112px', (run, tree, groups) => (known(groups.branches.mean) && known(groups.initial.mean) ? signedFixed(groups.branches.mean - groups.initial.mean) : ''), 'num hide-narrow'],
+  [null, 'branches − initial', '126px', (run, tree, groups) => (known(groups.branches.mean) && known(groups.initial.mean) ? signedFixed(groups.branches.mean - groups.initial.mean) : ''), 'num hide-narrow'],
   [null, 'task', 'minmax(0, 1fr)', (run, tree) => oneLine(promptText(run.task(tree.first)), 160), 'soft'],
 ];
 
@@ -148,7 +148,7 @@ VIEWS.rollouts = {
   },
 };
 
-const rolloutRow = (run, i) => h('a.row', {href: rolloutLink(run, i), style: {'--grid': gridOf(ROLLOUT_COLUMNS)}}, cells(ROLLOUT_COLUMNS, run, i));
+const rolloutRow = (run, i) => h('a', {class: run.tree(i).first === i ? 'row begins' : 'row', href: rolloutLink(run, i), style: {'--grid': gridOf(ROLLOUT_COLUMNS)}}, cells(ROLLOUT_COLUMNS, run, i));
 const treeRow = (run, tree) => h('a.row', {href: treeLink(run, tree.first), style: {'--grid': gridOf(TASK_COLUMNS)}}, cells(TASK_COLUMNS, run, tree, groupsOf(run, tree)));
 
 function listKeys(route, list, bar, change) {

@@ -67,6 +67,7 @@ function heatScale(run, name, values) {
   const given = run.summary.scales?.[name];
   let low = given?.p1 ?? given?.low ?? (known_.length ? Math.min(...known_) : 0);
   let high = given?.p99 ?? given?.high ?? (known_.length ? Math.max(...known_) : 1);
+  if (low > 0 && low < 0.02 * high) low = 0;
   const centre = heatWords(name)[3];
   const diverging = centre !== null;
   if (diverging) {
@@ -88,5 +89,5 @@ function heatLegend(heat) {
   const stops = Array.from({length: 9}, (_, k) => heat.color(heat.low + (k / 8) * (heat.high - heat.low))[0]);
   const bounded = heat.name !== 'weight';
   return h('div.legend', {}, h('span', {}, words, ': '),
-    h('span', {style: {'white-space': 'nowrap'}}, bounded ? '≤ ' : '', number(heat.low), h('span.ramp', {style: {background: `linear-gradient(to right, ${stops.join(', ')})`}}), bounded ? '≥ ' : '', number(heat.high), unit && ` ${unit}`));
+    h('span', {style: {'white-space': 'nowrap'}}, bounded && heat.low !== 0 ? '≤ ' : '', number(heat.low), h('span.ramp', {style: {background: `linear-gradient(to right, ${stops.join(', ')})`}}), bounded ? '≥ ' : '', number(heat.high), unit && ` ${unit}`));
 }

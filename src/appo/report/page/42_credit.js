@@ -11,14 +11,13 @@ function equationLines(rollout, t, credit) {
   groups.forEach(({words, term, text}) => lines.push(['', words, signedFixed(term, 4), text]));
   const base = credit.factors.find(([name]) => name === 'base');
   if (base) {
-    const {label, text} = summary.base ?? {};
-    const terms = groups.length > 1 ? `(${groups.map(({term}) => signedFixed(term, 4)).join(' ')}) / ${groups.length}` : '';
-    lines.push(['=', label ?? 'base advantage', signedFixed(base[1], 4), terms || text]);
+    const terms = `(${groups.map(({term}) => fixed(term, 4)).join(' + ').replace(/\+ −/g, '− ')}) / ${groups.length}`;
+    lines.push(['=', 'base advantage', signedFixed(base[1], 4), groups.length > 1 ? `${terms}: mean of both (Eq. 6)` : summary.base?.label ?? summary.base?.text]);
   }
   for (const [name, value] of credit.factors) {
     if (name === 'base') continue;
     const help = summary.factor_help?.[name] ?? {};
-    lines.push(['×', help.label ?? name.replace(/_/g, ' '), fixed(value, 4), [help.text, help.equation].filter(Boolean).join(' ')]);
+    lines.push(['×', help.label ?? name.replace(/_/g, ' '), fixed(value, 4), help.equation || help.text]);
   }
   return lines;
 }
@@ -67,11 +66,19 @@ async function measures(rollout, t) {
     const value = read[k].at(rollout.start + t);
     const [label, , unit] = heatWords(name);
     if (value === null) return [label, null];
+    if (name === 'score') return [label, scoreWords(rollout, read[k], t, value)];
     if (name === 'logprob') return ['Probability', `${percent(Math.exp(value))} (log ${fixed(value)})`];
     if (name === 'ratio') return ['Probability ratio', `${fixed(Math.exp(value), 3)} present / old`];
-    return [label, `${number(value)}${unit ? ` ${unit}` : ''}${name === 'score' ? rankOf(rollout, read[k], t) : ''}`];
+    return [label, `${number(value)}${unit ? ` ${unit}` : ''}`];
   });
   return pairs.some(([, value]) => value !== null) ? definition(pairs) : null;
+}
+
+// A heat map rounds; of a token that was branched at, the score and the rank are known as they were.
+function scoreWords(rollout, heat, t, value) {
+  const {branch_position: position, branch_score: score, branch_rank: rank} = rollout.run.index;
+  const branch = rollout.run.children(rollout.i).find((j) => position[j] === t);
+  return branch === undefined ? `${number(value)}${rankOf(rollout, heat, t)}` : `${fixed(score[branch])}, rank ${rank[branch]} in this rollout`;
 }
 
 function rankOf(rollout, heat, t) {
@@ -88,10 +95,16 @@ function rankOf(rollout, heat, t) {
 }
 
 // What else could have stood here, where a branch wrote it down.
-function alternatives(rollout, t, branches) {
-  const found = branches.map((branch) => branch.details.alternatives).find((list) => list?.length);
-  if (!found) return null;
+async function alternatives(rollout, t, branches) {
+  const noted = branches.map((branch) => branch.details.alternatives).find((list) => list?.length);
+  if (!noted) return null;
   const drawn = new Set(branches.map((branch) => branch.ids[t]));
+  const found = [...noted];
+  for (const each of [rollout, ...branches]) {  // what was taken and redrawn need not be among the likeliest
+    const logprob = (await each.shard.heat('logprob'))?.at(each.start + t);
+    if (known(logprob) && !found.some(([token]) => token === each.ids[t])) found.push([each.ids[t], logprob]);
+  }
+  found.sort(([, a], [, b]) => b - a);
   const most = Math.max(...found.map(([, logprob]) => Math.exp(logprob)));
   return [h('h3', {}, 'What could have been written here'), h('div.bars', {}, found.map(([token, logprob]) => [
     h('span.chip', {class: token === rollout.ids[t] ? 'chip taken' : drawn.has(token) ? 'chip drawn' : 'chip'}, visible(rollout.run.text(token))),
@@ -121,13 +134,13 @@ async function branchPanel(rollout, t) {
     const parent = await readRollout(run, run.parent(i));
     parts.push(h('h3', {}, 'This token was redrawn'), h('p', {}, 'Rollout ', h('a', {href: rolloutLink(run, parent.i, {token: t})}, String(run.index.rollout[parent.i])), ' wrote ',
       h('span.chip.taken', {}, visible(parent.text(t))), ' here, this branch ', h('span.chip.drawn', {}, visible(rollout.text(t))), `: score ${fixed(score[i])}, rank ${rank[i]}.`),
-    alternatives(parent, t, [rollout]));
+    await alternatives(parent, t, [rollout]));
   }
   if (branches.length) {
     parts.push(h('h3', {}, `${plural(branches.length, 'branch', 'branches')} redrew this token`), branches.map((branch) => h('p', {style: {margin: '2px 0'}},
       h('span.chip.taken', {}, visible(rollout.text(t))), ' → ', h('span.chip.drawn', {}, visible(branch.n > t ? branch.text(t) : '')), ' ', outcome(run, branch.i),
       ' ', h('a', {href: rolloutLink(run, branch.i, {token: t})}, `rollout ${run.index.rollout[branch.i]}`), h('span.soft', {}, ` score ${fixed(score[branch.i])}, rank ${rank[branch.i]}`))),
-    alternatives(rollout, t, branches));
+    await alternatives(rollout, t, branches));
   }
   return parts;
 }

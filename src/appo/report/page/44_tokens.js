@@ -16,8 +16,8 @@ function blocksOf(rollout) {
 
 function blockLabel(block, calls) {
   const call = calls[block.call];
-  if (block.part === 'call') return [h('b', {}, 'call'), call?.name ?? ''];
-  if (block.part === 'result') return [h('b', {}, call?.error ? '✗ failed' : 'result'), seconds(call?.seconds) ?? ''];
+  if (block.part === 'call') return [h('b', {}, 'call'), ` ${call?.name ?? ''}`];
+  if (block.part === 'result') return [h('b', {}, call?.error ? '✗ failed' : 'result'), ` ${seconds(call?.seconds) ?? ''}`];
   return h('b', {}, block.part);
 }
 
@@ -28,7 +28,7 @@ function tokenSpan(rollout, t, heat, branches) {
   if (known(value)) [span.style.background, span.style.color] = heat.color(value);
   if (branches) {
     span.classList.add('fork');
-    span.dataset.branches = `⑂${branches > 1 ? branches : ''}`;
+    span.dataset.branches = `◆${branches > 1 ? branches : ''}`;
   }
   const cut = rollout.run.isBranch(rollout.i) ? rollout.run.index.branch_position[rollout.i] : -1;
   if (t < cut) span.classList.add('shared');
@@ -122,7 +122,7 @@ function rolloutHead(run, i, query) {
     const j = neighbour(run, i, by);
     return h('a', {href: j === null ? null : rolloutLink(run, j, {heat: query.heat}), 'aria-disabled': j === null}, h('button', {tabindex: '-1', disabled: j === null, title: `${words} (${key})`}, words));
   };
-  const when = run.evaluation(i) ? `evaluation ${run.evaluation(i)}` : [h('a', {href: link('rollouts', [], {run: run.number || null, step: index.step[i]})}, `update ${index.step[i]}`)];
+  const when = run.evaluation(i) ? `evaluation ${run.evaluation(i)}` : [h('a', {href: link('rollouts', [], {run: run.number || null, step: index.step[i]})}, `step ${index.step[i]}`)];
   const parent = run.parent(i);
   const kind = parent === null ? `rollout ${index.rollout[i]}` : [`rollout ${index.rollout[i]}, a branch of `, h('a', {href: rolloutLink(run, parent, {token: index.branch_position[i]})}, `rollout ${index.rollout[parent]}`), ` from token ${index.branch_position[i]} on`];
   return h('div.head', {}, h('h1', {}, oneLine(promptText(run.task(i)), 110)), h('span.soft', {}, when, ' · ', kind), outcome(run, i),
@@ -146,8 +146,8 @@ VIEWS.rollout = {
     const panel = h('section.card', {'aria-label': 'chosen token', 'aria-live': 'polite'});
     const tokens = h('div', {role: 'listbox', tabindex: '0', 'aria-label': 'tokens; arrow keys move'}, tokenBlocks(rollout, heat, forks));
     page.append(rolloutHead(run, i, route.query), h('div.split', {},
-      h('div', {}, h('section.card', {'aria-label': 'tokens'}, heatBar(rollout, names, heats, heat, route), tokens, partLegend(forks)), callsCard(rollout)),
-      h('div.side', {}, panel, factsCard(rollout))));
+      h('div.left', {}, h('section.card', {'aria-label': 'tokens'}, heatBar(rollout, names, heats, heat, route), tokens, partLegend(forks)), factsCard(rollout), callsCard(rollout)),
+      h('div.side', {}, panel)));
     await tokenChoice({route, rollout, tokens, panel, forks, heat, names, heats});
   },
 };
@@ -166,7 +166,7 @@ function chooseHeat({run, i}, name, route) {
 
 function partLegend(forks) {
   return h('div.legend', {style: {'margin-top': '8px'}}, h('span', {}, 'plain: thought'), h('span', {}, h('b', {}, 'bold: call')), h('span', {}, h('em', {style: {'font-style': 'italic'}}, 'italic: what a tool answered')),
-    h('span', {style: {'text-decoration': 'underline', 'text-decoration-style': 'double'}}, 'double line: answer'), forks.size > 0 && h('span', {style: {color: 'var(--mark)'}}, '⑂ a branch begins here'));
+    h('span', {style: {'text-decoration': 'underline', 'text-decoration-style': 'double'}}, 'double line: answer'), forks.size > 0 && h('span', {style: {color: 'var(--mark)'}}, '◆ a branch begins here'));
 }
 
 // Choosing a token, by the mouse and by the keys.
@@ -218,6 +218,6 @@ async function drawToken(rollout, route, panel, forks) {
   panel.replaceChildren(
     h('h2', {}, `Token ${t} `, h('span.chip', {}, visible(rollout.text(t))), h('span.soft', {}, ` ${rollout.part(t)}, ${t + 1} of ${rollout.n}`)),
     h('h3', {}, 'Its credit'), ...[equation(rollout, t)].flat(), ...branched.flat(Infinity).filter(Boolean),
-    measured ? h('h3', {}, 'Measured') : '', measured ?? '',
+    measured ? h('h3', {}, 'Measured', h('span.soft', {style: {'font-weight': '400'}}, ', rounded')) : '', measured ?? '',
     h('p', {style: {margin: '8px 0 0'}}, h('a', {href: treeLink(rollout.run, rollout.i)}, forks.size || rollout.run.isBranch(rollout.i) ? 'The task’s tree: did it matter?' : 'The task’s rollouts')));
 }

@@ -1,29 +1,30 @@
 // A task's tree: shared beginnings once, branches where they left, how each ended, and whether it mattered.
 
-const LANE = 26;
+const LANE = 28;
 
 // Rollouts of a tree in the order of drawing: a rollout, then what left it, from its end to its beginning, so that no two
-// connections cross: [{i, depth}, ..].
+// connections cross: [{i}, ..].
 function lanesOf(run, tree) {
   const lanes = [];
-  const add = (i, depth) => {
-    lanes.push({i, depth});
+  const add = (i) => {
+    lanes.push({i});
     const {branch_position: position} = run.index;
-    run.children(i).sort((a, b) => position[b] - position[a] || a - b).forEach((j) => add(j, depth + 1));
+    run.children(i).sort((a, b) => position[b] - position[a] || a - b).forEach((j) => add(j));
   };
-  for (let i = tree.first; i < tree.last; i++) if (run.parent(i) === null) add(i, 0);
+  for (let i = tree.first; i < tree.last; i++) if (run.parent(i) === null) add(i);
   return lanes;
 }
 
 // The lane of an initial rollout: its tokens under the entropy map, in at most 160 cells.
 function strip(rollout, heat, px, y) {
   const cells = Math.min(rollout.n, 160);
-  return Array.from({length: cells}, (_, k) => {
+  const frame = svg('rect', {x: px(0), y: y - 5, width: px(rollout.n) - px(0), height: 10, fill: 'none', stroke: 'var(--line)'});
+  return [frame, Array.from({length: cells}, (_, k) => {
     const [from, to] = [Math.floor((k * rollout.n) / cells), Math.floor(((k + 1) * rollout.n) / cells)];
     const values = heat ? heat.values.slice(from, to).filter(known) : [];
     return svg('rect', {x: px(from), y: y - 5, width: Math.max(0.6, px(to) - px(from) + 0.3), height: 10,
       fill: values.length ? heat.color(Math.max(...values))[0] : 'var(--line)'});
-  });
+  })];
 }
 
 function laneOutcome(run, i, x, y) {
@@ -33,9 +34,9 @@ function laneOutcome(run, i, x, y) {
     svg('text.strong', {x: x + 9, y: y + 4}, `${number(run.reward(i))}`)];
 }
 
-function treeChart(run, tree, rollouts, heats) {
+function treeChart(run, tree, rollouts, heats, chosen) {
   const lanes = lanesOf(run, tree);
-  const width = 1000;
+  const width = Math.max(560, document.getElementById('main').clientWidth - 62);
   const [left, right] = [96, 60];
   const longest = Math.max(...rollouts.values().map((rollout) => rollout.n), 1);
   const px = (t) => left + (t / longest) * (width - left - right);
@@ -48,11 +49,11 @@ function treeChart(run, tree, rollouts, heats) {
     const parent = run.parent(i);
     if (parent !== null) chart.append(svg('path', {d: `M${px(position[i])},${place.get(parent)}V${place.get(i)}`, stroke: 'var(--mark)', fill: 'none', 'stroke-width': 1, 'stroke-opacity': .7}));
   }
-  for (const {i, depth} of lanes) chart.append(lane(run, i, depth, {rollouts, heats, px, y: place.get(i), place}));
+  for (const {i} of lanes) chart.append(lane(run, i, {rollouts, heats, px, y: place.get(i), chosen, width}));
   return chart;
 }
 
-function lane(run, i, depth, {rollouts, heats, px, y, place}) {
+function lane(run, i, {rollouts, heats, px, y, chosen, width}) {
   const rollout = rollouts.get(i);
   const {branch_position: position, rollout: numbers} = run.index;
   const branch = run.isBranch(i);
@@ -63,11 +64,11 @@ function lane(run, i, depth, {rollouts, heats, px, y, place}) {
     ? [svg('line.body', {x1: px(start), x2: px(rollout.n), y1: y, y2: y, stroke: run.success(i) ? 'var(--good)' : 'var(--bad)', 'stroke-width': 3, 'stroke-dasharray': run.success(i) ? null : '5 2.5'}), redrawn(rollout, parent, start, px, y)]
     : strip(rollout, heats.get(i), px, y);
   const results = (rollout.details.calls ?? []).filter((call) => call.result_start >= start).map((call) =>
-    svg('rect', {x: px(call.result_start), y: y - 6, width: Math.max(2, px(call.result_end) - px(call.result_start)), height: 12, rx: 2, fill: 'var(--paper)', stroke: call.error ? 'var(--bad)' : 'var(--soft)'},
+    svg('rect', {x: px(call.result_start), y: y - (branch ? 4 : 6), width: Math.max(2, px(call.result_end) - px(call.result_start)), height: branch ? 8 : 12, rx: 2, fill: 'var(--paper)', stroke: call.error ? 'var(--bad)' : 'var(--soft)'},
       svg('title', {}, `${call.name}: ${call.error ?? 'answered'}`)));
   const forks = run.children(i).map((j) => svg('path', {d: `M${px(position[j])},${y - 7}l4,7l-4,7l-4,-7z`, fill: 'var(--mark)', stroke: 'var(--paper)'}));
-  return svg('a.lane', {href: rolloutLink(run, i, branch ? {token: start} : {}), 'aria-label': words}, svg('title', {}, words),
-    svg('rect.hit', {x: 0, y: y - LANE / 2, width: 1000, height: LANE}),
+  return svg('a', {class: i === chosen ? 'lane chosen' : 'lane', href: rolloutLink(run, i, branch ? {token: start} : {}), 'aria-label': words}, svg('title', {}, words),
+    svg('rect.hit', {x: 0, y: y - LANE / 2, width, height: LANE}),
     svg('text', {x: 84, y: y + 4, 'text-anchor': 'end', class: branch ? '' : 'strong'}, branch ? `${numbers[i]} ↳` : `rollout ${numbers[i]}`),
     body, results, forks, laneOutcome(run, i, px(rollout.n) + 8, y));
 }
@@ -77,7 +78,7 @@ function redrawn(rollout, parent, start, px, y) {
   const text = `${oneLine(visible(parent.text(start)), 14)} → ${oneLine(visible(rollout.n > start ? rollout.text(start) : ''), 14)}`;
   return px(start) > 240
     ? svg('text', {x: px(start) - 6, y: y + 4, 'text-anchor': 'end'}, text)
-    : svg('text', {x: px(start) + 4, y: y - 5}, text);
+    : svg('text', {x: px(start) + 4, y: y - 8}, text);
 }
 
 // Pairs of a branch and the rollout it left, both with rewards.
@@ -116,11 +117,11 @@ function twig(rollout, parent) {
   const at = run.index.branch_position[i];
   const line = (who, kind) => {
     const own = who.n > at ? who.text(at) : '';
-    return h('div.tokens', {}, h('a', {href: rolloutLink(run, who.i, {token: at})}, `${run.index.rollout[who.i]}: `.padStart(4)), h('span', {class: `chip ${kind}`}, visible(own)),
-      oneLine(spanText(who, at + 1, Math.min(who.n, at + 22)), 150), who.n > at + 22 ? ' …' : '', ' ', outcome(run, who.i));
+    return h('div.tokens', {}, outcome(run, who.i), ' ', h('a', {href: rolloutLink(run, who.i, {token: at})}, `rollout ${run.index.rollout[who.i]}`), h('span', {class: `chip ${kind}`}, visible(own)), ' ',
+      oneLine(spanText(who, at + 1, Math.min(who.n, at + 60)), 400));
   };
   const difference = run.reward(i) - run.reward(parent.i);
-  return h('div.twig', {}, h('div', {}, h('div.tokens.soft', {}, `${at > 14 ? '… ' : ''}${oneLine(spanText(rollout, Math.max(0, at - 14), at), 160)}`, h('span.soft', {}, ` │ shared: ${plural(at, 'token')}`)), line(parent, 'taken'), line(rollout, 'drawn')),
+  return h('div.twig', {}, h('div', {}, h('div.tokens.soft', {}, at === 0 ? 'from the first token on' : `${at > 14 ? '… ' : ''}${oneLine(spanText(rollout, Math.max(0, at - 14), at), 160)} │ ${plural(at, 'shared token')}`), line(parent, 'taken'), line(rollout, 'drawn')),
     h('div', {}, h('b', {class: difference > 0 ? 'good' : difference < 0 ? 'bad' : 'soft'}, Math.abs(difference) < 1e-9 ? 'ended alike' : known(difference) ? `${difference > 0 ? 'better' : 'worse'} by ${number(Math.abs(difference))}` : 'no reward'),
       h('div.soft', {}, `score ${fixed(run.index.branch_score[i])}, rank ${run.index.branch_rank[i]}`), h('div.soft', {}, `at ${percent(parent.n ? at / parent.n : null, 0)} of rollout ${run.index.rollout[parent.i]}`)));
 }
@@ -133,7 +134,7 @@ function treeHead(run, tree, chosen) {
     return h('a', {href: other ? treeLink(run, other.first) : null}, h('button', {tabindex: '-1', disabled: !other, title: `${words} (${key})`}, words));
   };
   const answers = run.task(tree.first).answers ?? [];
-  return h('div.head', {}, h('h1', {}, oneLine(promptText(run.task(tree.first)), 120)), h('span.soft', {}, run.evaluation(tree.first) ?? `update ${index.step[tree.first]}`, answers.length ? ` · answer ${oneLine(answers.map(asText).join(' or '), 60)}` : ''),
+  return h('div.head', {}, h('h1', {}, oneLine(promptText(run.task(tree.first)), 120)), h('span.soft', {}, run.evaluation(tree.first) ?? `step ${index.step[tree.first]}`, answers.length ? ` · answer ${oneLine(answers.map(asText).join(' or '), 60)}` : ''),
     h('span.right', {}, button(-1, 'previous task', 'k'), button(1, 'next task', 'j')));
 }
 
@@ -157,12 +158,13 @@ VIEWS.tree = {
       rollouts.set(i, await readCreditOf(await readRollout(run, i)));
       if (!run.isBranch(i) && rollouts.get(i).shard.content.heat.entropy) heats.set(i, await readHeat(rollouts.get(i), 'entropy'));
     }
-    const branches = [...rollouts.values()].filter(({i}) => run.isBranch(i));
+    const apart = ({i}) => Math.abs(run.reward(i) - run.reward(run.parent(i)));  // what mattered comes first
+    const branches = [...rollouts.values()].filter(({i}) => run.isBranch(i)).sort((a, b) => apart(b) - apart(a) || a.i - b.i);
     const someHeat = [...heats.values()].find((heat) => heat.any);
     page.append(treeHead(run, tree, chosen),
-      h('section.card', {'aria-label': 'tree'}, groupWords(run, tree), treeChart(run, tree, rollouts, heats), someHeat ? heatLegend(someHeat) : ''),
+      h('section.card', {'aria-label': 'tree'}, groupWords(run, tree), treeChart(run, tree, rollouts, heats, chosen), someHeat ? heatLegend(someHeat) : ''),
       matterCard(run, tree),
-      branches.length ? section('Branch points', 'What both share, then the token that was taken and the one that was redrawn.', branches.map((rollout) => twig(rollout, rollouts.get(run.parent(rollout.i))))) : '');
+      branches.length ? section('Branch points', 'The end of what both share, then the token that was taken and how its rollout went on, and the token that was redrawn and how the branch went on. Those that ended otherwise come first.', branches.map((rollout) => twig(rollout, rollouts.get(run.parent(rollout.i))))) : '');
     const step = (by) => () => {
       const other = run.trees.list[run.trees.of[chosen] + by];
       if (other) go('tree', [run.number, other.first]);

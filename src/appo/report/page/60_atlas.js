@@ -6,14 +6,14 @@ function shareRows(rows, label) {
     title: [`n = ${row.n}`, known(row.better) && `better ${percent(row.better)}, worse ${percent(row.worse)}`, known(row.mean_difference) && `reward, branch − parent: ${signedFixed(row.mean_difference)} ${interval(row.mean_low, row.mean_high, signedFixed)}`].filter(Boolean).join('\n')}));
 }
 
-function shareCard(title, words, rows, label, limit = 40) {
+function shareCard(title, words, rows, label, {limit = 40, reference = null} = {}) {
   const drawn = shareRows(rows, label).slice(0, limit);
-  return drawn.length > 0 && h('section.card', {'aria-label': title}, barChart({title, note: words, rows: drawn, to: 1, show: (x, digits = 0) => percent(x, digits)}));
+  return drawn.length > 0 && h('section.card', {'aria-label': title}, barChart({title, note: words, rows: drawn, reference, show: (x) => percent(x, 0)}));
 }
 
 // Mean reward of branches by bins of a score: the paper's pilot figures.
 function rewardCard(title, words, rows) {
-  const drawn = (rows ?? []).filter((row) => row.n > 0).map((row) => ({label: `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`, value: row.reward, low: row.reward_low, high: row.reward_high, n: row.n,
+  const drawn = (rows ?? []).filter((row) => row.n > 0).map((row) => ({label: `${number(row.low_edge)} to ${number(row.high_edge)}`, value: row.reward, low: row.reward_low, high: row.reward_high, n: row.n,
     title: known(row.changed) ? `ended otherwise: ${percent(row.changed)} ${interval(row.low, row.high)}` : null}));
   return drawn.length > 0 && h('section.card', {'aria-label': title}, barChart({title, note: words, rows: drawn, show: (x) => fixed(x), color: 'var(--two)'}));
 }
@@ -34,7 +34,7 @@ function wordsCard(atlas) {
 
 function changedTiles(atlas) {
   const {changed = {}} = atlas;
-  const points = (x) => signedFixed(x);
+  const points = (x) => signedFixed(x, 3);
   return h('div.tiles', {},
     tile(count(atlas.picks ?? changed.n ?? 0), 'branches, each from a token that was redrawn'),
     tile(percent(changed.share), `ended otherwise than the rollout they left ${interval(changed.low, changed.high)}`, `n = ${count(changed.n ?? 0)}`),
@@ -65,20 +65,22 @@ VIEWS.atlas = {
   render(page, route) {
     const run = RUNS[shownRun];
     const {atlas} = run;
-    page.append(h('div.head', {}, h('h1', {}, 'Decisions of the run'), h('span.soft', {}, 'Branch points of all updates together. Bars: 95 % intervals by bootstrap over tasks.')));
+    page.append(h('div.head', {}, h('h1', {}, 'Decisions of the run'), h('span.soft', {}, 'Branch points of all updates together. Thin bars: 95 % intervals by bootstrap over tasks; dashed: all branches.')));
     route.keys.Escape = () => go('overview', [], {run: shownRun || null});
     if (!atlas || !(atlas.picks ?? atlas.changed?.n)) page.append(h('p', {}, `This run has no branches: method ${run.summary.method ?? 'unknown'} writes every rollout from its prompt.`));
     if (!atlas) return;
+    const reference = atlas.changed?.share ?? null;
+    const edges = (row) => `${number(row.low_edge)} to ${number(row.high_edge)}`;
     const bin = (row) => row.label ?? (typeof row.bin === 'number' ? `${10 * row.bin} to ${10 * (row.bin + 1)} %` : String(row.bin));
     const cards = [
-      shareCard('Which token was redrawn', 'share of its branches that ended otherwise', atlas.by_token, (row) => visible(row.text), 25),
-      shareCard('Where in the rollout', 'share of branches that ended otherwise, by the place of the token', atlas.by_place, bin),
-      shareCard('Inside what', 'share of branches that ended otherwise', atlas.by_part, (row) => row.part),
+      shareCard('Which token was redrawn', 'share of its branches that ended otherwise', atlas.by_token, (row) => visible(row.text), {limit: 25, reference}),
+      shareCard('Where in the rollout', 'share of branches that ended otherwise, by the place of the token', atlas.by_place, bin, {reference}),
+      shareCard('Inside what', 'share of branches that ended otherwise', atlas.by_part, (row) => row.part, {reference}),
       meansCard(atlas),
-      shareCard('By entropy of the token', 'nats; share that ended otherwise', atlas.by_entropy, (row) => `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`),
-      shareCard('By branching score', 'share that ended otherwise', atlas.by_score, (row) => `${number(row.low_edge, 2)} to ${number(row.high_edge, 2)}`),
+      shareCard('By entropy of the token', 'nats; share that ended otherwise', atlas.by_entropy, edges, {reference}),
+      shareCard('By branching score', 'share that ended otherwise', atlas.by_score, edges, {reference}),
       rewardCard('Reward by entropy', 'mean reward of branches, by the token’s entropy in nats', atlas.by_entropy),
       rewardCard('Reward by branching score', 'mean reward of branches', atlas.by_score)];
-    page.append(atlas.picks || atlas.changed?.n ? changedTiles(atlas) : '', h('div.columns', {}, cards.filter(Boolean)), wordsCard(atlas) ?? '', clusterCard(run, atlas.clusters) ?? '');
+    page.append(atlas.picks || atlas.changed?.n ? changedTiles(atlas) : '', h('div.flow', {}, cards.filter(Boolean)), wordsCard(atlas) ?? '', clusterCard(run, atlas.clusters) ?? '');
   },
 };

@@ -22,5 +22,17 @@ async function arrived() {
   document.dispatchEvent(new CustomEvent('appo-shown', {detail: route}));
 }
 
+// What is laid out by the window's width is drawn again when it changes.
+let resizing = null;
+let lastWidth = innerWidth;
+window.addEventListener('resize', () => {
+  clearTimeout(resizing);
+  resizing = setTimeout(() => {
+    if (innerWidth === lastWidth || document.body.dataset.selftest === 'running') return;
+    lastWidth = innerWidth;
+    if (['rollouts', 'tree', 'compare'].includes(ROUTE?.view)) show();
+  }, 200);
+});
+
 window.addEventListener('hashchange', arrived);
 arrived();
