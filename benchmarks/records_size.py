@@ -24,7 +24,8 @@ import torch
 
 from appo.cli.records import short
 from appo.files import append_lines, read_lines
-from appo.rollout.records import RecordWriter, read_records, record_files
+from appo.rollout.record_files import record_files
+from appo.rollout.records import RecordWriter, read_records
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout, ToolCall

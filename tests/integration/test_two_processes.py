@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from appo.rollout.records import read_records, record_files
+from appo.rollout.record_files import record_files
+from appo.rollout.records import read_records
 
 SCRIPT = """
 import sys

@@ -18,7 +18,8 @@ from typing import Any
 
 from appo.files import strict_json
 from appo.rollout.record_columns import FACTORS, FIXED
-from appo.rollout.records import read_meta, read_records, record_files, records_at
+from appo.rollout.record_files import record_files, records_at
+from appo.rollout.records import read_meta, read_records
 
 
 def records(flags: list[str]) -> int:

@@ -52,7 +52,7 @@ from appo.report.bar import progress_bar
 from appo.report.curves import plot_curves
 from appo.report.model_card import CardFacts, given_fields
 from appo.report.progress import RichProgress
-from appo.rollout.records import DIRECTORY
+from appo.rollout.record_files import DIRECTORY
 from appo.trainer import APPOTrainer
 
 OF_CARD = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")  # task_args may hold keys

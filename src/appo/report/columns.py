@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from appo.errors import UserError
 from appo.files import read_lines
 from appo.rollout.record_columns import CALL, FACTORS, FIXED, Layout, to_table
+from appo.rollout.record_files import count_records
+from appo.rollout.record_times import KEY, SECONDS, read_times
 from appo.rollout.records import record_tables
 
 # Shapes: R rollouts of a part, P tokens of all of them, C calls of all of them.
@@ -32,7 +34,7 @@ class Part:
     """Some whole trees of a run.
 
     Args:
-        table: The fixed columns (`record_columns.FIXED`), R rows.
+        table: The fixed columns (`record_columns.FIXED`) and the seconds of calls (`record_times.KEY`), R rows.
         lengths_R: Tokens of each rollout, int64.
         ids_P: Token ids, int32.
         policy_P: True at tokens that the policy wrote.
@@ -101,7 +103,7 @@ def read_parts(file: Path, kind: str) -> Iterator[Part]:
         UserError: for a broken file.
     """
     rest: pa.Table | None = None
-    for table in _tables_of_lines(file) if file.suffix == ".jsonl" else record_tables(file):
+    for table in _tables_of_lines(file) if file.suffix == ".jsonl" else _timed_tables(file):
         table = table.filter(pc.equal(table.column("kind"), kind))
         if rest is not None and rest.schema != table.schema:
             yield _part(rest)
@@ -115,15 +117,30 @@ def read_parts(file: Path, kind: str) -> Iterator[Part]:
         yield _part(rest)
 
 
+def _timed_tables(file: Path) -> Iterator[pa.Table]:
+    """The tables of a file with the seconds of their calls."""
+    seconds, start = read_times(file, count_records(file)), 0
+    for table in record_tables(file):
+        end = start + table.num_rows
+        column = pa.nulls(table.num_rows, SECONDS) if seconds is None else seconds.slice(start, table.num_rows)
+        yield table.append_column(KEY, column)
+        start = end
+
+
 def _tables_of_lines(file: Path) -> Iterator[pa.Table]:
     lines: list[dict[str, Any]] = []
     for record in read_lines(file):
         lines.append(_modern(record, file))
         if len(lines) == LINES_AT_ONCE:
-            yield to_table(lines, Layout.of(lines))
+            yield _table_of(lines)
             lines = []
     if lines:
-        yield to_table(lines, Layout.of(lines))
+        yield _table_of(lines)
+
+
+def _table_of(lines: list[dict[str, Any]]) -> pa.Table:
+    seconds = [record.pop(KEY) for record in lines]
+    return to_table(lines, Layout.of(lines)).append_column(KEY, pa.array(seconds, SECONDS))
 
 
 def _modern(record: Any, file: Path) -> dict[str, Any]:
@@ -137,10 +154,12 @@ def _modern(record: Any, file: Path) -> dict[str, Any]:
     known = {field.name for field in CALL}
     length = len(record["completion_ids"])
     found = {"kind": "train", "policy_mask": [1] * length, "tool_calls": [], **record}
+    seconds = [call.get("seconds") for call in found["tool_calls"] or []]
     found["tool_calls"] = [{k: v for k, v in call.items() if k in known} for call in found["tool_calls"] or []]
     per_token = {n: v for n, v in found.items() if n in FIXED or (isinstance(v, list) and len(v) == length)}
     if isinstance(found.get(FACTORS), dict):
         per_token[FACTORS] = found[FACTORS]
+    per_token[KEY] = seconds
     return per_token
 
 
@@ -161,7 +180,7 @@ def _part(table: pa.Table) -> Part:
     lengths_R = pc.list_value_length(ids).fill_null(0).to_numpy().astype(np.int64)
     ids_P = ids.flatten().to_numpy()
     policy_P = table.column("policy_mask").combine_chunks().flatten().to_numpy() != 0
-    names = [name for name in table.schema.names if name not in FIXED and name != FACTORS]
+    names = [name for name in table.schema.names if name not in FIXED and name not in (FACTORS, KEY)]
     tokens = {name: _floats(table.column(name), lengths_R) for name in names}
     advantages = table.column("advantages") if "advantages" in names else None
     credited_R = np.zeros(len(lengths_R), bool)
@@ -172,7 +191,7 @@ def _part(table: pa.Table) -> Part:
         struct = table.column(FACTORS).combine_chunks()
         for place, field in enumerate(struct.type):
             factors[field.name] = _floats(pc.struct_field(struct, [place]), lengths_R)
-    fixed = table.select([name for name in FIXED if name not in ("completion_ids", "policy_mask")])
+    fixed = table.select([name for name in (*FIXED, KEY) if name not in ("completion_ids", "policy_mask")])
     return Part(fixed, lengths_R, ids_P, policy_P, tokens, factors, credited_R)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from appo.report.columns import Part
+from appo.rollout.record_times import KEY
 
 DEFAULTS = (None, None, True, None, None)  # error, seconds, ran, arguments, result
 
@@ -26,15 +27,15 @@ def details(part: Part, reward_names: dict[str, int], texts: dict[int, str]) -> 
     alternatives   `[token, log-probability]`, or None
     decisions      each as its distance from the one before, or None
     """
-    columns = (part.values(name) for name in ("tool_calls", "rewards", "alternatives", "decisions"))
+    columns = (part.values(name) for name in ("tool_calls", KEY, "rewards", "alternatives", "decisions"))
     found = []
-    for start, length, calls, rewards, others, decisions in zip(
+    for start, length, calls, seconds, rewards, others, decisions in zip(
         part.starts_R.tolist(), part.lengths_R.tolist(), *columns, strict=True
     ):
         ids = part.ids_P[start : start + length].tolist() if calls else []
         found.append(
             [
-                _calls(calls or [], [texts.get(token, "") for token in ids]),
+                _calls(calls or [], seconds or [], [texts.get(token) or "" for token in ids]),
                 _rewards(rewards or [], reward_names),
                 None if others is None else [[o["token"], round(o["logprob"], 2)] for o in others],
                 None if decisions is None else np.diff(decisions, prepend=0).tolist(),
@@ -43,9 +44,10 @@ def details(part: Part, reward_names: dict[str, int], texts: dict[int, str]) -> 
     return found
 
 
-def _calls(calls: list[dict[str, Any]], words: list[str]) -> list[list[Any]]:
+def _calls(calls: list[dict[str, Any]], seconds: list[float | None], words: list[str]) -> list[list[Any]]:
     found, before = [], 0
-    for call in calls:
+    for number, call in enumerate(calls):
+        took = seconds[number] if number < len(seconds) else None
         start, end, result_start, result_end = (
             call[name] or 0 for name in ("start", "end", "result_start", "result_end")
         )
@@ -55,10 +57,10 @@ def _calls(calls: list[dict[str, Any]], words: list[str]) -> list[list[Any]]:
         told = written in "".join(words[start:end])
         answered = there and (call["result"] or "") in "".join(words[result_start:result_end])
         ran = call["ran"] if call["ran"] is not None else True
+        place = [start - before, end - start, result_start - end if there else None, result_end - result_start]
         row = [
-            call["name"], start - before, end - start,
-            result_start - end if there else None, result_end - result_start if there else 0,
-            call["error"], call.get("seconds"), ran, None if told else arguments, None if answered else call["result"],
+            call["name"], *place, call["error"], None if took is None else round(took, 3), ran,
+            None if told else arguments, None if answered else call["result"],
         ]  # fmt: skip
         while len(row) > 5 and row[-1] == DEFAULTS[len(row) - 6]:
             row.pop()

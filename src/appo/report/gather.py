@@ -18,7 +18,7 @@ from appo.report.pack import NO_EVALUATION, RunPacker
 from appo.report.run import Run, evaluation_name
 from appo.report.sampling import Trees, among, chosen_trees
 from appo.report.summary import Evaluations, Series, settings_of
-from appo.rollout.records import record_files
+from appo.rollout.record_files import record_files
 
 # Shapes: R rollouts of a part.
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from appo.errors import UserError
 from appo.files import read_json
-from appo.rollout.records import DIRECTORY, read_meta, read_vocabulary, records_at
+from appo.rollout.record_files import DIRECTORY, records_at
+from appo.rollout.records import read_meta, read_vocabulary
 
 EVALUATION_PART = re.compile(r"(.+?)-\d+$")  # an evaluation is recorded in several files
 NOT_CURVES = ("step", "epoch", "total_flos", "train_runtime")

@@ -2,6 +2,7 @@
 
     000001.parquet, ..         a row per rollout of an update; of several processes 000001.0.parquet, 000001.1.parquet
     evaluation-NAME.parquet    rollouts of an evaluation, in the same columns (`record_columns.py`)
+    times/                     seconds of tool calls, which no two runs share (`record_times.py`)
     vocabulary.parquet         the text of each token id
     meta.json                  version of the columns, the run's settings, its tokenizer
 
@@ -27,16 +28,14 @@ import appo
 from appo.errors import UserError
 from appo.files import PARTIAL, new_file, read_json, read_lines, set_aside, write_json
 from appo.rollout.record_columns import VERSION, VERSION_KEY, Layout, to_records, to_table
+from appo.rollout.record_files import LINES, META, UPDATE, broken, count_records, files_of, record_files, records_at
+from appo.rollout.record_times import KEY, read_times, times_path, write_times
+from appo.rollout.vocabulary import vocabulary_table
 
-DIRECTORY = "records"
-LINES = "records.jsonl"  # of older runs
-UPDATE = re.compile(r"(\d{6,})(?:\.(\d+))?\.parquet")
-EVALUATION = re.compile(r"evaluation-([\w-]+)(?:\.(\d+))?\.parquet")
 STEP = re.compile(r"(\d+)(?:-\d+)?$")  # of an evaluation's name
-VOCABULARY, META = "vocabulary.parquet", "meta.json"
+VOCABULARY = "vocabulary.parquet"
 TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
 ROWS_AT_ONCE = 16  # as Python objects
-Order = tuple[int, str, int]  # step, or 0 and a name; then the process
 
 
 class RecordWriter:
@@ -84,15 +83,16 @@ class RecordWriter:
             elif self.directory.is_dir():
                 for leftover in self.directory.glob("*" + PARTIAL):
                     leftover.unlink()
-                for (number, name, _), path in _files(self.directory):
+                for (number, name, _), path in files_of(self.directory):
                     made_after = STEP.match(name)
                     if number > step or (made_after and int(made_after[1]) > step):
+                        times_path(path).unlink(missing_ok=True)
                         path.unlink()
             self._describe()
         wait()
         self._evaluations = set()
         own = self.directory.glob(f"*{self._part}.parquet")
-        return sum(_count(path) for path in own if UPDATE.fullmatch(path.name))
+        return sum(count_records(path) for path in own if UPDATE.fullmatch(path.name))
 
     def append(self, step: int, records: Sequence[dict[str, Any]]) -> int:
         """Writes an update's records, and returns how many; an update that is written again replaces the first.
@@ -122,29 +122,36 @@ class RecordWriter:
 
     def _write(self, name: str, kind: str, records: Sequence[dict[str, Any]]) -> int:
         self._describe()
+        path = self.directory / f"{name}{self._part}.parquet"
         records = [{**record, "kind": kind} for record in records]
+        seconds = [record.pop(KEY, None) for record in records]
         layout = Layout.of(records)
         options = layout.encodings()
+        times_path(path).unlink(missing_ok=True)  # of another writing, which a kill would leave with these records
         with (
-            new_file(self.directory / f"{name}{self._part}.parquet") as partial,
+            new_file(path) as partial,
             pq.ParquetWriter(partial, layout.schema(), compression="zstd", **options) as file,
         ):
             for part in _groups(records):
                 file.write_table(to_table(part, layout))
+        write_times(path, seconds)
         return len(records)
 
     def _begin(self) -> None:
         """Moves what an earlier run has left out of the way."""
         set_aside(self.directory.with_name(LINES))
-        if not any(number for (number, *_), _ in _files(self.directory)):
+        if not any(number for (number, *_), _ in files_of(self.directory)):
             return
         aside = set_aside(self.directory)
         assert aside is not None
         self._described = False
-        for (_, name, _), path in _files(aside):
+        for (_, name, _), path in files_of(aside):
             if name in self._evaluations:
-                self.directory.mkdir(exist_ok=True)
+                times = times_path(self.directory / path.name)
+                times.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(self.directory / path.name)
+                if times_path(path).is_file():
+                    times_path(path).rename(times)
 
     def _describe(self) -> None:
         """What readers have to know besides the records; once is enough."""
@@ -159,23 +166,7 @@ class RecordWriter:
         write_json(self.directory / META, json.loads(json.dumps(about, default=str)))
         if self._encoder is not None:
             with new_file(self.directory / VOCABULARY) as partial:
-                pq.write_table(_vocabulary(self._encoder), partial, compression="zstd")
-
-
-def _count(path: Path) -> int:
-    """The records in a file.
-
-    Raises:
-        UserError: for a file that is broken.
-    """
-    try:
-        return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(path, error) from None
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read as Parquet ({' '.join(str(error).split())}); move it away.")
+                pq.write_table(vocabulary_table(self._encoder), partial, compression="zstd")
 
 
 def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
@@ -189,75 +180,6 @@ def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, An
         tokens += count
     if records[start:]:
         yield records[start:]
-
-
-def _vocabulary(tokenizer: Any) -> pa.Table:
-    """Ids and texts of the whole vocabulary: about 1 MB, where the texts of each rollout would be many.
-
-    A text stands as it would in the middle of others: with its white space, and with U+FFFD for a part of a character.
-    """
-    ids = sorted(tokenizer.get_vocab().values())
-    tokens = tokenizer.convert_ids_to_tokens(ids)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend is not None and backend.decoder is None  # such a tokenizer joins whole words with spaces
-    texts = [f" {token}" if words else tokenizer.convert_tokens_to_string([token]) for token in tokens]
-    # SentencePiece's decoder drops the space at the beginning of a text.
-    pairs = zip(tokens, texts, strict=True)
-    texts = [f" {text}" if token.startswith("\u2581") and text[:1] != " " else text for token, text in pairs]
-    return pa.table({"id": pa.array(ids, pa.int32()), "text": pa.array(texts, pa.string())})
-
-
-def _files(directory: Path) -> list[tuple[Order, Path]]:
-    """The files of records in a folder in order: evaluations by name, then updates, each by process."""
-    found: list[tuple[Order, Path]] = []
-    for path in directory.glob("*.parquet"):
-        if match := UPDATE.fullmatch(path.name):
-            found.append(((int(match[1]), "", int(match[2] or 0)), path))
-        elif match := EVALUATION.fullmatch(path.name):
-            found.append(((0, match[1], int(match[2] or 0)), path))
-    return sorted(found)
-
-
-def records_at(path: str | os.PathLike[str]) -> Path | None:
-    """Where the records of a run are: a folder, or a file of an older run; None where there are none.
-
-    Args:
-        path: A run's `output_dir`, its `records` folder, one of the files there, or a `records.jsonl`.
-    """
-    path = Path(path)
-    if path.is_dir():
-        for place in (path / DIRECTORY, path):
-            if _files(place) or (place / META).is_file():
-                return place
-        path = path / LINES
-    if not path.is_file():
-        return None
-    try:
-        ours = path.suffix == ".parquet" and VERSION_KEY in (pq.read_schema(path).metadata or {})
-    except pa.ArrowException:
-        ours = True  # broken, which whoever reads it will be told
-    return path if ours or path.suffix == ".jsonl" else None
-
-
-def record_files(path: str | os.PathLike[str], kind: str | None = None, step: int | None = None) -> list[Path]:
-    """The files that hold a run's records, in order.
-
-    Args:
-        path: As in `records_at`.
-        kind: "train" or "evaluation"; None: both.
-        step: Those of one update alone.
-
-    Raises:
-        UserError: where there are no records.
-    """
-    place = records_at(path)
-    if place is None:
-        raise UserError(f"{path} holds no records; give a run's output_dir, its folder records, or one of its files.")
-    if place.is_file():
-        return [place]
-    wanted = {"train": (True,), "evaluation": (False,), None: (True, False)}[kind]
-    files = [(number, file) for (number, *_), file in _files(place) if bool(number) in wanted]
-    return [file for number, file in files if step in (None, number)]
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -276,7 +198,7 @@ def read_vocabulary(path: str | os.PathLike[str]) -> dict[int, str]:
     try:
         columns = pq.read_table(file, columns=["id", "text"]).to_pydict()
     except (pa.ArrowException, OSError) as error:
-        raise _broken(file, error) from None
+        raise broken(file, error) from None
     return dict(zip(columns["id"], columns["text"], strict=True))
 
 
@@ -287,6 +209,7 @@ def read_records(
     step: int | None = None,
     columns: Iterable[str] | None = None,
     texts: bool = False,
+    times: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """A run's records, one dict per rollout, in order of updates, processes and trees.
 
@@ -298,6 +221,7 @@ def read_records(
         step: The records of one update alone.
         columns: Those that are wanted, which is much quicker than all; of a file, those that it has.
         texts: Whether to add `texts`, the text of each token of the completion (None where it is not known).
+        times: Whether to add `seconds` to each of `tool_calls` (None where they are not known).
 
     Yields:
         The keys of `record_columns.FIXED`, those per token (lists with None in tool results), and `factors`. Older
@@ -308,13 +232,25 @@ def read_records(
     """
     wanted = None if columns is None else set(columns)
     words = read_vocabulary(path) if texts else {}
+    needed = wanted and {*wanted, *["completion_ids"] * texts, *["tool_calls"] * times}
     for file in record_files(path, kind, step):
-        read = _read_lines if file.suffix == ".jsonl" else _read_file
-        for record in read(file, wanted if wanted is None or not texts else {*wanted, "completion_ids"}):
+        records = _read_lines(file, needed) if file.suffix == ".jsonl" else _read_file(file, needed)
+        for record in _timed(file, records) if times else records:
             if step is None or record.get("step", step) == step:
                 if texts:
                     record["texts"] = [words.get(token) for token in record["completion_ids"]]
                 yield record
+
+
+def _timed(path: Path, records: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The records of a file with the seconds of their calls."""
+    known = read_times(path, count_records(path)) if path.suffix == ".parquet" else None
+    for place, record in enumerate(records):
+        seconds = None if known is None else known[place].as_py()
+        calls = record["tool_calls"] or []
+        for number, call in enumerate(calls):
+            call["seconds"] = seconds[number] if seconds and number < len(seconds) else None
+        yield record
 
 
 def _read_lines(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]:
@@ -334,7 +270,7 @@ def record_tables(path: Path) -> Iterator[pa.Table]:
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group)
     except (pa.ArrowException, OSError) as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
 
 def _read_file(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]:
@@ -345,7 +281,7 @@ def _read_file(path: Path, columns: set[str] | None) -> Iterator[dict[str, Any]]
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=names):
                 yield from to_records(batch)
     except (pa.ArrowException, OSError) as error:
-        raise _broken(path, error) from None
+        raise broken(path, error) from None
 
 
 def _check_version(path: Path, file: pq.ParquetFile) -> None:

@@ -86,6 +86,7 @@ def _of_rollout(tree: RolloutTree, index: int, step: int) -> dict[str, Any]:
         "tool_calls": [
             {name: value for name, value in vars(call).items() if name != "seconds"} for call in rollout.tool_calls
         ],
+        "call_seconds": [call.seconds for call in rollout.tool_calls],  # for a file of their own (`record_times.py`)
     }
 
 

@@ -25,7 +25,8 @@ from appo.rewards.checked import checked
 from appo.rollout.counters import RunCounters
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.prompts import check_prompts
-from appo.rollout.records import DIRECTORY, RecordWriter
+from appo.rollout.record_files import DIRECTORY
+from appo.rollout.records import RecordWriter
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from appo.data.rows import SUFFIXES, BadRows, DataError, Row, hub_rows, read_rows
-from appo.rollout.records import read_records, record_files, records_at
+from appo.rollout.record_files import record_files, records_at
+from appo.rollout.records import read_records
 
 logger = logging.getLogger(__name__)
 

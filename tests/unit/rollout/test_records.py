@@ -15,7 +15,8 @@ from appo.errors import UserError
 from appo.files import append_lines
 from appo.rollout import records
 from appo.rollout.record_columns import CALL, FIXED
-from appo.rollout.records import RecordWriter, read_meta, read_records, read_vocabulary, record_files
+from appo.rollout.record_files import record_files
+from appo.rollout.records import RecordWriter, read_meta, read_records, read_vocabulary
 from appo.rollout.types import ToolCall
 
 

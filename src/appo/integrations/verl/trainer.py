@@ -28,7 +28,8 @@ from appo.integrations.verl.options import check_config, method_of, options_of
 from appo.integrations.verl.writer import VerlWriter
 from appo.methods import Credit
 from appo.rollout import metrics as rollout_metrics
-from appo.rollout.records import DIRECTORY, RecordWriter
+from appo.rollout.record_files import DIRECTORY
+from appo.rollout.records import RecordWriter
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.scoring import Scores
 from appo.rollout.tree import RolloutTree
