@@ -21,6 +21,8 @@ from appo.report.columns import Part
 
 TOLERANCE = 1e-4
 NUM_SAMPLES = 200
+# Defaults of `appo.methods` and `appo.algorithm`, which need torch.
+FUTURE_CLIP, FUTURE_WEIGHT, WEIGHT_FLOOR, FORK_SCALE = (1.0, 1.2), 0.5, 0.1, 4.5
 NO_SPREAD = 1e-6  # as in `appo.algorithm`: rewards that are all equal give the term 0
 
 FACTOR_HELP = {
@@ -35,7 +37,6 @@ FACTOR_HELP = {
     ),
     "loss_mask": ("carries loss", "1 where the token is trained on, 0 where it is not."),
 }
-EQUATIONS = {"future_factor": "1 + b · clip(Ω), Eq. 7", "token_weight": "(H − H2) / perplexity, with a floor"}
 BASES: dict[str, tuple[str, str, list[str]]] = {
     "dual_group": (
         "Eq. 6: the reward in standard deviations from the mean of its group, averaged over the two groups",
@@ -114,12 +115,23 @@ def base_of(method: str | None, options: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, "label": label, "text": text, "groups": groups}
 
 
-def factor_help(names: list[str]) -> dict[str, dict[str, str]]:
-    """Words for factors by name; those that a method of the user's own has are called by their name."""
+def factor_help(names: list[str], options: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Words for factors by name, with the run's own numbers; one of a method of the user's own is called by its name.
+
+    Args:
+        names: Of the factors.
+        options: Of the method, as far as the run was given any.
+    """
+    low, high = options.get("future_clip") or FUTURE_CLIP
+    floor = options.get("weight_floor", WEIGHT_FLOOR)
+    equations = {
+        "future_factor": f"1 + {options.get('future_weight', FUTURE_WEIGHT):g} · clip(Ω, {low:g}, {high:g}), Eq. 7",
+        "token_weight": f"{floor:g} + {1 - floor:g} · min(1, {FORK_SCALE:g} (H − H2) / perplexity)",
+    }
     found = {}
     for name in names:
         label, text = FACTOR_HELP.get(name, (name.replace("_", " "), "A factor of the method's own."))
-        found[name] = {"label": label, "text": text, "equation": EQUATIONS.get(name, "")}
+        found[name] = {"label": label, "text": text, "equation": equations.get(name, "")}
     return found
 
 

@@ -129,6 +129,6 @@ class Gathered:
             "credit_check": self._check.summary(),
             "base": self._base,
             "base_kind": self._base["kind"],
-            "factor_help": factor_help(list(self._series.factors)),
+            "factor_help": factor_help(list(self._series.factors), run.method_options),
             "scales": self._packer.scales.summary(),
         }
