@@ -23,7 +23,7 @@ from appo.report.run import Run
 
 POLICY, CREDITED = 1, 2  # bits of a token's flags; its part stands above them
 PART_SHIFT = 2
-SHARD_TOKENS = 500_000
+SHARD_TOKENS = 500_000  # that a shard has at least, but for the last one
 FINISH = {"stop": 0, "length": 1, "tool_limit": 2}
 NO_FINISH = NO_EVALUATION = 255
 RENAMED = {"entropies": "entropy", "logprobs": "logprob"}
@@ -43,12 +43,10 @@ class RunPacker:
     Args:
         run: The run.
         emit: Takes each shard, as JSON text, with its first rollout, its rollouts and its tokens.
-        shard_tokens: A shard has at least as many tokens, but for the last one, and not many more.
     """
 
-    def __init__(self, run: Run, emit: Callable[[str, int, int, int], None], shard_tokens: int = SHARD_TOKENS) -> None:
+    def __init__(self, run: Run, emit: Callable[[str, int, int, int], None]) -> None:
         self._run, self._emit = run, emit
-        self._shard_tokens = shard_tokens
         self._index: dict[str, list[np.ndarray]] = {}
         self._tasks: dict[tuple[Any, ...], int] = {}
         self._used: set[int] = set()
@@ -77,7 +75,7 @@ class RunPacker:
         self.rollouts += len(part.lengths_R)
         self.tokens += len(part.ids_P)
         self._waiting_tokens += len(part.ids_P)
-        if self._waiting_tokens >= self._shard_tokens:
+        if self._waiting_tokens >= SHARD_TOKENS:
             self._flush()
 
     def finish(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def heat(values: np.ndarray, name: str) -> dict[str, Any]:
     known = values[finite].astype(np.float64)
     if scale == "log":
         known = np.clip(known, 1e-6, 1e6)
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+    low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 1.0)
     if scale == "symmetric":
         high = max(abs(low), abs(high)) or 1.0
         low = -high
