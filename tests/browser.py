@@ -4,15 +4,24 @@
         browser.open(path.as_uri() + "#/overview")
         browser.evaluate("document.title")
 
-Left out on purpose: a driver such as Playwright or Selenium, which would bring a second browser or a server.
+Where the system has none, `make .venv/browser` runs this file: it unpacks the headless Chromium of the npm package
+@sparticuz/chromium (70 MB, made for machines without a desktop, with the libraries that it needs) without npm.
+
+Left out on purpose: a driver such as Playwright or Selenium, which would bring a second browser or a server; other
+platforms than Linux on x86-64, for which that package has nothing: there the tests are skipped.
 """
 
 import base64
+import hashlib
+import io
 import json
 import os
+import platform
 import select
 import shutil
 import subprocess
+import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -21,11 +30,25 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 OWN = Path(__file__).parent.parent / ".venv" / "browser" / "chromium"  # what `make .venv/browser` unpacks
 NONE = "no browser: $CHROMIUM, chromium, chromium-browser, google-chrome and .venv/browser are all missing"
+PACKAGE = "https://registry.npmjs.org/@sparticuz/chromium/-/chromium-153.0.0.tgz"
+SHA512 = "jiGWqSvPMdu4+P9TilYqAR7yEGPEHINx+lCvE/NqNO/EHYzF/x1hUiI5T6ioVIt7dEy7n88byyT0vk+dnsgQwA=="
+STARTER = """#!/bin/sh
+here=$(dirname "$(readlink -f "$0")")
+export LD_LIBRARY_PATH="$here/lib" FONTCONFIG_FILE="$here/fonts.conf"
+exec "$here/program" "$@" --headless=shell --no-zygote
+"""
+FONTS = """<?xml version="1.0"?>
+<fontconfig>
+  <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
+  <dir>{}/fonts</dir>
+  <cachedir>{}/cache</cachedir>
+</fontconfig>
+"""
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio"]
 
 
 def find_browser() -> str | None:
-    """The browser's program: $CHROMIUM, what the system has, or what stands in .venv/browser; None where there is none."""
+    """The browser's program: $CHROMIUM, what the system has, what stands in .venv/browser, or None."""
     asked = os.environ.get("CHROMIUM")
     found = [asked] if asked else [path for path in map(shutil.which, NAMES) if path]
     return next(iter(found), str(OWN) if OWN.exists() else None)
@@ -38,9 +61,9 @@ class Browser:
         self.home = tempfile.TemporaryDirectory(prefix="appo-browser-")
         here, there = os.pipe()  # what we write, the browser reads as its descriptor 3
         back, out = os.pipe()  # what it writes to its descriptor 4
+        own = ["--remote-debugging-pipe", f"--user-data-dir={self.home.name}"]
         self.process = subprocess.Popen(
-            ["bash", "-c", f'exec "$0" "$@" 3<&{here} 4>&{out}', program, *FLAGS, "--remote-debugging-pipe"]
-            + [f"--user-data-dir={self.home.name}", "about:blank"],
+            ["bash", "-c", f'exec "$0" "$@" 3<&{here} 4>&{out}', program, *FLAGS, *own, "about:blank"],
             pass_fds=(here, out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -105,10 +128,10 @@ class Browser:
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
-        """Waits until the expression is true, and returns its value."""
+    def wait(self, expression: str, seconds: float = 30) -> Any:
+        """Waits until the expression is true, and returns its value (of an element: True)."""
         end = time.monotonic() + seconds
-        while not (value := self.evaluate(expression)):
+        while not (value := self.evaluate(f"((value) => value instanceof Node || value)({expression})")):
             if time.monotonic() > end:
                 raise TimeoutError(f"{expression} did not become true in {seconds:.0f} seconds")
             time.sleep(0.02)
@@ -131,11 +154,13 @@ class Browser:
 
     def click(self, selector: str, text: str = "") -> None:
         """Clicks the middle of the first element that fits and holds the text, by the mouse."""
-        found = f"[...document.querySelectorAll({json.dumps(selector)})].find(e => e.textContent.includes({json.dumps(text)}))"
+        every = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        found = f"{every}.find(e => e.textContent.includes({json.dumps(text)}))"
         self.wait(f"Boolean({found})", 10)
         box = self.evaluate(
             f"(() => {{ const e = {found}; e.scrollIntoView({{block: 'center'}}); "
-            "const r = e.getClientRects()[0] ?? e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            "const r = e.getClientRects()[0] ?? e.getBoundingClientRect(); "
+            "return [r.x + r.width / 2, r.y + r.height / 2]; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
@@ -166,3 +191,44 @@ class Browser:
         said = [e["params"] for e in self.events if e["method"] == "Runtime.consoleAPICalled"]
         errors = [str(p["args"]) for p in said if p["type"] == "error"]
         return [d.get("exception", {}).get("description", d["text"]) for d in thrown] + logged + errors
+
+
+def unpack(folder: Path) -> None:
+    """Downloads the package and leaves a program `chromium` in `folder`, whole or not at all."""
+    import brotli
+    import httpx
+
+    try:
+        content = httpx.get(PACKAGE, follow_redirects=True, timeout=120).raise_for_status().content
+    except httpx.HTTPError as error:
+        raise SystemExit(f"{PACKAGE} could not be read: {error}") from None
+    if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
+        raise SystemExit(f"{PACKAGE} is not what it was: its hash differs")
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    with tarfile.open(fileobj=io.BytesIO(content)) as package:
+        for member in package:
+            if not member.name.startswith("package/bin/") or not member.isfile():
+                continue
+            data = brotli.decompress(package.extractfile(member).read())
+            if member.name.endswith(".tar.br"):
+                tarfile.open(fileobj=io.BytesIO(data)).extractall(new, filter="data")
+            else:
+                (new / "program").write_bytes(data)
+    (new / "chromium").write_text(STARTER)
+    (new / "fonts.conf").write_text(FONTS.format(folder.resolve(), folder.resolve()))
+    for name in ("program", "chromium"):
+        (new / name).chmod(0o755)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+if __name__ == "__main__":
+    if found := find_browser():
+        print(f"the tests of the report use {found}")
+    elif (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        print("the tests of the report will be skipped: there is no browser, and none to unpack for this machine")
+    else:
+        print("unpacking a headless Chromium into .venv/browser (70 MB)")
+        unpack(OWN.parent)

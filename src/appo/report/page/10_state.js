@@ -33,7 +33,7 @@ async function show() {
   const route = readHash();
   ROUTE = route;
   if (['rollout', 'tree'].includes(route.view)) shownRun = Math.min(Number(route.args[0]) || 0, RUNS.length - 1);
-  else if (route.query.run) shownRun = Math.min(Number(route.query.run) || 0, RUNS.length - 1);
+  else if (route.view !== 'compare') shownRun = Math.min(Number(route.query.run) || 0, RUNS.length - 1);
   const view = VIEWS[route.view] ?? VIEWS.missing;
   closeHelp();
   drawBar();
@@ -94,7 +94,8 @@ function switchRun(k) {
 // Theme: what the system wants, until the button says otherwise. A file has no storage in some browsers: then for now.
 function stored(key, value) {
   try {
-    if (value !== undefined) localStorage.setItem(key, value);
+    if (value === null) localStorage.removeItem(key);
+    else if (value !== undefined) localStorage.setItem(key, value);
     return localStorage.getItem(key);
   } catch {
     return null;

@@ -15,10 +15,10 @@ function rampColor(kind, u) {
   const k = Math.min(stops.length - 2, Math.floor(place));
   const [from, to] = [rgb(stops[k]), rgb(stops[k + 1])];
   const mixed = from.map((channel, c) => Math.round(channel + (to[c] - channel) * (place - k)));
-  return [`rgb(${mixed.join(' ')})`, luminance(mixed) > 0.28 ? '#10141b' : '#f4f6f9'];
+  return [`rgb(${mixed.join(' ')})`, luminance(mixed) > 0.189 ? '#0b0e13' : '#ffffff'];
 }
 
-// As WCAG has it; the limit of 0.28 above gives both inks a contrast of at least 4.5 or so.
+// As WCAG has it; at the limit above both inks have a contrast of 4.4.
 function luminance(channels) {
   const [r, g, b] = channels.map((x) => ((x / 255) <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;

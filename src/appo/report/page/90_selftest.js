@@ -171,5 +171,6 @@ async function themesWork() {
   await switchTheme();
   expect(ground() === first, 'the colours do not come back');
   chosenTheme = kept;
+  stored('appo-report-theme', kept);
   applyTheme();
 }

@@ -1,0 +1,288 @@
+"""The report of a small real run, opened in a headless Chromium: views, clicks, keys, widths and themes."""
+
+import re
+import subprocess
+
+import pytest
+import torch
+from browser import FLAGS, NONE, OWN, Browser, find_browser
+from training_parts import RESULT, make_config, parity_reward
+
+from appo import APPOTrainer
+from appo.environments import kinship
+from appo.report.write import write_report
+from appo.rollout.records import read_records
+from appo.tools.results import ToolError
+
+PROGRAM = find_browser()
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason=NONE)
+
+HOSTILE = """</script><img src=x onerror="document.title='broken'"><b>bold</b>"""
+LONG = "unbroken" * 60
+
+
+class HostileEnvironment(kinship.KinshipEnvironment):
+    """Answers, and fails, with text that a careless page would run."""
+
+    def search(self, query: str) -> str:
+        """Looks something up.
+
+        Args:
+            query: Anything.
+
+        Returns:
+            Trouble.
+        """
+        if len(query) % 2:
+            raise ToolError(f"{HOSTILE} failed")
+        return HOSTILE
+
+
+def train(directory, method="appo"):
+    """Four updates of a random model that calls its tool all the time."""
+    torch.manual_seed(0)
+    model, tokenizer = kinship.make_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("</search>")] *= 3
+    args = make_config(directory, method, max_steps=4, max_completion_length=48, result_format=RESULT)
+    rows = kinship.make_dataset(16, seed=3).map(lambda row: {"prompt": f"{row['prompt']} {HOSTILE}", "remark": LONG})
+    trainer = APPOTrainer(
+        model, parity_reward, args, rows, processing_class=tokenizer, environment_factory=HostileEnvironment
+    )
+    trainer.train()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("appo-run"))
+
+
+@pytest.fixture(scope="module")
+def report(run, tmp_path_factory):
+    return write_report(run, tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with Browser(PROGRAM) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(chromium):
+    chromium.resize(1280, 900)
+    chromium.prefer("light")
+    return chromium
+
+
+def at(report, address):
+    return f"{report.as_uri()}{address}"
+
+
+def self_test(browser, report):
+    """The lines of `#selftest`."""
+    browser.open(at(report, "#selftest"), until="document.body?.dataset.selftest")
+    browser.wait("document.body.dataset.selftest != 'running'")
+    return browser.evaluate("document.getElementById('selftest').textContent").strip().splitlines()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 800])
+def test_the_page_passes_its_own_test(browser, report, width, scheme):
+    browser.resize(width, 900)
+    browser.prefer(scheme)
+    lines = self_test(browser, report)
+    assert [line for line in lines if not line.startswith("PASS")] == []
+    assert re.fullmatch(r"PASSED (\d\d) of \1", lines[-1]), lines[-1]
+    assert browser.complaints() == []
+
+
+@pytest.mark.skipif(PROGRAM == str(OWN), reason="the browser of .venv/browser has no --dump-dom")
+def test_the_self_test_is_read_by_dump_dom_alone(report, tmp_path):
+    command = [PROGRAM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=100000", "--dump-dom"]
+    done = subprocess.run([*command, at(report, "#selftest")], capture_output=True, text=True, timeout=120)
+    assert re.search(r"PASSED (\d\d) of \1", done.stdout)
+
+
+def test_the_first_view_needs_no_token(browser, report):
+    browser.open(at(report, "#/overview"))
+    assert float(browser.evaluate("document.body.dataset.firstView")) > 0
+    assert browser.evaluate("RUNS[0].shards.size") == 0
+    assert browser.evaluate("document.title").startswith("Overview")
+
+
+def test_clicks_lead_from_a_step_to_the_tree(browser, report):
+    browser.open(at(report, "#/overview"))
+    browser.click("svg a .hit")
+    browser.wait("location.hash.includes('step=1') && document.querySelector('.list')")
+    assert browser.evaluate("document.querySelector('[role=status]').textContent") == "16 rollouts of 64"
+    browser.click(".window .row", "0")
+    browser.wait("ROUTE.view == 'rollout' && document.querySelectorAll('.t').length")
+    browser.click(".t[data-t='3']")
+    browser.wait("document.querySelector('.side h2').textContent.startsWith('Token 3 ')")
+    browser.click(".side a", "tree")
+    browser.wait("ROUTE.view == 'tree' && document.querySelectorAll('.lane').length == 8")
+    browser.click(".lane text", "↳")
+    browser.wait("ROUTE.view == 'rollout' && document.body.textContent.includes('This token was redrawn')")
+
+
+def test_keys_lead_through_rollouts_and_tokens(browser, report):
+    browser.open(at(report, "#/rollouts"))
+    browser.wait("document.querySelector('.row[aria-selected=true]')")
+    browser.key("j")
+    browser.key("Enter")
+    browser.wait("ROUTE.view == 'rollout' && ROUTE.args[1] == '1' && ROUTE.token !== undefined")
+    before = browser.evaluate("ROUTE.token")
+    browser.key("ArrowRight")
+    browser.wait(f"ROUTE.token == {before + 1} && location.hash.includes('token={before + 1}')")
+    browser.key("?")
+    browser.wait("document.querySelector('[role=dialog]')")
+    browser.key("Escape")
+    browser.wait("!document.querySelector('[role=dialog]')")
+    browser.key("Escape")
+    browser.wait("ROUTE.view == 'rollouts' && document.querySelector('.list')")
+    browser.key("/")
+    assert browser.evaluate("document.activeElement.type") == "search"
+
+
+def test_the_tab_key_shows_where_it_is(browser, report):
+    browser.open(at(report, "#/overview"))
+    for _ in range(3):
+        browser.key("Tab")
+        assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+        assert browser.evaluate("document.activeElement.tagName") == "A"
+
+
+def test_the_credit_of_a_token_is_the_recorded_advantage(browser, report, run):
+    records = list(read_records(run))
+    looked_at = 0
+    for i, record in enumerate(records):
+        told = [t for t, value in enumerate(record["advantages"] or []) if value]
+        if not told or looked_at == 5:
+            continue
+        looked_at += 1
+        browser.open(at(report, f"#/rollout/0/{i}?token={told[-1]}"))
+        shown = browser.wait("document.querySelector('.equation b.val')?.textContent")
+        assert float(shown.replace("−", "-")) == pytest.approx(record["advantages"][told[-1]], abs=1e-4)
+        lines = browser.evaluate("[...document.querySelectorAll('.equation .val')].map(e => e.textContent)")
+        initial, branches, base, factor = [float(line.replace("−", "-")) for line in lines[1:5]]
+        assert (initial + branches) / 2 == pytest.approx(base, abs=2e-4)  # Eq. 6
+        assert base * factor == pytest.approx(record["advantages"][told[-1]], abs=2e-4)  # Eq. 7
+    assert looked_at == 5
+
+
+def test_what_a_tool_wrote_stays_text(browser, report, run):
+    calls = [record["tool_calls"] or [] for record in read_records(run)]
+    answered = next(i for i, some in enumerate(calls) if any(call["result"] == HOSTILE for call in some))
+    wrong = [any(HOSTILE in call["result"] and call["error"] for call in some) for some in calls]
+    for i, words in ((answered, HOSTILE), (wrong.index(True), f"{HOSTILE} failed")):
+        browser.open(at(report, f"#/rollout/0/{i}"))
+        browser.wait("document.querySelector('.side h2')")
+        assert words in browser.evaluate("document.querySelector('[aria-label^=\"Tool calls\"]').textContent")
+        assert browser.evaluate("document.title").startswith("Rollout")
+        assert browser.evaluate("document.querySelectorAll('img, b b').length") == 0
+
+
+def test_the_page_asks_for_nothing_and_may_not(browser, report):
+    self_test(browser, report)
+    assert set(browser.requests()) == {at(report, "#selftest")} or all(
+        url.split("#")[0] == report.as_uri() for url in browser.requests()
+    )
+    policy = browser.evaluate("document.querySelector('[http-equiv=Content-Security-Policy]').content")
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy and "http" not in policy
+    browser.evaluate(f"document.body.insertAdjacentHTML('beforeend', {HOSTILE!r})")
+    refused = browser.evaluate("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.name)")
+    assert refused == "TypeError"
+    browser.wait("document.querySelector('img')")
+    browser.evaluate("new Promise((done) => setTimeout(done, 200))")
+    assert browser.evaluate("document.title") != "broken"
+    violated = " ".join(browser.complaints())
+    assert "img-src" in violated or "default-src" in violated
+    assert "connect-src" in violated or violated.count("Content Security Policy") >= 2
+
+
+@pytest.mark.parametrize("width", [1280, 800])
+def test_nothing_is_wider_than_the_window(browser, report, width):
+    browser.resize(width, 900)
+    for view in ("overview", "rollouts", "rollouts?by=tasks", "rollout/0/0", "rollout/0/4", "tree/0/0", "atlas"):
+        browser.open(at(report, f"#/{view}"))
+        browser.wait("document.querySelector('main > div > *')")
+        browser.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+        browser.evaluate("new Promise((done) => setTimeout(done, 100))")
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
+def test_the_page_follows_the_systems_theme_and_the_button(browser, report):
+    def brightness():
+        found = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", found)[:3])) / 3
+
+    browser.prefer("dark")
+    browser.open(at(report, "#/overview"))
+    assert brightness() < 40
+    browser.click("#bar button", "dark")
+    browser.wait("document.documentElement.dataset.theme == 'light'")
+    assert brightness() > 230
+    browser.evaluate("localStorage.clear()")
+
+
+def luminance(color):
+    channels = [c / 255 for c in color]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def ramp(browser, kind):
+    """(background, ink) at 21 places of a colour scale."""
+    found = browser.evaluate(f"Array.from({{length: 21}}, (_, k) => rampColor('{kind}', k / 20))")
+    numbers = [[tuple(map(int, re.findall(r"\d+", paper))), ink] for paper, ink in found]
+    return [(paper, tuple(int(ink[k : k + 2], 16) for k in (1, 3, 5))) for paper, ink in numbers]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colour_scales_can_be_read_without_seeing_red_or_green(browser, report, scheme):
+    browser.prefer(scheme)
+    browser.open(at(report, "#/overview"))
+    brightness = [luminance(paper) for paper, _ in ramp(browser, "sequential")]
+    ordered = sorted(brightness, reverse=scheme == "light")
+    assert brightness == ordered and len(set(brightness)) == 21
+    diverging = [paper for paper, _ in ramp(browser, "diverging")]
+    for low, high in zip(diverging[:8], diverging[:12:-1], strict=True):
+        # Who sees no red or no green still sees blue against yellow: there both ends differ, in opposite directions.
+        assert low[2] < (low[0] + low[1]) / 2 and high[2] > (high[0] + high[1]) / 2
+    for paper, ink in ramp(browser, "sequential") + ramp(browser, "diverging"):
+        light, dark = sorted((luminance(paper), luminance(ink)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.0
+
+
+def test_texts_are_searched_where_they_are_asked_for(browser, report, run):
+    browser.open(at(report, "#/rollouts"))
+    texts = ["".join(record["texts"]) for record in read_records(run, texts=True)]
+    word = "neighbour e1"
+    browser.click("[type=search]")
+    browser.call("Input.insertText", text=word)
+    browser.key("Enter")
+    prompts = [str(record["prompt"]) for record in read_records(run)]
+    there = sum(word in text or word in prompt for text, prompt in zip(texts, prompts, strict=True))
+    assert 0 < there < 64
+    browser.wait(f"document.querySelector('.filters [role=status]')?.textContent == '{there} rollouts of 64'")
+
+
+def test_a_report_in_a_folder_opens_without_a_server(browser, run, tmp_path):
+    report = write_report(run, tmp_path / "report.html", folder_from=10)
+    assert list((tmp_path / "report.data").glob("*.js"))
+    lines = self_test(browser, report)
+    assert [line for line in lines if not line.startswith("PASS")] == []
+
+
+def test_two_runs_stand_side_by_side(browser, run, tmp_path):
+    other = train(tmp_path / "raft", "raft")
+    report = write_report(run, tmp_path / "report.html", other=other)
+    browser.open(at(report, "#/compare"))
+    browser.wait("document.querySelectorAll('.list .row').length > 1")
+    text = browser.evaluate("document.querySelector('main').innerText")
+    assert "tasks that both runs saw" in text
+    lines = self_test(browser, report)
+    assert [line for line in lines if not line.startswith("PASS")] == []
