@@ -213,7 +213,8 @@ def unpack(folder: Path) -> None:
                 continue
             data = brotli.decompress(package.extractfile(member).read())
             if member.name.endswith(".tar.br"):
-                tarfile.open(fileobj=io.BytesIO(data)).extractall(new, filter="data")
+                with tarfile.open(fileobj=io.BytesIO(data)) as libraries:
+                    libraries.extractall(new, filter="data")
             else:
                 (new / "program").write_bytes(data)
     (new / "chromium").write_text(STARTER)

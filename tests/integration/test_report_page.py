@@ -98,7 +98,7 @@ def test_the_page_passes_its_own_test(browser, report, width, scheme):
     assert browser.complaints() == []
 
 
-@pytest.mark.skipif(PROGRAM == str(OWN), reason="the browser of .venv/browser has no --dump-dom")
+@pytest.mark.skipif(str(OWN) == PROGRAM, reason="the browser of .venv/browser has no --dump-dom")
 def test_the_self_test_is_read_by_dump_dom_alone(report, tmp_path):
     command = [PROGRAM, *FLAGS, f"--user-data-dir={tmp_path}", "--virtual-time-budget=100000", "--dump-dom"]
     done = subprocess.run([*command, at(report, "#selftest")], capture_output=True, text=True, timeout=120)
