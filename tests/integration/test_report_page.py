@@ -38,13 +38,14 @@ class HostileEnvironment(kinship.KinshipEnvironment):
         return HOSTILE
 
 
-def train(directory, method="appo"):
+def train(directory, method="appo", method_args=None):
     """Four updates of a random model that calls its tool all the time."""
     torch.manual_seed(0)
     model, tokenizer = kinship.make_model()
     with torch.no_grad():
         model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("</search>")] *= 3
-    args = make_config(directory, method, max_steps=4, max_completion_length=48, result_format=RESULT)
+    sizes = {"max_steps": 4, "max_completion_length": 48}
+    args = make_config(directory, method, method_args, result_format=RESULT, **sizes)
     rows = kinship.make_dataset(16, seed=3).map(lambda row: {"prompt": f"{row['prompt']} {HOSTILE}", "remark": LONG})
     trainer = APPOTrainer(
         model, parity_reward, args, rows, processing_class=tokenizer, environment_factory=HostileEnvironment
@@ -278,11 +279,13 @@ def test_a_report_in_a_folder_opens_without_a_server(browser, run, tmp_path):
 
 
 def test_two_runs_stand_side_by_side(browser, run, tmp_path):
-    other = train(tmp_path / "raft", "raft")
+    other = train(tmp_path / "raft", "raft", {"token_weight": "fork"})
     report = write_report(run, tmp_path / "report.html", other=other)
     browser.open(at(report, "#/compare"))
     browser.wait("document.querySelectorAll('.list .row').length > 1")
     text = browser.evaluate("document.querySelector('main').innerText")
     assert "tasks that both runs saw" in text
+    browser.open(at(report, "#/rollout/1/0?heat=weight"))
+    browser.wait("document.querySelector('.seg [aria-pressed=true]')?.textContent == 'Weight'")
     lines = self_test(browser, report)
     assert [line for line in lines if not line.startswith("PASS")] == []

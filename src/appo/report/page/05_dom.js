@@ -82,10 +82,10 @@ function wilson(k, n) {
 const T_95 = [0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
   2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042];
 
-// The 95 % interval of a mean by Student's t; of a single value there is none.
+// The 95 % interval of a mean by Student's t; of a single value, or of equal ones, it would say nothing.
 function meanInterval(values) {
   const n = values.length;
-  if (n < 2) return [null, null];
+  if (n < 2 || spread(values) < 1e-12) return [null, null];
   const error = spread(values) * Math.sqrt(n / (n - 1)) / Math.sqrt(n);
   const half = (T_95[n - 1] ?? 1.96) * error;
   return [mean(values) - half, mean(values) + half];

@@ -59,11 +59,11 @@ const ROLLOUT_COLUMNS = [
   ['step', 'step', '64px', (run, i) => run.evaluation(i) ?? run.index.step[i]],
   [null, 'rollout', '190px', (run, i) => kindWords(run, i)],
   ['reward', 'reward', '88px', (run, i) => rewardCell(run, i)],
-  ['tokens', 'tokens', '52px', (run, i) => count(run.index.n_tokens[i]), 'num'],
-  ['calls', 'calls', '44px', (run, i) => run.index.n_calls[i], 'num'],
-  ['errors', 'failed', '46px', (run, i) => run.index.n_errors[i] || '', 'num bad'],
-  ['score', 'branch score', '88px', (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''), 'num hide-narrow'],
-  [null, 'ended by', '72px', (run, i) => FINISH[run.index.finish[i]] ?? '–', 'soft hide-narrow'],
+  ['tokens', 'tokens', '66px', (run, i) => count(run.index.n_tokens[i]), 'num'],
+  ['calls', 'calls', '54px', (run, i) => run.index.n_calls[i], 'num'],
+  ['errors', 'failed', '60px', (run, i) => run.index.n_errors[i] || '', 'num bad'],
+  ['score', 'branch score', '110px', (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''), 'num hide-narrow'],
+  [null, 'ended by', '84px', (run, i) => FINISH[run.index.finish[i]] ?? '–', 'soft hide-narrow'],
   [null, 'task', 'minmax(0, 1fr)', (run, i) => oneLine(promptText(run.task(i)), 160), 'soft'],
 ];
 const FINISH = ['stop', 'length limit', 'tool limit'];
@@ -93,7 +93,8 @@ function heads(columns, query, change) {
 }
 
 const narrow = matchMedia('(max-width: 860px)');
-const gridOf = (columns) => columns.filter(([, , , , classes]) => !narrow.matches || !/hide-narrow/.test(classes ?? '')).map(([, , width]) => width).join(' ');
+const gridOf = (columns) => columns.filter(([, , , , classes]) => !narrow.matches || !/hide-narrow/.test(classes ?? ''))
+  .map(([, , width]) => (narrow.matches && width === '190px' ? '148px' : width)).join(' ');
 
 const TASK_COLUMNS = [
   ['step', 'step', '64px', (run, tree) => run.evaluation(tree.first) ?? run.index.step[tree.first]],
@@ -148,7 +149,7 @@ VIEWS.rollouts = {
   },
 };
 
-const rolloutRow = (run, i) => h('a', {class: run.tree(i).first === i ? 'row begins' : 'row', href: rolloutLink(run, i), style: {'--grid': gridOf(ROLLOUT_COLUMNS)}}, cells(ROLLOUT_COLUMNS, run, i));
+const rolloutRow = (run, i) => h('a', {class: run.tree(i).first === i && !LIST.query.sort ? 'row begins' : 'row', href: rolloutLink(run, i), style: {'--grid': gridOf(ROLLOUT_COLUMNS)}}, cells(ROLLOUT_COLUMNS, run, i));
 const treeRow = (run, tree) => h('a.row', {href: treeLink(run, tree.first), style: {'--grid': gridOf(TASK_COLUMNS)}}, cells(TASK_COLUMNS, run, tree, groupsOf(run, tree)));
 
 function listKeys(route, list, bar, change) {

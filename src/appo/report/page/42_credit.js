@@ -54,7 +54,7 @@ function equation(rollout, t) {
   const verdict = advantage > 0 ? 'The loss makes this token more likely.' : advantage < 0 ? 'The loss makes this token less likely.' : 'The loss leaves this token alone.';
   return [h('div.equation', {}, equationLines(rollout, t, credit).map(([op, words, value, text]) => [
     h('span.op', {}, op), h('span', {}, words), h('span.val', {}, value), text && h('span.sub', {}, text)]),
-  h('span.sum'), h('span.op', {}, '='), h('b', {}, 'advantage'), h('b.val', {class: advantage < 0 ? 'val bad' : 'val good'}, signedFixed(advantage, 4))),
+  h('span.sum'), h('span.op', {}, '='), h('b', {}, 'advantage'), h('b', {class: advantage < 0 ? 'val bad' : advantage > 0 ? 'val good' : 'val'}, signedFixed(advantage, 4))),
   off > 1e-4 ? h('p.alert', {}, `The product is ${signedFixed(product, 4)}: the record disagrees with its factors by ${number(off)}.`) : h('p.soft', {style: {margin: '4px 0 0'}}, verdict)];
 }
 

@@ -38,7 +38,7 @@ function treeChart(run, tree, rollouts, heats, chosen) {
   const lanes = lanesOf(run, tree);
   const width = Math.max(560, document.getElementById('main').clientWidth - 62);
   const [left, right] = [96, 60];
-  const longest = Math.max(...rollouts.values().map((rollout) => rollout.n), 1);
+  const longest = Math.max(...[...rollouts.values()].map((rollout) => rollout.n), 1);
   const px = (t) => left + (t / longest) * (width - left - right);
   const place = new Map(lanes.map(({i}, k) => [i, 20 + k * LANE]));
   const height = lanes.length * LANE + 34;
