@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from appo.report.clusters import Clusters
 from appo.report.columns import ANSWER, CALLED, RESULT, THOUGHT, Part
 from appo.report.resample import Resampled
 from appo.report.summary import parent_rows
@@ -53,6 +54,7 @@ class Atlas:
         self._rows: dict[Any, int] = {}  # clusters: a data row, or a task where there is none
         self._words: dict[str, np.ndarray] = {}  # per token id: sum and count of entropies, and of scores
         self._entropy: dict[bool, Picks] = {True: Picks(), False: Picks()}
+        self._clusters = Clusters()
         self._histogram = {True: np.zeros(len(EDGES)), False: np.zeros(len(EDGES))}
 
     def add(self, part: Part, parts_P: np.ndarray, numbers_R: np.ndarray) -> None:
@@ -80,6 +82,7 @@ class Atlas:
         parents = parent_R[rows]
         places = part.starts_R[parents] + position_R[rows]
         nothing = np.full(len(part.ids_P), np.nan)
+        self._clusters.add(part, rows, reward_R[rows] - reward_R[parents], numbers_R[rows])
         self._picks.add(
             cluster=cluster_R[rows],
             token=part.ids_P[places],
@@ -129,6 +132,7 @@ class Atlas:
             **(self._of_picks(picks) if count else {}),
             "entropy_inside": self._inside(),
             "words": words,
+            "clusters": self._clusters.summary(),
         }
 
     def _of_picks(self, picks: dict[str, np.ndarray]) -> dict[str, Any]:
