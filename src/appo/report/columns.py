@@ -132,15 +132,23 @@ def _tables_of_lines(file: Path) -> Iterator[pa.Table]:
     for record in read_lines(file):
         lines.append(_modern(record, file))
         if len(lines) == LINES_AT_ONCE:
-            yield _table_of(lines)
+            yield _table_of(file, lines)
             lines = []
     if lines:
-        yield _table_of(lines)
+        yield _table_of(file, lines)
 
 
-def _table_of(lines: list[dict[str, Any]]) -> pa.Table:
+def _table_of(file: Path, lines: list[dict[str, Any]]) -> pa.Table:
+    """The table of some lines.
+
+    Raises:
+        UserError: for values that are none of a record's.
+    """
     seconds = [record.pop(KEY) for record in lines]
-    return to_table(lines, Layout.of(lines)).append_column(KEY, pa.array(seconds, SECONDS))
+    try:
+        return to_table(lines, Layout.of(lines)).append_column(KEY, pa.array(seconds, SECONDS))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise UserError(f"{file} holds a line that is no record of a run ({error}); give a run's own.") from None
 
 
 def _modern(record: Any, file: Path) -> dict[str, Any]:
@@ -153,7 +161,8 @@ def _modern(record: Any, file: Path) -> dict[str, Any]:
         raise UserError(f"{file} holds a line without completion_ids, which is no record of a run; give a run's own.")
     known = {field.name for field in CALL}
     length = len(record["completion_ids"])
-    found = {"kind": "train", "policy_mask": [1] * length, "tool_calls": [], **record}
+    found = {"task": "", "kind": "train", "policy_mask": [1] * length, "tool_calls": [], **record}
+    found["task"] = str(found["task"])
     seconds = [call.get("seconds") for call in found["tool_calls"] or []]
     found["tool_calls"] = [{k: v for k, v in call.items() if k in known} for call in found["tool_calls"] or []]
     per_token = {n: v for n, v in found.items() if n in FIXED or (isinstance(v, list) and len(v) == length)}

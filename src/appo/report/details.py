@@ -74,5 +74,5 @@ def _rewards(rewards: list[tuple[str, float]], names: dict[str, int]) -> list[fl
     for name, value in rewards:
         place = names.setdefault(name, len(names))
         found += [None] * (place + 1 - len(found))
-        found[place] = None if value is None or math.isnan(value) else value
+        found[place] = None if value is None or not math.isfinite(value) else value
     return found

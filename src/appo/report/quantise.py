@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from appo.files import strict_json
+
 NONE = 255  # of a heat map
 STEPS = 126  # the eye tells no more shades apart
 COARSE = {"logprob": 62}  # known of every token, and only a hint
@@ -35,8 +37,12 @@ def packed(data: bytes) -> str:
 
 
 def json_column(value: Any) -> dict[str, str]:
-    """Any JSON, packed."""
-    return {"gz": packed(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())}
+    """Any JSON, packed; NaN and infinity become null, half a pair of UTF-16 a question mark."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(strict_json(value), ensure_ascii=False, separators=(",", ":"))
+    return {"gz": packed(text.encode(errors="replace"))}
 
 
 def column(values: np.ndarray) -> dict[str, str]:

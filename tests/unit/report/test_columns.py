@@ -49,7 +49,7 @@ def test_lines_of_an_older_run_come_in_the_same_form(tmp_path):
         {"step": 1, "task": "0", "rollout": 0, "parent": None, "completion_ids": [5, 6], "reward": 1.0,
          "policy_mask": [1, 1], "entropies": [0.5, 0.25], "a_note": "of then",
          "tool_calls": [{"name": "f", "arguments": "x", "start": 0, "end": 1, "seconds": 0.5, "then": "unknown"}]},
-        {"step": 1, "task": "0", "rollout": 1, "parent": 0, "branch_position": 1, "completion_ids": [5, 7]},
+        {"step": 1, "task": 0, "rollout": 1, "parent": 0, "branch_position": 1, "completion_ids": [5, 7]},
     ]  # fmt: skip
     append_lines(tmp_path / "records.jsonl", lines)
     (part,) = parts_of_run(tmp_path)
@@ -62,9 +62,13 @@ def test_lines_of_an_older_run_come_in_the_same_form(tmp_path):
 
 
 def test_lines_that_are_no_records_are_told_in_one_sentence(tmp_path):
+    (tmp_path / "other").mkdir()
     append_lines(tmp_path / "records.jsonl", [{"loss": 1.0}])
     with pytest.raises(UserError, match="without completion_ids"):
         parts_of_run(tmp_path)
+    append_lines(tmp_path / "other" / "records.jsonl", [{"completion_ids": [1], "reward": "much"}])
+    with pytest.raises(UserError, match="no record of a run"):
+        parts_of_run(tmp_path / "other")
 
 
 def parts(tmp_path, one, words, protocol="tags"):

@@ -80,6 +80,10 @@ def test_the_same_input_gives_the_same_bytes():
     assert unpacked(json_column({"a": "ä"})) == {"a": "ä"}
 
 
+def test_what_json_does_not_have_becomes_null_or_a_question_mark():
+    assert unpacked(json_column([float("nan"), float("inf"), 1.0, "\ud800"])) == [None, None, 1.0, "?"]
+
+
 def test_rounded_numbers_keep_three_digits_and_what_is_none():
     found = rounded(np.array([1.23456789, -3e-7, np.nan, np.inf, 0.0], np.float32))
     assert np.abs(found[:2] / np.array([1.23456789, -3e-7]) - 1).max() < 2**-12
