@@ -289,3 +289,24 @@ def test_two_runs_stand_side_by_side(browser, run, tmp_path):
     browser.wait("document.querySelector('.seg [aria-pressed=true]')?.textContent == 'Weight'")
     lines = self_test(browser, report)
     assert [line for line in lines if not line.startswith("PASS")] == []
+
+
+def test_clusters_are_drawn_where_there_are_some(browser, report):
+    browser.open(at(report, "#/atlas"))
+    points = [[0.0, 0.0, 1.0, 4, 0], [1.0, 2.0, -1.0, 5, 0], [3.0, 1.0, 0.0, 6, -1]]
+    browser.evaluate(f"document.querySelector('main').append(clusterCard(RUNS[0], {{points: {points}}}))")
+    assert browser.evaluate("document.querySelectorAll('main circle').length") == 3
+    lowest = browser.evaluate("document.querySelector('[aria-label=\"map of 3 branches\"] a').getAttribute('href')")
+    assert lowest == "#/rollout/0/6"  # what ended alike lies below what changed
+
+
+def test_the_time_of_a_call_is_shown(browser, report, run):
+    records = list(read_records(run, times=True))
+    i = next(i for i, record in enumerate(records) if any(call["seconds"] for call in record["tool_calls"] or []))
+    browser.open(at(report, f"#/rollout/0/{i}"))
+    browser.wait("document.querySelector('.side h2')")
+    cells = browser.evaluate(
+        "[...document.querySelectorAll('[aria-label=\"tool calls\"] td:last-child')].map((cell) => cell.textContent)"
+    )
+    assert len(cells) == len(records[i]["tool_calls"])
+    assert any(re.fullmatch(r"\d+ ms", cell) for cell in cells)

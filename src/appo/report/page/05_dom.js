@@ -11,7 +11,7 @@ function fill(element, attributes, children) {
     else element.setAttribute(name, value === true ? '' : value);
   }
   for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child);  // text becomes a text node
+    if (child !== null && child !== undefined && child !== false) element.append(child); // text becomes a text node
   }
   return element;
 }
@@ -79,21 +79,25 @@ function wilson(k, n) {
 }
 
 // Student's t for 95 %, by degrees of freedom.
-const T_95 = [0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131,
-  2.12, 2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042];
+const T_95 = [
+  0, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12,
+  2.11, 2.101, 2.093, 2.086, 2.08, 2.074, 2.069, 2.064, 2.06, 2.056, 2.052, 2.048, 2.045, 2.042,
+];
 
 // The 95 % interval of a mean by Student's t; of a single value, or of equal ones, it would say nothing.
 function meanInterval(values) {
   const n = values.length;
   if (n < 2 || spread(values) < 1e-12) return [null, null];
-  const error = spread(values) * Math.sqrt(n / (n - 1)) / Math.sqrt(n);
+  const error = (spread(values) * Math.sqrt(n / (n - 1))) / Math.sqrt(n);
   const half = (T_95[n - 1] ?? 1.96) * error;
   return [mean(values) - half, mean(values) + half];
 }
 
 // A text in one line, cut at `length` characters.
 function oneLine(text, length = 120) {
-  const line = String(text ?? '').replace(/\s+/g, ' ').trim();
+  const line = String(text ?? '')
+    .replace(/\s+/g, ' ')
+    .trim();
   return line.length > length ? `${line.slice(0, length - 1)}…` : line;
 }
 
@@ -121,13 +125,43 @@ function section(title, note, ...children) {
 // rows: [[cell, ..], ..]; `numeric`: which columns are numbers.
 function table(heads, rows, {numeric = [], caption = null, label = null} = {}) {
   const cls = (k) => (numeric.includes(k) ? 'num' : null);
-  return h('div.scroll', {tabindex: '0', role: 'region', 'aria-label': label ?? caption ?? 'table'}, h('table', {},
-    caption && h('caption', {}, caption),
-    h('thead', {}, h('tr', {}, heads.map((head, k) => h('th', {scope: 'col', class: cls(k)}, head)))),
-    h('tbody', {}, rows.map((row) => h('tr', {}, row.map((cell, k) => h('td', {class: cls(k)}, cell)))))));
+  return h(
+    'div.scroll',
+    {tabindex: '0', role: 'region', 'aria-label': label ?? caption ?? 'table'},
+    h(
+      'table',
+      {},
+      caption && h('caption', {}, caption),
+      h(
+        'thead',
+        {},
+        h(
+          'tr',
+          {},
+          heads.map((head, k) => h('th', {scope: 'col', class: cls(k)}, head)),
+        ),
+      ),
+      h(
+        'tbody',
+        {},
+        rows.map((row) =>
+          h(
+            'tr',
+            {},
+            row.map((cell, k) => h('td', {class: cls(k)}, cell)),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function definition(pairs) {
-  return h('dl.pairs', {}, pairs.filter(([, value]) => value !== null && value !== undefined && value !== '')
-    .map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]));
+  return h(
+    'dl.pairs',
+    {},
+    pairs
+      .filter(([, value]) => value !== null && value !== undefined && value !== '')
+      .map(([name, value]) => [h('dt', {}, name), h('dd', {}, value)]),
+  );
 }

@@ -2,7 +2,12 @@
 // into VIEWS: `{title, render(main, route)}`, and may give `route.keys = {j: action}` while they are shown.
 
 const VIEWS = {};
-const NAMES = [['overview', 'Overview'], ['rollouts', 'Rollouts'], ['atlas', 'Decisions'], ['compare', 'Compare']];
+const NAMES = [
+  ['overview', 'Overview'],
+  ['rollouts', 'Rollouts'],
+  ['atlas', 'Decisions'],
+  ['compare', 'Compare'],
+];
 let ROUTE = null;
 let shownRun = 0;
 
@@ -13,7 +18,9 @@ function readHash(hash = location.hash) {
 }
 
 function link(view, args = [], query = {}) {
-  const text = new URLSearchParams(Object.entries(query).filter(([, value]) => known(value) && value !== '')).toString();
+  const text = new URLSearchParams(
+    Object.entries(query).filter(([, value]) => known(value) && value !== ''),
+  ).toString();
   return `#/${[view, ...args].join('/')}${text ? `?${text}` : ''}`;
 }
 
@@ -40,8 +47,11 @@ async function show() {
   // What is ready at once is drawn off the page and swapped in, so that nothing flickers.
   const page = h('div', {});
   const drawing = view.render(page, route);
-  const slow = setTimeout(() => ROUTE === route && document.getElementById('main').replaceChildren(
-    h('p.soft', {role: 'status'}, 'Reading …')), 150);
+  const slow = setTimeout(
+    () =>
+      ROUTE === route && document.getElementById('main').replaceChildren(h('p.soft', {role: 'status'}, 'Reading …')),
+    150,
+  );
   try {
     await drawing;
   } catch (error) {
@@ -50,7 +60,7 @@ async function show() {
     route.failed = error;
   }
   clearTimeout(slow);
-  if (ROUTE !== route) return route;  // the reader went on meanwhile
+  if (ROUTE !== route) return route; // the reader went on meanwhile
   document.getElementById('main').replaceChildren(page);
   const title = typeof view.title === 'function' ? view.title(route) : view.title;
   document.title = `${title} · ${RUNS[shownRun]?.name ?? 'appo report'}`;
@@ -72,16 +82,37 @@ function drawBar() {
   document.getElementById('bar').replaceChildren(
     h('a.brand', {href: '#/overview'}, 'appo report'),
     RUNS.length > 1
-      ? h('select', {'aria-label': 'run', onchange: (event) => switchRun(Number(event.target.value))},
-        RUNS.map((each, k) => h('option', {value: String(k), selected: k === shownRun}, `${'AB'[k]}: ${each.name}`)))
+      ? h(
+          'select',
+          {'aria-label': 'run', onchange: (event) => switchRun(Number(event.target.value))},
+          RUNS.map((each, k) => h('option', {value: String(k), selected: k === shownRun}, `${'AB'[k]}: ${each.name}`)),
+        )
       : h('span.soft', {title: run?.pack.directory}, run?.name),
-    h('nav', {'aria-label': 'views'}, views.map(([view, name]) =>
-      h('a', {href: link(view, [], view === 'compare' ? {} : {run: shownRun || null}),
-        'aria-current': view === current ? 'page' : null}, name))),
-    h('span.right', {},
-      h('button', {onclick: switchTheme, 'aria-label': `theme: ${themeName()}; switch`, title: 'light or dark'},
-        themeName() === 'dark' ? '☾ dark' : '☀ light'),
-      h('button', {onclick: openHelp, 'aria-label': 'help and keys', title: 'keys and words (?)'}, '?')));
+    h(
+      'nav',
+      {'aria-label': 'views'},
+      views.map(([view, name]) =>
+        h(
+          'a',
+          {
+            href: link(view, [], view === 'compare' ? {} : {run: shownRun || null}),
+            'aria-current': view === current ? 'page' : null,
+          },
+          name,
+        ),
+      ),
+    ),
+    h(
+      'span.right',
+      {},
+      h(
+        'button',
+        {onclick: switchTheme, 'aria-label': `theme: ${themeName()}; switch`, title: 'light or dark'},
+        themeName() === 'dark' ? '☾ dark' : '☀ light',
+      ),
+      h('button', {onclick: openHelp, 'aria-label': 'help and keys', title: 'keys and words (?)'}, '?'),
+    ),
+  );
 }
 
 function switchRun(k) {
@@ -123,28 +154,50 @@ systemDark.addEventListener('change', () => {
 });
 
 const KEYS = [
-  [['j', 'k'], 'next and previous rollout'], [['←', '→'], 'over the tokens of a rollout'], [['[', ']'], 'previous and next branch point'],
-  [['h'], 'next heat map'], [['Enter'], 'open what is chosen'], [['b'], 'from a token to its tree'], [['Esc'], 'back'],
-  [['/'], 'search in texts'], [['1', '…', '4'], 'the views'], [['d'], 'dark or light'], [['?'], 'this help']];
+  [['j', 'k'], 'next and previous rollout'],
+  [['←', '→'], 'over the tokens of a rollout'],
+  [['[', ']'], 'previous and next branch point'],
+  [['h'], 'next heat map'],
+  [['Enter'], 'open what is chosen'],
+  [['b'], 'from a token to its tree'],
+  [['Esc'], 'back'],
+  [['/'], 'search in texts'],
+  [['1', '…', '4'], 'the views'],
+  [['d'], 'dark or light'],
+  [['?'], 'this help'],
+];
 
 const WORDS = [
   ['rollout', 'one try at a task: thoughts, tool calls, their results, an answer'],
   ['branch', 'a rollout that shares another’s beginning and goes on by itself from one token, which was drawn anew'],
   ['entropy', 'how undecided the policy was before this token, in nats (Eq. 3)'],
-  ['future value Ω', 'how much more (above 1) or less likely the present policy makes what follows, against the one that wrote it (Eq. 4)'],
+  [
+    'future value Ω',
+    'how much more (above 1) or less likely the present policy makes what follows, against the one that wrote it (Eq. 4)',
+  ],
   ['branching score', 'entropy and Ω as z-scores within the rollout, multiplied (Eq. 5): where branches start'],
   ['advantage', 'what the loss multiplies this token’s log-probability ratio with: above 0 more of it, below 0 less'],
-  ['[low, high]', 'an interval of 95 %; n is the number it comes from']];
+  ['[low, high]', 'an interval of 95 %; n is the number it comes from'],
+];
 
 function openHelp() {
   const back = document.activeElement;
   const close = h('button', {onclick: closeHelp}, 'Close');
-  const box = h('div.card', {role: 'dialog', 'aria-modal': 'true', 'aria-label': 'help'},
+  const box = h(
+    'div.card',
+    {role: 'dialog', 'aria-modal': 'true', 'aria-label': 'help'},
     h('h1', {}, 'Keys and words'),
-    h('h3', {}, 'Keys'), definition(KEYS.map(([keys, text]) => [keys.map((key) => [h('kbd', {}, key), ' ']), text])),
-    h('h3', {}, 'Words'), definition(WORDS),
-    h('p.soft', {style: {'margin-top': '10px'}},
-      `Made by ${PACK.made}. The address of this page is a permalink. Nothing is loaded from anywhere.`), close);
+    h('h3', {}, 'Keys'),
+    definition(KEYS.map(([keys, text]) => [keys.map((key) => [h('kbd', {}, key), ' ']), text])),
+    h('h3', {}, 'Words'),
+    definition(WORDS),
+    h(
+      'p.soft',
+      {style: {'margin-top': '10px'}},
+      `Made by ${PACK.made}. The address of this page is a permalink. Nothing is loaded from anywhere.`,
+    ),
+    close,
+  );
   const overlay = document.getElementById('overlay');
   overlay.replaceChildren(box);
   overlay.onclick = (event) => event.target === overlay && closeHelp();

@@ -6,9 +6,11 @@ const REWARDS = {success: 'successes', failure: 'failures', none: 'without a rew
 let LIST = null;
 
 function stepRange(text) {
-  const [low, high] = String(text ?? '').split(/[-–]/).map((part) => (part.trim() === '' ? null : Number(part)));
+  const [low, high] = String(text ?? '')
+    .split(/[-–]/)
+    .map((part) => (part.trim() === '' ? null : Number(part)));
   if (low === null && high === undefined) return null;
-  return [low ?? 0, high === undefined ? low : high ?? Infinity];
+  return [low ?? 0, high === undefined ? low : (high ?? Infinity)];
 }
 
 function kindTest(run, kind) {
@@ -47,13 +49,20 @@ function filtered(run, query, found = null) {
   return sorted(run, left, query);
 }
 
-const SORTS = {step: 'step', reward: 'reward', tokens: 'n_tokens', calls: 'n_calls', errors: 'n_errors', score: 'branch_score'};
+const SORTS = {
+  step: 'step',
+  reward: 'reward',
+  tokens: 'n_tokens',
+  calls: 'n_calls',
+  errors: 'n_errors',
+  score: 'branch_score',
+};
 
 function sorted(run, order, {sort, desc}) {
   const column = run.index[SORTS[sort]];
   if (!column || (sort === 'step' && !desc)) return order;
   const sign = desc ? -1 : 1;
-  const last = sign * Infinity;  // what has no value stands at the end
+  const last = sign * Infinity; // what has no value stands at the end
   const value = (i) => (Number.isNaN(column[i]) ? last : column[i]);
   return order.sort((i, j) => sign * (value(i) - value(j)) || i - j);
 }
@@ -100,7 +109,15 @@ function groupsOf(run, tree) {
   const rollouts = Array.from({length: tree.last - tree.first}, (_, k) => tree.first + k);
   const group = (members) => {
     const rewards = members.map((i) => run.reward(i)).filter(known);
-    return {members, rewards, mean: rewards.length ? mean(rewards) : null, spread: rewards.length ? spread(rewards) : null};
+    return {
+      members,
+      rewards,
+      mean: rewards.length ? mean(rewards) : null,
+      spread: rewards.length ? spread(rewards) : null,
+    };
   };
-  return {initial: group(rollouts.filter((i) => !run.isBranch(i))), branches: group(rollouts.filter((i) => run.isBranch(i)))};
+  return {
+    initial: group(rollouts.filter((i) => !run.isBranch(i))),
+    branches: group(rollouts.filter((i) => run.isBranch(i))),
+  };
 }

@@ -1,7 +1,7 @@
 // All rollouts, or all tasks with their groups: a list of which only the visible rows exist.
 
 const ROW = 26;
-const TALLEST = 8e6;  // pixels; browsers stop drawing somewhat beyond
+const TALLEST = 8e6; // pixels; browsers stop drawing somewhat beyond
 
 // items: how many; draw(k): the row's element (an <a>); open(k): what Enter does.
 class VirtualList {
@@ -9,7 +9,11 @@ class VirtualList {
     Object.assign(this, {items, draw, chosen});
     this.tall = Math.min(items * ROW, TALLEST);
     this.space = h('div', {style: {height: `${this.tall}px`}});
-    this.window = h('div.window', {tabindex: '0', role: 'listbox', 'aria-label': `${items} rows`, onscroll: () => this.paint()}, this.space);
+    this.window = h(
+      'div.window',
+      {tabindex: '0', role: 'listbox', 'aria-label': `${items} rows`, onscroll: () => this.paint()},
+      this.space,
+    );
     new ResizeObserver(() => this.paint()).observe(this.window);
   }
 
@@ -44,7 +48,8 @@ class VirtualList {
     const top = this.top();
     if (this.chosen < top || this.chosen >= top + visible) {
       const first = Math.max(0, this.chosen - Math.floor(visible / 2));
-      this.window.scrollTop = this.tall === this.items * ROW ? first * ROW : (first / (this.items - visible)) * (this.tall - clientHeight);
+      this.window.scrollTop =
+        this.tall === this.items * ROW ? first * ROW : (first / (this.items - visible)) * (this.tall - clientHeight);
     }
     this.paint();
   }
@@ -62,7 +67,13 @@ const ROLLOUT_COLUMNS = [
   ['tokens', 'tokens', '66px', (run, i) => count(run.index.n_tokens[i]), 'num'],
   ['calls', 'calls', '54px', (run, i) => run.index.n_calls[i], 'num'],
   ['errors', 'failed', '60px', (run, i) => run.index.n_errors[i] || '', 'num bad'],
-  ['score', 'branch score', '110px', (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''), 'num hide-narrow'],
+  [
+    'score',
+    'branch score',
+    '110px',
+    (run, i) => (run.isBranch(i) ? fixed(run.index.branch_score[i]) : ''),
+    'num hide-narrow',
+  ],
   [null, 'ended by', '84px', (run, i) => FINISH[run.index.finish[i]] ?? '–', 'soft hide-narrow'],
   [null, 'task', 'minmax(0, 1fr)', (run, i) => oneLine(promptText(run.task(i)), 160), 'soft'],
 ];
@@ -86,40 +97,132 @@ function cells(columns, ...args) {
 
 // A head that sorts: first the most, then the least.
 function heads(columns, query, change) {
-  return h('div.row.heads', {style: {'--grid': gridOf(columns)}}, columns.map(([key, name, , , classes]) => h('span', {class: classes?.replace(/bad|soft/g, '')},
-    key ? h('button', {'aria-pressed': String(query.sort === key), title: `sort by ${name}`,
-      onclick: () => change(query.sort === key && query.desc ? {sort: key, desc: ''} : {sort: key, desc: '1'})},
-    name, query.sort === key ? (query.desc ? ' ↓' : ' ↑') : '') : name)));
+  return h(
+    'div.row.heads',
+    {style: {'--grid': gridOf(columns)}},
+    columns.map(([key, name, , , classes]) =>
+      h(
+        'span',
+        {class: classes?.replace(/bad|soft/g, '')},
+        key
+          ? h(
+              'button',
+              {
+                'aria-pressed': String(query.sort === key),
+                title: `sort by ${name}`,
+                onclick: () =>
+                  change(query.sort === key && query.desc ? {sort: key, desc: ''} : {sort: key, desc: '1'}),
+              },
+              name,
+              query.sort === key ? (query.desc ? ' ↓' : ' ↑') : '',
+            )
+          : name,
+      ),
+    ),
+  );
 }
 
 const narrow = matchMedia('(max-width: 860px)');
-const gridOf = (columns) => columns.filter(([, , , , classes]) => !narrow.matches || !/hide-narrow/.test(classes ?? ''))
-  .map(([, , width]) => (narrow.matches && width === '190px' ? '148px' : width)).join(' ');
+const gridOf = (columns) =>
+  columns
+    .filter(([, , , , classes]) => !narrow.matches || !/hide-narrow/.test(classes ?? ''))
+    .map(([, , width]) => (narrow.matches && width === '190px' ? '148px' : width))
+    .join(' ');
 
 const TASK_COLUMNS = [
   ['step', 'step', '64px', (run, tree) => run.evaluation(tree.first) ?? run.index.step[tree.first]],
-  [null, 'initial rollouts', '150px', (run, tree, groups) => [rewardMarks(run, groups.initial.members.slice(0, 12)), ' ', h('span.soft', {}, fixed(groups.initial.mean))]],
-  [null, 'branches', '200px', (run, tree, groups) => groups.branches.members.length > 0 && [rewardMarks(run, groups.branches.members.slice(0, 16)), ' ', h('span.soft', {}, fixed(groups.branches.mean))]],
+  [
+    null,
+    'initial rollouts',
+    '150px',
+    (run, tree, groups) => [
+      rewardMarks(run, groups.initial.members.slice(0, 12)),
+      ' ',
+      h('span.soft', {}, fixed(groups.initial.mean)),
+    ],
+  ],
+  [
+    null,
+    'branches',
+    '200px',
+    (run, tree, groups) =>
+      groups.branches.members.length > 0 && [
+        rewardMarks(run, groups.branches.members.slice(0, 16)),
+        ' ',
+        h('span.soft', {}, fixed(groups.branches.mean)),
+      ],
+  ],
   [null, 'spread', '56px', (run, tree, groups) => fixed(groups.initial.spread), 'num'],
-  [null, 'branches − initial', '126px', (run, tree, groups) => (known(groups.branches.mean) && known(groups.initial.mean) ? signedFixed(groups.branches.mean - groups.initial.mean) : ''), 'num hide-narrow'],
+  [
+    null,
+    'branches − initial',
+    '126px',
+    (run, tree, groups) =>
+      known(groups.branches.mean) && known(groups.initial.mean)
+        ? signedFixed(groups.branches.mean - groups.initial.mean)
+        : '',
+    'num hide-narrow',
+  ],
   [null, 'task', 'minmax(0, 1fr)', (run, tree) => oneLine(promptText(run.task(tree.first)), 160), 'soft'],
 ];
 
 function filterBar(run, query, change, status) {
-  const choice = (name, value, options) => h('label', {}, name, h('select', {'aria-label': name, onchange: (event) => change({[value]: event.target.value})},
-    options.map(([key, words]) => h('option', {value: key, selected: (query[value] ?? '') === key}, words))));
-  const field = (name, value, attributes) => h('label', {}, name, h('input', {...attributes, 'aria-label': name, value: query[value] ?? '',
-    onchange: (event) => change({[value]: event.target.value.trim()})}));
-  const evaluations = [...new Set((run.summary.evaluations ?? []).map((e) => e.name))].map((name) => [name, `evaluation ${name}`]);
-  return h('div.filters', {role: 'search'},
-    h('span.seg', {}, [['', 'Rollouts'], ['tasks', 'Tasks']].map(([key, name]) =>
-      h('button', {'aria-pressed': String((query.by ?? '') === key), onclick: () => change({by: key})}, name))),
+  const choice = (name, value, options) =>
+    h(
+      'label',
+      {},
+      name,
+      h(
+        'select',
+        {'aria-label': name, onchange: (event) => change({[value]: event.target.value})},
+        options.map(([key, words]) => h('option', {value: key, selected: (query[value] ?? '') === key}, words)),
+      ),
+    );
+  const field = (name, value, attributes) =>
+    h(
+      'label',
+      {},
+      name,
+      h('input', {
+        ...attributes,
+        'aria-label': name,
+        value: query[value] ?? '',
+        onchange: (event) => change({[value]: event.target.value.trim()}),
+      }),
+    );
+  const evaluations = [...new Set((run.summary.evaluations ?? []).map((e) => e.name))].map((name) => [
+    name,
+    `evaluation ${name}`,
+  ]);
+  return h(
+    'div.filters',
+    {role: 'search'},
+    h(
+      'span.seg',
+      {},
+      [
+        ['', 'Rollouts'],
+        ['tasks', 'Tasks'],
+      ].map(([key, name]) =>
+        h('button', {'aria-pressed': String((query.by ?? '') === key), onclick: () => change({by: key})}, name),
+      ),
+    ),
     choice('show', 'kind', [['', 'all'], ['initial', 'initial'], ['branch', 'branches'], ...evaluations]),
     choice('reward', 'reward', [['', 'any'], ...Object.entries(REWARDS)]),
     field('step', 'step', {type: 'text', size: '6', placeholder: '5 or 5-9'}),
-    h('label', {}, h('input', {type: 'checkbox', checked: Boolean(query.error), onchange: (event) => change({error: event.target.checked ? '1' : ''})}), 'a call failed'),
+    h(
+      'label',
+      {},
+      h('input', {
+        type: 'checkbox',
+        checked: Boolean(query.error),
+        onchange: (event) => change({error: event.target.checked ? '1' : ''}),
+      }),
+      'a call failed',
+    ),
     field('text', 'text', {type: 'search', placeholder: 'in prompts and rollouts ( / )'}),
-    h('span.soft', {role: 'status'}, status));
+    h('span.soft', {role: 'status'}, status),
+  );
 }
 
 VIEWS.rollouts = {
@@ -131,11 +234,21 @@ VIEWS.rollouts = {
     const change = (changes) => go('rollouts', [], {...query, focus: null, at: null, ...changes});
     const status = h('span', {});
     const bar = filterBar(run, query, change, status);
-    page.append(h('div.head', {}, h('h1', {}, query.by ? 'Tasks and their groups' : 'Rollouts'), h('span.soft.hide-narrow', {}, kbd('j', 'k'), ' choose ', kbd('Enter'), ' open ', kbd('/'), ' search')), bar);
-    const found = query.text ? await searchTexts(run, query.text, (done, all) => {
-      status.textContent = `searching: part ${done + 1} of ${all}`;
-      return ROUTE === route;
-    }) : null;
+    page.append(
+      h(
+        'div.head',
+        {},
+        h('h1', {}, query.by ? 'Tasks and their groups' : 'Rollouts'),
+        h('span.soft.hide-narrow', {}, kbd('j', 'k'), ' choose ', kbd('Enter'), ' open ', kbd('/'), ' search'),
+      ),
+      bar,
+    );
+    const found = query.text
+      ? await searchTexts(run, query.text, (done, all) => {
+          status.textContent = `searching: part ${done + 1} of ${all}`;
+          return ROUTE === route;
+        })
+      : null;
     const order = filtered(run, query, found);
     LIST = {run, order, query};
     const trees = query.by ? treesOf(run, order) : null;
@@ -144,13 +257,36 @@ VIEWS.rollouts = {
     const columns = trees ? TASK_COLUMNS : ROLLOUT_COLUMNS;
     const draw = trees ? (k) => treeRow(run, run.trees.list[trees[k]]) : (k) => rolloutRow(run, order[k]);
     const list = new VirtualList({items, draw, chosen: Number(query.at) || 0});
-    page.append(items ? h('div.list', {}, heads(columns, query, change), list.window) : h('p', {}, 'No rollout is like that. ', h('button', {onclick: () => go('rollouts', [], {run: shownRun || null})}, 'Show all')));
+    page.append(
+      items
+        ? h('div.list', {}, heads(columns, query, change), list.window)
+        : h(
+            'p',
+            {},
+            'No rollout is like that. ',
+            h('button', {onclick: () => go('rollouts', [], {run: shownRun || null})}, 'Show all'),
+          ),
+    );
     listKeys(route, list, bar, change);
   },
 };
 
-const rolloutRow = (run, i) => h('a', {class: run.tree(i).first === i && !LIST.query.sort ? 'row begins' : 'row', href: rolloutLink(run, i), style: {'--grid': gridOf(ROLLOUT_COLUMNS)}}, cells(ROLLOUT_COLUMNS, run, i));
-const treeRow = (run, tree) => h('a.row', {href: treeLink(run, tree.first), style: {'--grid': gridOf(TASK_COLUMNS)}}, cells(TASK_COLUMNS, run, tree, groupsOf(run, tree)));
+const rolloutRow = (run, i) =>
+  h(
+    'a',
+    {
+      class: run.tree(i).first === i && !LIST.query.sort ? 'row begins' : 'row',
+      href: rolloutLink(run, i),
+      style: {'--grid': gridOf(ROLLOUT_COLUMNS)},
+    },
+    cells(ROLLOUT_COLUMNS, run, i),
+  );
+const treeRow = (run, tree) =>
+  h(
+    'a.row',
+    {href: treeLink(run, tree.first), style: {'--grid': gridOf(TASK_COLUMNS)}},
+    cells(TASK_COLUMNS, run, tree, groupsOf(run, tree)),
+  );
 
 function listKeys(route, list, bar, change) {
   const move = (by) => () => {
@@ -160,9 +296,17 @@ function listKeys(route, list, bar, change) {
   const page = () => Math.floor(list.window.clientHeight / ROW);
   const search = () => bar.querySelector('[type=search]').focus();
   Object.assign(route.keys, {
-    j: move(1), k: move(-1), ArrowDown: move(1), ArrowUp: move(-1), '/': search,
-    PageDown: () => move(page())(), PageUp: () => move(-page())(), Home: () => move(-list.items)(), End: () => move(list.items)(),
-    Enter: () => list.element()?.click(), Escape: () => go('overview', [], {run: shownRun || null}),
+    j: move(1),
+    k: move(-1),
+    ArrowDown: move(1),
+    ArrowUp: move(-1),
+    '/': search,
+    PageDown: () => move(page())(),
+    PageUp: () => move(-page())(),
+    Home: () => move(-list.items)(),
+    End: () => move(list.items)(),
+    Enter: () => list.element()?.click(),
+    Escape: () => go('overview', [], {run: shownRun || null}),
     t: () => change({by: route.query.by ? '' : 'tasks'}),
   });
   route.shown = () => {

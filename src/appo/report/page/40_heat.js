@@ -2,8 +2,14 @@
 // diverging ones from orange through the paper's colour to blue. Both can be told apart without seeing red or green.
 
 const RAMPS = {
-  light: {sequential: ['#ffffff', '#e8f1c4', '#a3d6bd', '#4aadc0', '#2372b0', '#25408f', '#0c1f5c'], diverging: ['#a34700', '#e08214', '#fdd9a8', '#ffffff', '#bcd9f2', '#4393d6', '#0b4a91']},
-  dark: {sequential: ['#191d24', '#1d3a5c', '#1f6180', '#2f8f95', '#63bb88', '#c2df6a', '#fdec5c'], diverging: ['#ffb055', '#c8721a', '#6b4420', '#191d24', '#234a73', '#3487cf', '#8ccbff']},
+  light: {
+    sequential: ['#ffffff', '#e8f1c4', '#a3d6bd', '#4aadc0', '#2372b0', '#25408f', '#0c1f5c'],
+    diverging: ['#a34700', '#e08214', '#fdd9a8', '#ffffff', '#bcd9f2', '#4393d6', '#0b4a91'],
+  },
+  dark: {
+    sequential: ['#191d24', '#1d3a5c', '#1f6180', '#2f8f95', '#63bb88', '#c2df6a', '#fdec5c'],
+    diverging: ['#ffb055', '#c8721a', '#6b4420', '#191d24', '#234a73', '#3487cf', '#8ccbff'],
+  },
 };
 
 const rgb = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
@@ -20,7 +26,7 @@ function rampColor(kind, u) {
 
 // As WCAG has it; at the limit above both inks have a contrast of 4.4.
 function luminance(channels) {
-  const [r, g, b] = channels.map((x) => ((x / 255) <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
+  const [r, g, b] = channels.map((x) => (x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
@@ -52,7 +58,11 @@ async function readHeat(rollout, name) {
   if (name === 'advantage' || name === 'weight') {
     for (let t = 0; t < rollout.n; t++) {
       const credit = creditOf(rollout, t);
-      if (credit) values[t] = name === 'advantage' ? credit.advantage : (credit.factors.find(([factor]) => factor === 'token_weight') ?? [])[1] ?? null;
+      if (credit)
+        values[t] =
+          name === 'advantage'
+            ? credit.advantage
+            : ((credit.factors.find(([factor]) => factor === 'token_weight') ?? [])[1] ?? null);
     }
   } else {
     const heat = await rollout.shard.heat(name);
@@ -76,7 +86,7 @@ function heatScale(run, name, values) {
   }
   if (!(high > low)) high = low + 1;
   const kind = diverging ? 'diverging' : 'sequential';
-  const flip = name === 'logprob';  // the unlikely token is what one looks for
+  const flip = name === 'logprob'; // the unlikely token is what one looks for
   const color = (x) => {
     const u = (x - low) / (high - low);
     return rampColor(kind, flip ? 1 - u : u);
@@ -88,6 +98,19 @@ function heatLegend(heat) {
   const [, words, unit] = heatWords(heat.name);
   const stops = Array.from({length: 9}, (_, k) => heat.color(heat.low + (k / 8) * (heat.high - heat.low))[0]);
   const bounded = heat.name !== 'weight';
-  return h('div.legend', {}, h('span', {}, words, ': '),
-    h('span', {style: {'white-space': 'nowrap'}}, bounded && heat.low !== 0 ? '≤ ' : '', number(heat.low), h('span.ramp', {style: {background: `linear-gradient(to right, ${stops.join(', ')})`}}), bounded ? '≥ ' : '', number(heat.high), unit && ` ${unit}`));
+  return h(
+    'div.legend',
+    {},
+    h('span', {}, words, ': '),
+    h(
+      'span',
+      {style: {'white-space': 'nowrap'}},
+      bounded && heat.low !== 0 ? '≤ ' : '',
+      number(heat.low),
+      h('span.ramp', {style: {background: `linear-gradient(to right, ${stops.join(', ')})`}}),
+      bounded ? '≥ ' : '',
+      number(heat.high),
+      unit && ` ${unit}`,
+    ),
+  );
 }

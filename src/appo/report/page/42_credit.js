@@ -5,14 +5,25 @@ function equationLines(rollout, t, credit) {
   const {run, i, details} = rollout;
   const {summary} = run;
   const reward = run.reward(i);
-  const parts = Object.entries(details.rewards ?? {}).filter(([, value]) => known(value)).map(([name, value]) => `${name} ${number(value)}`).join(', ');
+  const parts = Object.entries(details.rewards ?? {})
+    .filter(([, value]) => known(value))
+    .map(([name, value]) => `${name} ${number(value)}`)
+    .join(', ');
   const lines = [['', 'reward R of this rollout', number(reward), parts]];
   const groups = (summary.base?.groups ?? []).map((group) => groupTerm(run, i, group, reward)).filter(Boolean);
   groups.forEach(({words, term, text}) => lines.push(['', words, signedFixed(term, 4), text]));
   const base = credit.factors.find(([name]) => name === 'base');
   if (base) {
-    const terms = `(${groups.map(({term}) => fixed(term, 4)).join(' + ').replace(/\+ −/g, '− ')}) / ${groups.length}`;
-    lines.push(['=', 'base advantage', signedFixed(base[1], 4), groups.length > 1 ? `${terms}: mean of both (Eq. 6)` : summary.base?.label ?? summary.base?.text]);
+    const terms = `(${groups
+      .map(({term}) => fixed(term, 4))
+      .join(' + ')
+      .replace(/\+ −/g, '− ')}) / ${groups.length}`;
+    lines.push([
+      '=',
+      'base advantage',
+      signedFixed(base[1], 4),
+      groups.length > 1 ? `${terms}: mean of both (Eq. 6)` : (summary.base?.label ?? summary.base?.text),
+    ]);
   }
   for (const [name, value] of credit.factors) {
     if (name === 'base') continue;
@@ -27,21 +38,25 @@ function groupTerm(run, i, group, reward) {
   const middle = run.index[`${group}_mean`]?.[i];
   const std = run.index[`${group}_std`]?.[i];
   const words = group === 'branch' ? 'against the branches' : 'against the initial rollouts';
-  if (!known(middle) || !known(reward)) return group === 'branch' ? {words, term: 0, text: 'no branch has a reward: 0'} : null;
+  if (!known(middle) || !known(reward))
+    return group === 'branch' ? {words, term: 0, text: 'no branch has a reward: 0'} : null;
   const groups = groupsOf(run, run.tree(i));
   const n = (group === 'branch' ? groups.branches : groups.initial).rewards.length;
   const term = std > 1e-6 ? (reward - middle) / std : 0;
-  const text = std > 1e-6
-    ? `(R − mean) / spread = (${number(reward)} − ${fixed(middle, 4)}) / ${fixed(std, 4)}, n = ${n}`
-    : `all ${n} rewards are ${number(middle)}: no spread, so 0`;
+  const text =
+    std > 1e-6
+      ? `(R − mean) / spread = (${number(reward)} − ${fixed(middle, 4)}) / ${fixed(std, 4)}, n = ${n}`
+      : `all ${n} rewards are ${number(middle)}: no spread, so 0`;
   return {words, term, text};
 }
 
 function whyNoCredit(rollout, t) {
   const {run, i} = rollout;
-  if (!rollout.policy(t)) return 'A tool wrote this token. It carries no loss: only what the policy wrote is trained on.';
+  if (!rollout.policy(t))
+    return 'A tool wrote this token. It carries no loss: only what the policy wrote is trained on.';
   if (run.index.kind[i]) return 'An evaluation: nothing is trained on it.';
-  if (run.isBranch(i) && t < run.index.branch_position[i]) return 'This token is shared with the rollout that the branch left, and gets its credit there.';
+  if (run.isBranch(i) && t < run.index.branch_position[i])
+    return 'This token is shared with the rollout that the branch left, and gets its credit there.';
   if (run.isBranch(i)) return 'A branch informs the credit of the rollout it left. It carries no loss itself.';
   return 'No loss was put on this token.';
 }
@@ -51,11 +66,35 @@ function equation(rollout, t) {
   if (!credit) return h('p.note', {style: {margin: '0'}}, whyNoCredit(rollout, t));
   const {advantage, product} = credit;
   const off = Math.abs(advantage - product);
-  const verdict = advantage > 0 ? 'The loss makes this token more likely.' : advantage < 0 ? 'The loss makes this token less likely.' : 'The loss leaves this token alone.';
-  return [h('div.equation', {}, equationLines(rollout, t, credit).map(([op, words, value, text]) => [
-    h('span.op', {}, op), h('span', {}, words), h('span.val', {}, value), text && h('span.sub', {}, text)]),
-  h('span.sum'), h('span.op', {}, '='), h('b', {}, 'advantage'), h('b', {class: advantage < 0 ? 'val bad' : advantage > 0 ? 'val good' : 'val'}, signedFixed(advantage, 4))),
-  off > 1e-4 ? h('p.alert', {}, `The product is ${signedFixed(product, 4)}: the record disagrees with its factors by ${number(off)}.`) : h('p.soft', {style: {margin: '4px 0 0'}}, verdict)];
+  const verdict =
+    advantage > 0
+      ? 'The loss makes this token more likely.'
+      : advantage < 0
+        ? 'The loss makes this token less likely.'
+        : 'The loss leaves this token alone.';
+  return [
+    h(
+      'div.equation',
+      {},
+      equationLines(rollout, t, credit).map(([op, words, value, text]) => [
+        h('span.op', {}, op),
+        h('span', {}, words),
+        h('span.val', {}, value),
+        text && h('span.sub', {}, text),
+      ]),
+      h('span.sum'),
+      h('span.op', {}, '='),
+      h('b', {}, 'advantage'),
+      h('b', {class: advantage < 0 ? 'val bad' : advantage > 0 ? 'val good' : 'val'}, signedFixed(advantage, 4)),
+    ),
+    off > 1e-4
+      ? h(
+          'p.alert',
+          {},
+          `The product is ${signedFixed(product, 4)}: the record disagrees with its factors by ${number(off)}.`,
+        )
+      : h('p.soft', {style: {margin: '4px 0 0'}}, verdict),
+  ];
 }
 
 // What was measured on a token, one line each.
@@ -78,7 +117,9 @@ async function measures(rollout, t) {
 function scoreWords(rollout, heat, t, value) {
   const {branch_position: position, branch_score: score, branch_rank: rank} = rollout.run.index;
   const branch = rollout.run.children(rollout.i).find((j) => position[j] === t);
-  return branch === undefined ? `${number(value)}${rankOf(rollout, heat, t)}` : `${fixed(score[branch])}, rank ${rank[branch]} in this rollout`;
+  return branch === undefined
+    ? `${number(value)}${rankOf(rollout, heat, t)}`
+    : `${fixed(score[branch])}, rank ${rank[branch]} in this rollout`;
 }
 
 function rankOf(rollout, heat, t) {
@@ -100,28 +141,54 @@ async function alternatives(rollout, t, branches) {
   if (!noted) return null;
   const drawn = new Set(branches.map((branch) => branch.ids[t]));
   const found = [...noted];
-  for (const each of [rollout, ...branches]) {  // what was taken and redrawn need not be among the likeliest
+  for (const each of [rollout, ...branches]) {
+    // what was taken and redrawn need not be among the likeliest
     const logprob = (await each.shard.heat('logprob'))?.at(each.start + t);
     if (known(logprob) && !found.some(([token]) => token === each.ids[t])) found.push([each.ids[t], logprob]);
   }
   found.sort(([, a], [, b]) => b - a);
   const most = Math.max(...found.map(([, logprob]) => Math.exp(logprob)));
-  return [h('h3', {}, 'What could have been written here'), h('div.bars', {}, found.map(([token, logprob]) => [
-    h('span.chip', {class: token === rollout.ids[t] ? 'chip taken' : drawn.has(token) ? 'chip drawn' : 'chip'}, visible(rollout.run.text(token))),
-    h('span.track', {}, h('i', {style: {width: `${(100 * Math.exp(logprob)) / most}%`}})),
-    h('span.num', {}, percent(Math.exp(logprob)), token === rollout.ids[t] ? ' taken' : drawn.has(token) ? ' redrawn' : '')]))];
+  return [
+    h('h3', {}, 'What could have been written here'),
+    h(
+      'div.bars',
+      {},
+      found.map(([token, logprob]) => [
+        h(
+          'span.chip',
+          {class: token === rollout.ids[t] ? 'chip taken' : drawn.has(token) ? 'chip drawn' : 'chip'},
+          visible(rollout.run.text(token)),
+        ),
+        h('span.track', {}, h('i', {style: {width: `${(100 * Math.exp(logprob)) / most}%`}})),
+        h(
+          'span.num',
+          {},
+          percent(Math.exp(logprob)),
+          token === rollout.ids[t] ? ' taken' : drawn.has(token) ? ' redrawn' : '',
+        ),
+      ]),
+    ),
+  ];
 }
 
 // The branches that left a rollout at token t, read.
 async function branchesAt(rollout, t) {
   const {run, i} = rollout;
-  return Promise.all(run.children(i).filter((j) => run.index.branch_position[j] === t).map((j) => readRollout(run, j)));
+  return Promise.all(
+    run
+      .children(i)
+      .filter((j) => run.index.branch_position[j] === t)
+      .map((j) => readRollout(run, j)),
+  );
 }
 
 function outcome(run, i) {
   const success = run.success(i);
-  return h('span', {class: `badge ${success ? 'good' : success === null ? '' : 'bad'}`},
-    success === null ? 'no reward' : `${success ? '●' : '○'} reward ${number(run.reward(i))}`);
+  return h(
+    'span',
+    {class: `badge ${success ? 'good' : success === null ? '' : 'bad'}`},
+    success === null ? 'no reward' : `${success ? '●' : '○'} reward ${number(run.reward(i))}`,
+  );
 }
 
 // Which branches redrew this token, and how they ended.
@@ -132,15 +199,41 @@ async function branchPanel(rollout, t) {
   const parts = [];
   if (run.isBranch(i) && position[i] === t) {
     const parent = await readRollout(run, run.parent(i));
-    parts.push(h('h3', {}, 'This token was redrawn'), h('p', {}, 'Rollout ', h('a', {href: rolloutLink(run, parent.i, {token: t})}, String(run.index.rollout[parent.i])), ' wrote ',
-      h('span.chip.taken', {}, visible(parent.text(t))), ' here, this branch ', h('span.chip.drawn', {}, visible(rollout.text(t))), `: score ${fixed(score[i])}, rank ${rank[i]}.`),
-    await alternatives(parent, t, [rollout]));
+    parts.push(
+      h('h3', {}, 'This token was redrawn'),
+      h(
+        'p',
+        {},
+        'Rollout ',
+        h('a', {href: rolloutLink(run, parent.i, {token: t})}, String(run.index.rollout[parent.i])),
+        ' wrote ',
+        h('span.chip.taken', {}, visible(parent.text(t))),
+        ' here, this branch ',
+        h('span.chip.drawn', {}, visible(rollout.text(t))),
+        `: score ${fixed(score[i])}, rank ${rank[i]}.`,
+      ),
+      await alternatives(parent, t, [rollout]),
+    );
   }
   if (branches.length) {
-    parts.push(h('h3', {}, `${plural(branches.length, 'branch', 'branches')} redrew this token`), branches.map((branch) => h('p', {style: {margin: '2px 0'}},
-      h('span.chip.taken', {}, visible(rollout.text(t))), ' → ', h('span.chip.drawn', {}, visible(branch.n > t ? branch.text(t) : '')), ' ', outcome(run, branch.i),
-      ' ', h('a', {href: rolloutLink(run, branch.i, {token: t})}, `rollout ${run.index.rollout[branch.i]}`), h('span.soft', {}, ` score ${fixed(score[branch.i])}, rank ${rank[branch.i]}`))),
-    await alternatives(rollout, t, branches));
+    parts.push(
+      h('h3', {}, `${plural(branches.length, 'branch', 'branches')} redrew this token`),
+      branches.map((branch) =>
+        h(
+          'p',
+          {style: {margin: '2px 0'}},
+          h('span.chip.taken', {}, visible(rollout.text(t))),
+          ' → ',
+          h('span.chip.drawn', {}, visible(branch.n > t ? branch.text(t) : '')),
+          ' ',
+          outcome(run, branch.i),
+          ' ',
+          h('a', {href: rolloutLink(run, branch.i, {token: t})}, `rollout ${run.index.rollout[branch.i]}`),
+          h('span.soft', {}, ` score ${fixed(score[branch.i])}, rank ${rank[branch.i]}`),
+        ),
+      ),
+      await alternatives(rollout, t, branches),
+    );
   }
   return parts;
 }

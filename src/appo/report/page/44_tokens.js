@@ -6,7 +6,12 @@ function blocksOf(rollout) {
   const {calls = []} = rollout.details;
   for (let t = 0; t < rollout.n; t++) {
     const part = rollout.part(t);
-    const call = part === 'call' ? calls.findIndex((c) => t >= c.start && t < c.end) : part === 'result' ? calls.findIndex((c) => t >= c.result_start && t < c.result_end) : -1;
+    const call =
+      part === 'call'
+        ? calls.findIndex((c) => t >= c.start && t < c.end)
+        : part === 'result'
+          ? calls.findIndex((c) => t >= c.result_start && t < c.result_end)
+          : -1;
     const last = blocks[blocks.length - 1];
     if (!last || last.part !== part || last.call !== call) blocks.push({part, call, first: t, end: t + 1});
     else last.end = t + 1;
@@ -17,13 +22,18 @@ function blocksOf(rollout) {
 function blockLabel(block, calls) {
   const call = calls[block.call];
   if (block.part === 'call') return [h('b', {}, 'call'), ` ${call?.name ?? ''}`];
-  if (block.part === 'result') return [h('b', {}, call?.error ? '✗ failed' : 'result'), ` ${seconds(call?.seconds) ?? ''}`];
+  if (block.part === 'result')
+    return [h('b', {}, call?.error ? '✗ failed' : 'result'), ` ${seconds(call?.seconds) ?? ''}`];
   return h('b', {}, block.part);
 }
 
 // A token's span. Line ends get a sign, so that every token can be seen and clicked.
 function tokenSpan(rollout, t, heat, branches) {
-  const span = h('span.t', {id: `t${t}`, role: 'option', 'data-t': String(t)}, rollout.text(t).replace(/\n/g, '↵\n').replace(/\t/g, '⇥\t'));
+  const span = h(
+    'span.t',
+    {id: `t${t}`, role: 'option', 'data-t': String(t)},
+    rollout.text(t).replace(/\n/g, '↵\n').replace(/\t/g, '⇥\t'),
+  );
   const value = heat?.values[t];
   if (known(value)) [span.style.background, span.style.color] = heat.color(value);
   if (branches) {
@@ -38,7 +48,8 @@ function tokenSpan(rollout, t, heat, branches) {
 
 function forksOf(run, i) {
   const forks = new Map();
-  for (const j of run.children(i)) forks.set(run.index.branch_position[j], (forks.get(run.index.branch_position[j]) ?? 0) + 1);
+  for (const j of run.children(i))
+    forks.set(run.index.branch_position[j], (forks.get(run.index.branch_position[j]) ?? 0) + 1);
   return forks;
 }
 
@@ -48,55 +59,13 @@ function tokenBlocks(rollout, heat, forks) {
     const spans = [];
     for (let t = block.first; t < block.end; t++) spans.push(tokenSpan(rollout, t, heat, forks.get(t)));
     const failed = calls[block.call]?.error ? ' failed' : '';
-    return h('div', {class: `part ${block.part}${failed}`}, h('div.label', {}, blockLabel(block, calls)), h('div.tokens', {}, spans));
+    return h(
+      'div',
+      {class: `part ${block.part}${failed}`},
+      h('div.label', {}, blockLabel(block, calls)),
+      h('div.tokens', {}, spans),
+    );
   });
-}
-
-const spanText = (rollout, first, end) => Array.from({length: Math.max(0, end - first)}, (_, k) => rollout.text(first + k)).join('');
-
-function callsCard(rollout) {
-  const {calls = []} = rollout.details;
-  if (!calls.length) return section('Tool calls', null, h('p.soft', {style: {margin: '0'}}, 'None.'));
-  const failed = calls.filter((call) => call.error).length;
-  return section(`Tool calls: ${calls.length}${failed ? `, ${failed} failed` : ''}`, null, table(['', 'tool', 'arguments', 'what came back', 'time'],
-    calls.map((call, k) => [String(k + 1), call.name, h('pre', {}, call.arguments === null ? spanText(rollout, call.start, call.end).trim() : oneOrMany(call.arguments)),
-      [call.error && h('div.bad', {}, `✗ ${call.error}`), h('pre', {}, call.result ?? spanText(rollout, call.result_start, call.result_end).trim())],
-      seconds(call.seconds) ?? (call.ran === false ? 'not run' : '–')]), {numeric: [4], label: 'tool calls'}));
-}
-
-// Arguments are JSON: a text is shown as it is, a mapping as "name: value" lines.
-function oneOrMany(json) {
-  try {
-    const value = typeof json === 'string' ? JSON.parse(json) : json;
-    if (typeof value === 'string') return value;
-    return Object.entries(value).map(([key, entry]) => `${key}: ${asText(entry)}`).join('\n');
-  } catch {
-    return String(json);
-  }
-}
-
-function factsCard(rollout) {
-  const {run, i, details} = rollout;
-  const task = run.task(i);
-  const {index} = run;
-  const parts = Object.entries(details.rewards ?? {});
-  const answers = task.answers ?? [];
-  return section('Rollout', null, definition([
-    ['reward', [outcome(run, i), parts.length > 1 || (parts.length && parts[0][1] !== run.reward(i)) ? ` ${parts.map(([name, value]) => `${name} ${number(value)}`).join(', ')}` : parts.length ? ` by ${parts[0][0]}` : '']],
-    ['reference answer', answers.length ? answers.map((answer) => h('div.mono', {}, asText(answer))) : null],
-    ['ended by', FINISH[index.finish[i]]],
-    ['tokens', `${count(rollout.n)}, of these ${count(index.n_policy?.[i] ?? rollout.flags.filter((f) => f & 1).length)} by the policy`],
-    ['true decisions', details.decisions?.length ? `at tokens ${details.decisions.join(', ')}` : null],
-    ['task', task.id]]),
-  h('details', {style: {'margin-top': '8px'}}, h('summary', {}, 'Prompt and data row'), promptBox(task),
-    task.row && definition(Object.entries(task.row).filter(([key]) => key !== 'prompt').map(([key, value]) => [key, h('span.mono', {}, asText(value))]))));
-}
-
-function promptBox(task) {
-  if (Array.isArray(task.prompt)) {
-    return task.prompt.map((message) => [h('h3', {}, message.role), h('pre.box', {}, typeof message.content === 'string' ? message.content : asText(message.content ?? message))]);
-  }
-  return h('pre.box', {}, promptText(task));
 }
 
 // Where j and k lead: the list that the reader came from, or all rollouts.
@@ -120,13 +89,42 @@ function rolloutHead(run, i, query) {
   const {index} = run;
   const at = (by, words, key) => {
     const j = neighbour(run, i, by);
-    return h('a', {href: j === null ? null : rolloutLink(run, j, {heat: query.heat}), 'aria-disabled': j === null}, h('button', {tabindex: '-1', disabled: j === null, title: `${words} (${key})`}, words));
+    return h(
+      'a',
+      {href: j === null ? null : rolloutLink(run, j, {heat: query.heat}), 'aria-disabled': j === null},
+      h('button', {tabindex: '-1', disabled: j === null, title: `${words} (${key})`}, words),
+    );
   };
-  const when = run.evaluation(i) ? `evaluation ${run.evaluation(i)}` : [h('a', {href: link('rollouts', [], {run: run.number || null, step: index.step[i]})}, `step ${index.step[i]}`)];
+  const when = run.evaluation(i)
+    ? `evaluation ${run.evaluation(i)}`
+    : [h('a', {href: link('rollouts', [], {run: run.number || null, step: index.step[i]})}, `step ${index.step[i]}`)];
   const parent = run.parent(i);
-  const kind = parent === null ? `rollout ${index.rollout[i]}` : [`rollout ${index.rollout[i]}, a branch of `, h('a', {href: rolloutLink(run, parent, {token: index.branch_position[i]})}, `rollout ${index.rollout[parent]}`), ` from token ${index.branch_position[i]} on`];
-  return h('div.head', {}, h('h1', {}, oneLine(promptText(run.task(i)), 110)), h('span.soft', {}, when, ' · ', kind), outcome(run, i),
-    h('span.right', {}, at(-1, 'previous', 'k'), at(1, 'next', 'j'), h('a', {href: treeLink(run, i)}, h('button', {tabindex: '-1', title: 'the task’s tree (b)'}, 'Tree'))));
+  const kind =
+    parent === null
+      ? `rollout ${index.rollout[i]}`
+      : [
+          `rollout ${index.rollout[i]}, a branch of `,
+          h(
+            'a',
+            {href: rolloutLink(run, parent, {token: index.branch_position[i]})},
+            `rollout ${index.rollout[parent]}`,
+          ),
+          ` from token ${index.branch_position[i]} on`,
+        ];
+  return h(
+    'div.head',
+    {},
+    h('h1', {}, oneLine(promptText(run.task(i)), 110)),
+    h('span.soft', {}, when, ' · ', kind),
+    outcome(run, i),
+    h(
+      'span.right',
+      {},
+      at(-1, 'previous', 'k'),
+      at(1, 'next', 'j'),
+      h('a', {href: treeLink(run, i)}, h('button', {tabindex: '-1', title: 'the task’s tree (b)'}, 'Tree')),
+    ),
+  );
 }
 
 VIEWS.rollout = {
@@ -135,28 +133,68 @@ VIEWS.rollout = {
     const run = RUNS[shownRun];
     const i = Number(route.args[1]);
     await run.open();
-    if (!(i >= 0 && i < run.n)) return void page.append(h('p', {}, `There is no rollout ${route.args[1]} in this run.`));
+    if (!(i >= 0 && i < run.n))
+      return void page.append(h('p', {}, `There is no rollout ${route.args[1]} in this run.`));
     const rollout = await readCreditOf(await readRollout(run, i));
     const names = heatNames(rollout);
-    const heats = Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readHeat(rollout, name)])));
+    const heats = Object.fromEntries(
+      await Promise.all(names.map(async (name) => [name, await readHeat(rollout, name)])),
+    );
     const wanted = route.query.heat ?? stored('appo-report-heat');
     const first = names.find((name) => heats[name].any);
-    const heat = heats[wanted]?.any ? heats[wanted] : heats[first] ?? null;
+    const heat = heats[wanted]?.any ? heats[wanted] : (heats[first] ?? null);
     const forks = forksOf(run, i);
     const panel = h('section.card', {'aria-label': 'chosen token', 'aria-live': 'polite'});
-    const tokens = h('div', {role: 'listbox', tabindex: '0', 'aria-label': 'tokens; arrow keys move'}, tokenBlocks(rollout, heat, forks));
-    page.append(rolloutHead(run, i, route.query), h('div.split', {},
-      h('div.left', {}, h('section.card', {'aria-label': 'tokens'}, heatBar(rollout, names, heats, heat, route), tokens, partLegend(forks)), factsCard(rollout), callsCard(rollout)),
-      h('div.side', {}, panel)));
+    const tokens = h(
+      'div',
+      {role: 'listbox', tabindex: '0', 'aria-label': 'tokens; arrow keys move'},
+      tokenBlocks(rollout, heat, forks),
+    );
+    page.append(
+      rolloutHead(run, i, route.query),
+      h(
+        'div.split',
+        {},
+        h(
+          'div.left',
+          {},
+          h(
+            'section.card',
+            {'aria-label': 'tokens'},
+            heatBar(rollout, names, heats, heat, route),
+            tokens,
+            partLegend(forks),
+          ),
+          factsCard(rollout),
+          callsCard(rollout),
+        ),
+        h('div.side', {}, panel),
+      ),
+    );
     await tokenChoice({route, rollout, tokens, panel, forks, heat, names, heats});
   },
 };
 
 function heatBar(rollout, names, heats, heat, route) {
-  const button = (name) => h('button', {'aria-pressed': String(heat?.name === name), disabled: !heats[name].any, title: heats[name].any ? heatWords(name)[1] : 'not measured on this rollout',
-    onclick: () => chooseHeat(rollout, name, route)}, heatWords(name)[0]);
-  return h('div', {style: {'margin-bottom': '8px'}}, h('div.seg', {role: 'group', 'aria-label': 'heat map'}, names.map(button)),
-    heat ? h('div', {style: {'margin-top': '6px'}}, heatLegend(heat)) : h('p.soft', {}, 'Nothing was measured on this rollout.'));
+  const button = (name) =>
+    h(
+      'button',
+      {
+        'aria-pressed': String(heat?.name === name),
+        disabled: !heats[name].any,
+        title: heats[name].any ? heatWords(name)[1] : 'not measured on this rollout',
+        onclick: () => chooseHeat(rollout, name, route),
+      },
+      heatWords(name)[0],
+    );
+  return h(
+    'div',
+    {style: {'margin-bottom': '8px'}},
+    h('div.seg', {role: 'group', 'aria-label': 'heat map'}, names.map(button)),
+    heat
+      ? h('div', {style: {'margin-top': '6px'}}, heatLegend(heat))
+      : h('p.soft', {}, 'Nothing was measured on this rollout.'),
+  );
 }
 
 function chooseHeat({run, i}, name, route) {
@@ -165,8 +203,15 @@ function chooseHeat({run, i}, name, route) {
 }
 
 function partLegend(forks) {
-  return h('div.legend', {style: {'margin-top': '8px'}}, h('span', {}, 'plain: thought'), h('span', {}, h('b', {}, 'bold: call')), h('span', {}, h('em', {style: {'font-style': 'italic'}}, 'italic: what a tool answered')),
-    h('span', {style: {'text-decoration': 'underline', 'text-decoration-style': 'double'}}, 'double line: answer'), forks.size > 0 && h('span', {style: {color: 'var(--mark)'}}, '◆ a branch begins here'));
+  return h(
+    'div.legend',
+    {style: {'margin-top': '8px'}},
+    h('span', {}, 'plain: thought'),
+    h('span', {}, h('b', {}, 'bold: call')),
+    h('span', {}, h('em', {style: {'font-style': 'italic'}}, 'italic: what a tool answered')),
+    h('span', {style: {'text-decoration': 'underline', 'text-decoration-style': 'double'}}, 'double line: answer'),
+    forks.size > 0 && h('span', {style: {color: 'var(--mark)'}}, '◆ a branch begins here'),
+  );
 }
 
 // Choosing a token, by the mouse and by the keys.
@@ -196,12 +241,17 @@ async function tokenChoice({route, rollout, tokens, panel, forks, heat, names, h
     if (j !== null) go('rollout', [run.number, j], {heat: route.query.heat});
   };
   Object.assign(route.keys, {
-    j: jump(1), k: jump(-1), ArrowRight: () => choose(route.token + 1), ArrowLeft: () => choose(route.token - 1),
-    Home: () => choose(0), End: () => choose(n - 1),
+    j: jump(1),
+    k: jump(-1),
+    ArrowRight: () => choose(route.token + 1),
+    ArrowLeft: () => choose(route.token - 1),
+    Home: () => choose(0),
+    End: () => choose(n - 1),
     ']': () => choose(places.find((t) => t > route.token) ?? places[0] ?? route.token),
     '[': () => choose(places.findLast((t) => t < route.token) ?? places[places.length - 1] ?? route.token),
     h: () => usable.length && chooseHeat(rollout, usable[(usable.indexOf(heat?.name) + 1) % usable.length], route),
-    b: () => go('tree', [run.number, i]), Enter: () => go('tree', [run.number, i]),
+    b: () => go('tree', [run.number, i]),
+    Enter: () => go('tree', [run.number, i]),
     Escape: () => go('rollouts', [], LIST?.run === run ? {...LIST.query, focus: null} : {run: run.number || null}),
   });
   if (n) {
@@ -216,8 +266,26 @@ async function drawToken(rollout, route, panel, forks) {
   const [measured, branched] = await Promise.all([measures(rollout, t), branchPanel(rollout, t)]);
   if (route.token !== t) return;
   panel.replaceChildren(
-    h('h2', {}, `Token ${t} `, h('span.chip', {}, visible(rollout.text(t))), h('span.soft', {}, ` ${rollout.part(t)}, ${t + 1} of ${rollout.n}`)),
-    h('h3', {}, 'Its credit'), ...[equation(rollout, t)].flat(), ...branched.flat(Infinity).filter(Boolean),
-    measured ? h('h3', {}, 'Measured', h('span.soft', {style: {'font-weight': '400'}}, ', rounded')) : '', measured ?? '',
-    h('p', {style: {margin: '8px 0 0'}}, h('a', {href: treeLink(rollout.run, rollout.i)}, forks.size || rollout.run.isBranch(rollout.i) ? 'The task’s tree: did it matter?' : 'The task’s rollouts')));
+    h(
+      'h2',
+      {},
+      `Token ${t} `,
+      h('span.chip', {}, visible(rollout.text(t))),
+      h('span.soft', {}, ` ${rollout.part(t)}, ${t + 1} of ${rollout.n}`),
+    ),
+    h('h3', {}, 'Its credit'),
+    ...[equation(rollout, t)].flat(),
+    ...branched.flat(Infinity).filter(Boolean),
+    measured ? h('h3', {}, 'Measured', h('span.soft', {style: {'font-weight': '400'}}, ', rounded')) : '',
+    measured ?? '',
+    h(
+      'p',
+      {style: {margin: '8px 0 0'}},
+      h(
+        'a',
+        {href: treeLink(rollout.run, rollout.i)},
+        forks.size || rollout.run.isBranch(rollout.i) ? 'The task’s tree: did it matter?' : 'The task’s rollouts',
+      ),
+    ),
+  );
 }

@@ -11,9 +11,13 @@ async function selftest() {
       lines.push(['FAIL', `${name}: ${error.message}`]);
     }
   };
-  window.addEventListener('unhandledrejection', (event) => lines.push(['FAIL', `unhandled: ${event.reason?.message}`]));
+  window.addEventListener('unhandledrejection', (event) =>
+    lines.push(['FAIL', `unhandled: ${event.reason?.message}`]),
+  );
   window.addEventListener('error', (event) => lines.push(['FAIL', `uncaught: ${event.message}`]));
-  document.addEventListener('securitypolicyviolation', (event) => lines.push(['FAIL', `the CSP stopped ${event.blockedURI || event.violatedDirective}`]));
+  document.addEventListener('securitypolicyviolation', (event) =>
+    lines.push(['FAIL', `the CSP stopped ${event.blockedURI || event.violatedDirective}`]),
+  );
   for (const run of RUNS) await runChecks(run, check);
   for (const address of addresses()) await check(`view ${address}`, () => drawn(address));
   await check('keys', keysWork);
@@ -22,8 +26,15 @@ async function selftest() {
   location.hash = '#selftest';
   await settled();
   const failed = lines.filter(([verdict]) => verdict === 'FAIL').length;
-  document.getElementById('main').replaceChildren(h('h1', {}, 'Self-test'), h('pre', {id: 'selftest'}, lines.map(([verdict, text]) => h('span', {class: verdict === 'PASS' ? 'pass' : 'fail'}, `${verdict} ${text}\n`)),
-    `${failed ? 'FAILED' : 'PASSED'} ${lines.length - failed} of ${lines.length}`));
+  document.getElementById('main').replaceChildren(
+    h('h1', {}, 'Self-test'),
+    h(
+      'pre',
+      {id: 'selftest'},
+      lines.map(([verdict, text]) => h('span', {class: verdict === 'PASS' ? 'pass' : 'fail'}, `${verdict} ${text}\n`)),
+      `${failed ? 'FAILED' : 'PASSED'} ${lines.length - failed} of ${lines.length}`,
+    ),
+  );
   document.body.dataset.selftest = failed ? 'failed' : 'passed';
 }
 
@@ -35,7 +46,8 @@ async function runChecks(run, check) {
   await check(`${run.name}: index`, async () => {
     await run.open();
     expect(run.trees.of.length === run.n, 'a rollout without a tree');
-    for (const [name, column] of Object.entries(run.index)) expect(column.length === run.n, `column ${name} has ${column.length} of ${run.n}`);
+    for (const [name, column] of Object.entries(run.index))
+      expect(column.length === run.n, `column ${name} has ${column.length} of ${run.n}`);
     return `${plural(run.n, 'rollout')} in ${plural(run.trees.list.length, 'tree')}`;
   });
   await check(`${run.name}: tokens`, async () => {
@@ -43,7 +55,10 @@ async function runChecks(run, check) {
     const shards = run.pack.shards.slice(0, 8);
     for (let k = 0; k < shards.length; k++) {
       const shard = await run.shard(k);
-      expect(shard.ids.length === shards[k].tokens && shard.flags.length === shards[k].tokens, `shard ${k} has ${shard.ids.length} tokens`);
+      expect(
+        shard.ids.length === shards[k].tokens && shard.flags.length === shards[k].tokens,
+        `shard ${k} has ${shard.ids.length} tokens`,
+      );
       expect(shard.details.length === shard.n, `shard ${k} has details of ${shard.details.length} of ${shard.n}`);
     }
     return `${plural(shards.length, 'shard')}, ${plural(run.vocabulary.size, 'word')}`;
@@ -66,10 +81,24 @@ function addresses() {
   const list = [];
   for (const run of RUNS) {
     const query = {run: run.number || null};
-    list.push(link('overview', [], query), link('rollouts', [], query), link('rollouts', [], {...query, by: 'tasks'}), link('rollouts', [], {...query, sort: 'reward', desc: 1, error: 1}), link('atlas', [], query));
+    list.push(
+      link('overview', [], query),
+      link('rollouts', [], query),
+      link('rollouts', [], {...query, by: 'tasks'}),
+      link('rollouts', [], {...query, sort: 'reward', desc: 1, error: 1}),
+      link('atlas', [], query),
+    );
     if (!run.n) continue;
     const every = Array.from({length: Math.min(run.n, 100000)}, (_, i) => i);
-    const some = new Set([0, run.n - 1, every.find((i) => run.isBranch(i)), every.find((i) => run.index.n_errors[i]), every.find((i) => run.index.kind[i])].filter(known));
+    const some = new Set(
+      [
+        0,
+        run.n - 1,
+        every.find((i) => run.isBranch(i)),
+        every.find((i) => run.index.n_errors[i]),
+        every.find((i) => run.index.kind[i]),
+      ].filter(known),
+    );
     for (const i of some) list.push(rolloutLink(run, i), treeLink(run, i));
     const words = run.vocabulary.get(run.vocabulary.keys().next().value);
     list.push(link('rollouts', [], {...query, text: words.trim() || 'a'}));
@@ -103,7 +132,10 @@ async function drawn(address) {
   const route = await visit(address);
   if (route.failed) throw route.failed;
   expect(document.getElementById('main').textContent.trim().length > 20, 'nothing was drawn');
-  expect(!/\b(undefined|NaN|\[object)/.test(document.getElementById('main').innerText), `it says “${document.getElementById('main').innerText.match(/.{0,30}\b(undefined|NaN|\[object).{0,20}/)?.[0]}”`);
+  expect(
+    !/\b(undefined|NaN|\[object)/.test(document.getElementById('main').innerText),
+    `it says “${document.getElementById('main').innerText.match(/.{0,30}\b(undefined|NaN|\[object).{0,20}/)?.[0]}”`,
+  );
   noWider();
 }
 
@@ -113,9 +145,16 @@ function noWider() {
   expect(scrollWidth <= clientWidth, `the page is ${scrollWidth} px wide in a window of ${clientWidth}`);
   for (const element of document.querySelectorAll('main section, main .list, main .head, #bar')) {
     const {right} = element.getBoundingClientRect();
-    expect(right <= clientWidth + 1, `${element.tagName}.${element.className} reaches to ${Math.round(right)} px of ${clientWidth}`);
+    expect(
+      right <= clientWidth + 1,
+      `${element.tagName}.${element.className} reaches to ${Math.round(right)} px of ${clientWidth}`,
+    );
   }
-  for (const region of document.querySelectorAll('main .scroll')) expect(region.scrollWidth <= region.clientWidth + 1, `the table “${region.getAttribute('aria-label')}” is ${region.scrollWidth} px wide in ${region.clientWidth}`);
+  for (const region of document.querySelectorAll('main .scroll'))
+    expect(
+      region.scrollWidth <= region.clientWidth + 1,
+      `the table “${region.getAttribute('aria-label')}” is ${region.scrollWidth} px wide in ${region.clientWidth}`,
+    );
 }
 
 const press = (key) => document.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
@@ -131,7 +170,10 @@ async function keysWork() {
   if (run.n < 2) return 'too few rollouts';
   await visit(link('rollouts'));
   press('j');
-  expect(document.querySelector('[aria-selected=true]')?.getAttribute('href') === rolloutLink(run, 1), 'j does not choose the next row');
+  expect(
+    document.querySelector('[aria-selected=true]')?.getAttribute('href') === rolloutLink(run, 1),
+    'j does not choose the next row',
+  );
   await pressed('Enter');
   expect(ROUTE.view === 'rollout' && ROUTE.args[1] === '1', 'Enter does not open the chosen rollout');
   await pressed('k');
@@ -139,7 +181,10 @@ async function keysWork() {
   press('Home');
   press('ArrowRight');
   await settled(50);
-  expect(run.index.n_tokens[0] < 2 || (ROUTE.token === 1 && document.querySelector('.t.chosen')?.dataset.t === '1'), 'the arrow does not choose the next token');
+  expect(
+    run.index.n_tokens[0] < 2 || (ROUTE.token === 1 && document.querySelector('.t.chosen')?.dataset.t === '1'),
+    'the arrow does not choose the next token',
+  );
   expect(location.hash.includes('token='), 'the address does not name the token');
   await pressed('b');
   expect(ROUTE.view === 'tree', 'b does not lead to the tree');

@@ -14,10 +14,12 @@ async function arrived() {
   }
   const route = await show();
   if (!document.body.dataset.firstView) {
-    requestAnimationFrame(() => setTimeout(() => {
-      document.body.dataset.firstView = String(Math.round(performance.now()));  // ms since the navigation began
-      RUNS.forEach((run) => run.open().catch(console.error));
-    }));
+    requestAnimationFrame(() =>
+      setTimeout(() => {
+        document.body.dataset.firstView = String(Math.round(performance.now())); // ms since the navigation began
+        RUNS.forEach((run) => run.open().catch(console.error));
+      }),
+    );
   }
   document.dispatchEvent(new CustomEvent('appo-shown', {detail: route}));
 }
