@@ -71,6 +71,7 @@ function curveChart({
     svg('line.axis', {x1: left, x2: width - right, y1: height - bottom, y2: height - bottom}),
     svg('text', {x: (left + width - right) / 2, y: height - 3, 'text-anchor': 'middle'}, xname),
     series.map((s) => svg('path.line', {d: path(s), stroke: s.color, 'stroke-dasharray': s.dash})),
+    series.map((s) => s.x.length === 1 && svg('circle', {cx: px(s.x[0]), cy: py(s.y[0]), r: 3, fill: s.color})),
     points.map((p) =>
       svg(
         'g',

@@ -5,7 +5,7 @@
 const CURVES = [
   {
     title: 'Success',
-    unit: 'share of rollouts in training, with both evaluations',
+    unit: 'share of rollouts in training',
     share: true,
     lines: [['success', 'training rollouts']],
     evaluated: true,
@@ -87,7 +87,7 @@ function curves(run) {
       {'aria-label': curve.title},
       curveChart({...curve, series: lines, points, onstep}),
       legend(lines),
-      points.length > 0 && h('div.legend', {}, h('span', {}, '● with a bar: an evaluation and its 95 % interval')),
+      points.length > 0 && h('div.legend', {}, h('span', {}, '● with a bar: an evaluation, its 95 % interval')),
     );
   }).filter(Boolean);
   return charts.length ? h('div.columns', {}, charts) : h('p.note', {}, 'No update has been recorded.');
@@ -133,7 +133,14 @@ function evaluationTiles(run) {
     tile(
       percent(e.success),
       `success ${e.name}: ${interval(e.low, e.high)} of ${plural(e.questions, 'question')}`,
-      known(e.tool_calls) ? `${fixed(e.tool_calls, 1)} tool calls, ${fixed(e.tokens, 1)} tokens per question` : null,
+      [
+        known(e.tool_calls) && `${fixed(e.tool_calls, 1)} tool calls`,
+        known(e.tokens) && `${fixed(e.tokens, 1)} tokens`,
+      ]
+        .filter(Boolean)
+        .map((words) => `${words} per question`)
+        .join(', ')
+        .replace(' per question, ', ', '),
     ),
   );
   if (evaluations.length > 1) {

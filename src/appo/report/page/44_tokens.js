@@ -194,6 +194,7 @@ function heatBar(rollout, names, heats, heat, route) {
     heat
       ? h('div', {style: {'margin-top': '6px'}}, heatLegend(heat))
       : h('p.soft', {}, 'Nothing was measured on this rollout.'),
+    rollout.run.vocabulary.size === 0 && h('p.soft', {}, 'This run has left no vocabulary: its tokens are numbers.'),
   );
 }
 

@@ -101,7 +101,7 @@ function addresses() {
     );
     for (const i of some) list.push(rolloutLink(run, i), treeLink(run, i));
     const words = run.vocabulary.get(run.vocabulary.keys().next().value);
-    list.push(link('rollouts', [], {...query, text: words.trim() || 'a'}));
+    list.push(link('rollouts', [], {...query, text: words?.trim() || 'a'}));
   }
   if (RUNS.length > 1) list.push(link('compare'));
   return list;
