@@ -310,3 +310,13 @@ def test_the_time_of_a_call_is_shown(browser, report, run):
     )
     assert len(cells) == len(records[i]["tool_calls"])
     assert any(re.fullmatch(r"\d+ ms", cell) for cell in cells)
+
+
+def test_what_could_have_been_written_has_words(browser, report, run):
+    records = list(read_records(run))
+    i, branch = next((i, record) for i, record in enumerate(records) if record["alternatives"])
+    browser.open(at(report, f"#/rollout/0/{i}?token={branch['branch_position']}"))
+    browser.wait("document.querySelector('.bars')")
+    words = browser.evaluate("[...document.querySelectorAll('.bars .chip')].map((chip) => chip.textContent)")
+    assert len(words) >= len(branch["alternatives"])
+    assert not any(word.startswith("[token") for word in words)

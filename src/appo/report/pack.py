@@ -70,6 +70,7 @@ class RunPacker:
         """
         self._add_index(part, evaluation)
         self._used.update(np.unique(part.ids_P).tolist())
+        self._used.update(other["token"] for others in part.values("alternatives") for other in others or [])
         flags_P = part.policy_P * POLICY + part.loss_P * CREDITED + (parts_P << PART_SHIFT)
         self._waiting.append((part, flags_P.astype(np.uint8), differences))
         self.rollouts += len(part.lengths_R)
