@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from browser import NONE, Browser, find_browser
 
 ROLLOUTS, TOKENS = 100_000, 100_000_000
+VIEWS = ("overview", "rollouts", "rollout/0/5000")
 BOUNDS = {"run": (2.5, 20.0, 1.0), "short": (15.0, None, 5.0), "long": (None, None, 2.0)}  # MB, seconds, first view
 
 
@@ -116,8 +117,8 @@ def _build(run: Path, out: Path) -> tuple[float, float]:
     return time.monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
-def first_view(page: Path, repeats: int) -> float | None:
-    """Seconds until the overview is drawn; None without a browser."""
+def first_view(page: Path, view: str, repeats: int) -> float | None:
+    """Seconds until a view is drawn by a fresh browser; None without one."""
     program = find_browser()
     if program is None:
         print(NONE)
@@ -125,7 +126,7 @@ def first_view(page: Path, repeats: int) -> float | None:
     seen = []
     for _ in range(repeats):
         with Browser(program) as browser:
-            browser.open(page.as_uri())
+            browser.open(f"{page.as_uri()}#/{view}")
             seen.append(float(browser.evaluate("document.body.dataset.firstView")) / 1000)
     return statistics.median(seen)
 
@@ -163,8 +164,8 @@ def main() -> None:
             folder = page.with_name(page.stem + ".data")
             files: list[Any] = [page, *(folder.iterdir() if folder.is_dir() else ())]
             size = sum(path.stat().st_size for path in files) / 1e6
-            view = first_view(page, options.repeats)
-            shown = "-" if view is None else f"{view:.2f} s"
+            views = [first_view(page, view, options.repeats) for view in VIEWS]
+            view, shown = views[0], ", ".join("-" if found is None else f"{found:.2f} s" for found in views)
             print(
                 f"{name:6} {size:8.2f} MB  built in {seconds:6.1f} s, {memory:6.0f} MB of memory  first view {shown}"
             )

@@ -13,7 +13,8 @@ from appo.report.atlas import Atlas
 from appo.report.bar import SECONDS_BETWEEN_LINES, Stages
 from appo.report.columns import Part, parts_of, read_parts
 from appo.report.compare import TRAINING, RowSuccess
-from appo.report.credit import CreditCheck, base_of, factor_help
+from appo.report.credit import CreditCheck
+from appo.report.credit_words import base_of, factor_help
 from appo.report.pack import NO_EVALUATION, RunPacker
 from appo.report.run import Run, evaluation_name
 from appo.report.sampling import Trees, among, chosen_trees
@@ -38,8 +39,7 @@ class Gathered:
 
     def __init__(self, run: Run, emit: Emit, sample: int | None = None, console: Any = None) -> None:
         self._run, self._sample = run, sample
-        self._base = base_of(run.method, run.method_options)
-        self._check = CreditCheck(self._base["groups"])
+        self._check = CreditCheck(base_of(run.method, run.method_options))
         self._packer = RunPacker(run, emit)
         self._series, self._evaluations = Series(run.success_reward), Evaluations(run)
         self._atlas = Atlas(run.texts)
@@ -127,8 +127,8 @@ class Gathered:
             "evaluations": self._evaluations.summary(),
             "series": self._series.curves(run.logged),
             "credit_check": self._check.summary(),
-            "base": self._base,
-            "base_kind": self._base["kind"],
+            "base": self._check.base,
+            "base_kind": self._check.base["kind"],
             "factor_help": factor_help(list(self._series.factors), run.method_options),
             "scales": self._packer.scales.summary(),
         }

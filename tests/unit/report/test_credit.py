@@ -15,8 +15,9 @@ from appo.algorithm import FUTURE_CLIP
 from appo.algorithm.fork_weight import FORK_SCALE
 from appo.methods import METHODS, options_of
 from appo.methods.appo import ADVANTAGES, APPOOptions
-from appo.report import credit
-from appo.report.credit import TOLERANCE, CreditCheck, base_of, factor_help
+from appo.report import credit, credit_words
+from appo.report.credit import TOLERANCE, CreditCheck
+from appo.report.credit_words import base_of, factor_help
 from appo.report.write import write_report
 from appo.rollout.records import RecordWriter
 from appo.rollout.rollout_records import rollout_records
@@ -80,11 +81,11 @@ def test_the_product_of_what_is_recorded_is_the_advantage_of_the_loss(tmp_path_f
     directory = tmp_path_factory.mktemp("run")
     trees, method, _, given = credited(name, options, rewards, torch.Generator().manual_seed(seed))
     (part,) = recorded(directory, trees, method, given)
-    check = CreditCheck(base_of(name, options)["groups"])
+    check = CreditCheck(base_of(name, options))
     wrong = check.add(part, np.arange(len(part.lengths_R)))
     assert check.tokens == int(given.loss_mask_BT.sum()) > 0
     assert check.disagree == 0 == len(wrong.rows)
-    assert check.base_disagree == 0
+    assert check.summary()["bases_disagree"] == 0
 
     # Not only what the record says, but what the loss got.
     mask = given.loss_mask_BT.bool()
@@ -195,6 +196,38 @@ def test_the_report_knows_the_bases_of_every_method():
     assert own["groups"] == []
 
 
+def spread(**values):
+    return {"initial_mean": 0.5, "initial_std": 0.5, "branch_mean": 0.0, "branch_std": 0.5, **values}
+
+
+@pytest.mark.parametrize(
+    ("bases", "kind"),
+    [
+        ([1.5, -0.5], "dual_group"),  # ((1 - 0.5) / 0.5 + (1 - 0) / 0.5) / 2, ((0 - 0.5) / 0.5 + 0) / 2
+        ([1.0, -1.0], "group"),
+        ([1.0, -0.5], None),  # one rollout that disagrees is enough
+        ([0.0, 0.0], None),  # equal to nothing in particular
+    ],
+)
+def test_the_base_of_an_own_method_is_known_by_its_numbers(tmp_path, bases, kind):
+    records = [
+        record(n, reward, base=base, **spread())
+        for n, (reward, base) in enumerate(zip((1.0, 0.0), bases, strict=True))
+    ]
+    run = write_run(tmp_path, records, settings={"method": "my.module:Mine"})
+    found = read_pack(write_report(run))["runs"][0]["summary"]
+    assert (found["base_kind"], found["base"]["kind"]) == (kind, kind)
+    assert found["credit_check"]["bases"] == (2 if kind else 0)
+    assert found["credit_check"]["bases_disagree"] == 0
+
+
+def test_a_base_that_varies_along_a_rollout_is_no_reward_of_a_group(tmp_path):
+    factors = {"base": [1.0, 1.0, 1.0, 0.5], "loss_mask": [1.0] * 4}
+    one = record(0, 1.0, base=1.0, factors=factors, advantages=factors["base"], **spread())
+    run = write_run(tmp_path, [one], settings={"method": "my.module:Mine"})
+    assert read_pack(write_report(run))["runs"][0]["summary"]["base_kind"] is None
+
+
 def test_an_unknown_factor_is_called_by_its_name():
     found = factor_help(["base", "how_bold"], {})
     assert found["how_bold"]["label"] == "how bold"
@@ -210,7 +243,10 @@ def test_equations_hold_the_numbers_of_the_run():
 
 def test_defaults_that_are_told_are_those_of_the_methods():
     defaults = {f.name: f.default for f in dataclasses.fields(APPOOptions)}
-    assert (defaults["future_weight"], defaults["weight_floor"]) == (credit.FUTURE_WEIGHT, credit.WEIGHT_FLOOR)
-    assert credit.FUTURE_CLIP == FUTURE_CLIP
-    assert credit.FORK_SCALE == FORK_SCALE
-    assert all(math.isclose(options_of(name)().weight_floor, credit.WEIGHT_FLOOR) for name in METHODS)
+    assert (defaults["future_weight"], defaults["weight_floor"]) == (
+        credit_words.FUTURE_WEIGHT,
+        credit_words.WEIGHT_FLOOR,
+    )
+    assert credit_words.FUTURE_CLIP == FUTURE_CLIP
+    assert credit_words.FORK_SCALE == FORK_SCALE
+    assert all(math.isclose(options_of(name)().weight_floor, credit_words.WEIGHT_FLOOR) for name in METHODS)
