@@ -173,6 +173,17 @@ def test_the_credit_of_a_token_is_the_recorded_advantage(browser, report, run):
     assert looked_at == 5
 
 
+def test_a_token_whose_record_disagrees_is_marked(browser, report, run):
+    record = next(read_records(run))
+    t = next(t for t, value in enumerate(record["advantages"]) if value is not None)
+    browser.open(at(report, f"#/rollout/0/0?token={t}"))
+    browser.wait("document.querySelector('.equation')")
+    assert browser.evaluate("document.querySelectorAll('.off, .side .alert').length") == 0
+    browser.evaluate(f"RUNS[0].shard(0).then((shard) => shard.creditColumns.differences.set('0/{t}', 7.5)).then(show)")
+    assert browser.evaluate("document.querySelector('.off').dataset.t") == str(t)
+    assert "disagrees with its factors" in browser.evaluate("document.querySelector('.side .alert').textContent")
+
+
 def test_what_a_tool_wrote_stays_text(browser, report, run):
     calls = [record["tool_calls"] or [] for record in read_records(run)]
     answered = next(i for i, some in enumerate(calls) if any(call["result"] == HOSTILE for call in some))

@@ -40,6 +40,7 @@ function tokenSpan(rollout, t, heat, branches) {
     span.classList.add('fork');
     span.dataset.branches = `◆${branches > 1 ? branches : ''}`;
   }
+  if (rollout.credit?.differences.has(`${rollout.i - rollout.shard.first}/${t}`)) span.classList.add('off');
   const cut = rollout.run.isBranch(rollout.i) ? rollout.run.index.branch_position[rollout.i] : -1;
   if (t < cut) span.classList.add('shared');
   if (t === cut) span.classList.add('cut');
