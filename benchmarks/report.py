@@ -5,8 +5,9 @@
 Three reports: of a finished run (`run`; as `make train` leaves it), of 100,000 rollouts like its own (`short`), and of
 100 million tokens, the same rollouts made 14 times as long (`long`), which is a folder beside the page. The longer
 records are the run's own, repeated under other steps and tasks. The first view is what the page itself measures, from
-the beginning of its navigation until the overview is drawn; the median of `--repeats` fresh browsers. Prints a line
-per report, with the largest memory of the process that built it (Linux alone); `--check` fails beyond the bounds.
+the beginning of its navigation until the overview is drawn; then the same for an address that leads to the list of
+rollouts, and for one that leads to the tokens of one of them. Each is the median of `--repeats` fresh browsers. Prints
+a line per report, with the largest memory of the process that built it (Linux alone); `--check` fails beyond bounds.
 
 Left out on purpose: other browsers.
 """
@@ -166,9 +167,7 @@ def main() -> None:
             size = sum(path.stat().st_size for path in files) / 1e6
             views = [first_view(page, view, options.repeats) for view in VIEWS]
             view, shown = views[0], ", ".join("-" if found is None else f"{found:.2f} s" for found in views)
-            print(
-                f"{name:6} {size:8.2f} MB  built in {seconds:6.1f} s, {memory:6.0f} MB of memory  first view {shown}"
-            )
+            print(f"{name:6} {size:8.2f} MB  built in {seconds:6.1f} s, {memory:6.0f} MB of memory  views {shown}")
             for what, value, bound in zip(
                 ("MB", "s to build", "s to the first view"), (size, seconds, view), BOUNDS[name], strict=True
             ):

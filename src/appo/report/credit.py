@@ -86,8 +86,8 @@ class CreditCheck:
     """The equation, tried on every token that carries loss.
 
     Args:
-        base: As `base_of` has it. Where rewards of groups make it, they are tried, too; where its kind is not known, as
-            of a method of the user's own, the known ones are tried on it.
+        base: As `base_of` has it. Where rewards of groups make it, they are tried, too; where its kind is not known,
+            as that of a method of the user's own, the known ones are tried on it.
     """
 
     def __init__(self, base: dict[str, Any]) -> None:
