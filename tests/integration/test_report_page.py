@@ -1,5 +1,6 @@
 """The report of a small real run, opened in a headless Chromium: views, clicks, keys, widths and themes."""
 
+import json
 import re
 import subprocess
 
@@ -182,6 +183,24 @@ def test_a_token_whose_record_disagrees_is_marked(browser, report, run):
     browser.evaluate(f"RUNS[0].shard(0).then((shard) => shard.creditColumns.differences.set('0/{t}', 7.5)).then(show)")
     assert browser.evaluate("document.querySelector('.off').dataset.t") == str(t)
     assert "disagrees with its factors" in browser.evaluate("document.querySelector('.side .alert').textContent")
+
+
+def test_numbers_and_intervals_are_those_of_hand_computation(browser, report):
+    browser.open(at(report, "#/overview"))
+    # Wilson, 2 of 3: centre (2/3 + 1.2805) / 2.2805 = 0.5731..., half width 0.3650 (z = 1.96)
+    assert browser.evaluate("wilson(2, 3)") == pytest.approx([0.2077, 0.9385], abs=1e-3)
+    # Student, of 0, -1, -1: mean -2/3, standard error sqrt(1/3) / sqrt(3) = 1/3, t = 4.303 with two degrees of freedom
+    assert browser.evaluate("meanInterval([0, -1, -1])") == pytest.approx([-2 / 3 - 4.303 / 3, -2 / 3 + 4.303 / 3])
+    assert browser.evaluate("meanInterval([1, 1])") == [None, None]
+    # Newcombe: the difference less, and plus, the hypotenuse of the two nearer halves
+    found = browser.evaluate("gain({success: 0.5, low: 0.4, high: 0.6}, {success: 0.8, low: 0.77, high: 0.84})")
+    assert found == pytest.approx([0.3, 0.3 - (0.03**2 + 0.1**2) ** 0.5, 0.3 + (0.04**2 + 0.1**2) ** 0.5])
+    numbers = [0, 0.05, -0.5, 12.34, 100, 40, 1000, 0.00003, 1234567, None]
+    shown = browser.evaluate(f"{json.dumps(numbers)}.map((x) => number(x))")
+    assert shown == ["0", "0.05", "−0.5", "12.3", "100", "40", "1000", "3.0e−5", "1.2e6", "–"]
+    assert browser.evaluate("[fixed(-0.001), fixed(-0.5), signedFixed(0.25), percent(0.5)]") == [
+        "0.00", "−0.50", "+0.25", "50.0 %",
+    ]  # fmt: skip
 
 
 def test_what_a_tool_wrote_stays_text(browser, report, run):

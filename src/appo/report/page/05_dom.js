@@ -58,7 +58,13 @@ function number(x, digits = 3) {
 }
 
 const signed = (x, digits = 3) => (!known(x) ? '–' : x > 0 ? `+${number(x, digits)}` : number(x, digits));
-const fixed = (x, digits = 2) => (known(x) ? x.toFixed(digits).replace('-', '−') : '–');
+const fixed = (x, digits = 2) =>
+  known(x)
+    ? x
+        .toFixed(digits)
+        .replace(/^-(?=0\.?0*$)/, '')
+        .replace('-', '−')
+    : '–';
 const signedFixed = (x, digits = 2) => (known(x) && x > 0 ? `+${fixed(x, digits)}` : fixed(x, digits));
 
 function seconds(s) {

@@ -125,21 +125,7 @@ function lane(run, i, {rollouts, heats, px, y, chosen, width}) {
     : strip(rollout, heats.get(i), px, y);
   const results = (rollout.details.calls ?? [])
     .filter((call) => call.result_start >= start)
-    .map((call) =>
-      svg(
-        'rect',
-        {
-          x: px(call.result_start),
-          y: y - (branch ? 4 : 6),
-          width: Math.max(2, px(call.result_end) - px(call.result_start)),
-          height: branch ? 8 : 12,
-          rx: 2,
-          fill: 'var(--paper)',
-          stroke: call.error ? 'var(--bad)' : 'var(--soft)',
-        },
-        svg('title', {}, `${call.name}: ${call.error ?? 'answered'}`),
-      ),
-    );
+    .map((call) => resultBox(call, px, y, branch ? 8 : 12));
   const forks = run
     .children(i)
     .map((j) =>
@@ -164,6 +150,16 @@ function lane(run, i, {rollouts, heats, px, y, chosen, width}) {
     forks,
     laneOutcome(run, i, px(rollout.n) + 8, y),
   );
+}
+
+// A tool's result: a box, or a line where many share the lane.
+function resultBox(call, px, y, height) {
+  const [x, width] = [px(call.result_start), px(call.result_end) - px(call.result_start)];
+  const stroke = call.error ? 'var(--bad)' : 'var(--soft)';
+  const place = {x, y: y - height / 2, height};
+  const look =
+    width < 5 ? {width: 1, fill: stroke, 'fill-opacity': 0.6} : {width, rx: 2, fill: 'var(--paper)', stroke};
+  return svg('rect', {...place, ...look}, svg('title', {}, `${call.name}: ${call.error ?? 'answered'}`));
 }
 
 // "father → boss" where a branch begins: before its lane where there is no room behind.
