@@ -139,6 +139,8 @@ function barChart({
   const right = 152;
   const line = 22;
   const height = rows.length * line + 22;
+  // An interval without width comes of a single task: it would claim a certainty that is not there.
+  rows = rows.map((row) => (row.low === row.high ? {...row, low: null, high: null} : row));
   const highs = rows.flatMap((row) => [row.value, row.high]).filter(known);
   const lows = rows.flatMap((row) => [row.value, row.low]).filter(known);
   const start = Math.min(from, ...lows);

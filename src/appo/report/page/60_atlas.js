@@ -181,6 +181,8 @@ function wordsCard(atlas) {
   );
 }
 
+const intervalOf = (share, n) => interval(...wilson(Math.round(share * n), n), (x) => (100 * x).toFixed(0));
+
 function changedTiles(atlas) {
   const {changed = {}} = atlas;
   const points = (x) => signedFixed(x, 3);
@@ -194,12 +196,17 @@ function changedTiles(atlas) {
       `n = ${count(changed.n ?? 0)}`,
     ),
     known(changed.better)
-      ? tile(`${percent(changed.better, 0)} / ${percent(changed.worse, 0)}`, 'ended better / worse')
+      ? tile(
+          `${percent(changed.better, 0)} / ${percent(changed.worse, 0)}`,
+          'ended better / worse',
+          `${intervalOf(changed.better, changed.n)} / ${intervalOf(changed.worse, changed.n)} by Wilson, n = ${count(changed.n)}`,
+        )
       : '',
     known(changed.mean_difference)
       ? tile(
           points(changed.mean_difference),
           `reward, branch − parent ${interval(changed.mean_low, changed.mean_high, points)}`,
+          `n = ${count(changed.n)}`,
         )
       : '',
   );
