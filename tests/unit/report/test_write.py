@@ -2,12 +2,17 @@
 
 import base64
 import hashlib
+import io
 import json
 import re
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 import pytest
 from report_parts import call, heat_values, read_index, read_pack, read_shards, record, unpacked, write_run
+from rich.console import Console
 
 from appo.cli.main import main
 from appo.errors import UserError
@@ -200,3 +205,24 @@ def test_the_pack_says_its_format(tmp_path):
     assert found["format"] == 1
     assert found["made"].startswith("appo ")
     assert json.dumps(found)
+
+
+def test_the_files_of_the_page_are_part_of_the_package():
+    root = Path(__file__).parents[3]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["appo"]
+    files = list((root / "src" / "appo" / "report" / "page").iterdir())
+    assert len(files) > 3
+    for file in files:
+        assert any(fnmatch(str(file.relative_to(root / "src" / "appo")), pattern) for pattern in patterns)
+
+
+def test_a_console_is_told_what_is_read_and_a_log_nothing_that_is_quick(tmp_path):
+    run = write_run(tmp_path / "run", [record()], [record(step=2)])
+    said = {}
+    for terminal in (True, False):
+        out = io.StringIO()
+        write_report(run, console=Console(file=out, force_terminal=terminal, width=80))
+        said[terminal] = out.getvalue()
+    assert "reading run" in said[True]
+    assert "2/2" in said[True]
+    assert said[False] == ""
