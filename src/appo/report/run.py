@@ -13,7 +13,7 @@ from typing import Any
 
 from appo.errors import UserError
 from appo.files import read_json
-from appo.rollout.record_files import DIRECTORY, records_at
+from appo.rollout.record_files import DIRECTORY, LINES, records_at
 from appo.rollout.records import read_meta, read_vocabulary
 
 EVALUATION_PART = re.compile(r"(.+?)-\d+$")  # an evaluation is recorded in several files
@@ -57,6 +57,13 @@ class Run:
         return 1.0 if found is None else float(found)
 
     @property
+    def report(self) -> Path:
+        """Where its report goes unless somebody says otherwise; what was set aside, or is a part, has its own."""
+        if self.place in (self.directory, self.directory / DIRECTORY, self.directory / LINES):
+            return self.directory / "report.html"
+        return self.directory / f"report-{self.place.stem if self.place.is_file() else self.place.name}.html"
+
+    @property
     def protocol(self) -> str | None:
         return self.settings.get("tool_protocol")
 
@@ -76,8 +83,9 @@ def read_run(path: str | Path) -> Run:
     folder = place if place.is_dir() else place.parent
     directory = folder.parent if folder.name.startswith(DIRECTORY) else folder
     meta = read_meta(path)
-    started = _mapping(read_json(directory / "run.json")).get("settings")
-    result = _mapping(read_json(directory / "result.json"))
+    of_now = folder.name == DIRECTORY or folder == directory  # what was set aside is another run's
+    started = _mapping(read_json(directory / "run.json")).get("settings") if of_now else None
+    result = _mapping(read_json(directory / "result.json")) if of_now else {}
     settings = {**_mapping(meta.get("settings")), **_mapping(result.get("settings")), **_mapping(started)}
     versions = {"appo": meta.get("appo"), "records": meta.get("version", 1 if place.suffix == ".jsonl" else None)}
     if isinstance(result.get("versions"), dict):
@@ -88,8 +96,8 @@ def read_run(path: str | Path) -> Run:
         settings,
         {name: value for name, value in versions.items() if value is not None},
         read_vocabulary(path),
-        _logged(directory),
-        _evaluations(directory, result),
+        _logged(directory) if of_now else [],
+        _evaluations(directory, result) if of_now else {},
     )
 
 

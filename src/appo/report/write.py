@@ -28,7 +28,6 @@ from appo.report.run import read_run
 
 FORMAT = 1
 FOLDER_FROM = 20_000_000  # tokens
-REPORT = "report.html"
 
 
 class Shards:
@@ -110,7 +109,7 @@ def write_report(
         UserError: where there are no records, and where the report cannot be written.
     """
     runs = [read_run(path) for path in (run, other) if path is not None]
-    out = Path(out) if out is not None else runs[0].directory / REPORT
+    out = Path(out) if out is not None else runs[0].report
     shards = Shards(out, folder_from)
     try:
         packed, rows = [], []

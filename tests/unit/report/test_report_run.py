@@ -65,6 +65,21 @@ def test_a_broken_file_of_records_is_named(tmp_path):
     assert not (run / "report.html").exists()
 
 
+def test_records_that_were_set_aside_have_their_own_settings_and_report(tmp_path):
+    run = write_run(tmp_path, [record(0, 1.0)], settings={"method": "grpo"})
+    (run / "records").rename(run / "records.1")
+    write_run(tmp_path, [record(0, 0.0)])
+    write_json(run / "run.json", {"settings": {"method": "raft"}})
+    write_json(run / "evaluation-after.json", EVALUATION)
+    old = write_report(run / "records.1")
+    assert old.name == "report-records.1.html"
+    found = read_pack(old)["runs"][0]["summary"]
+    assert (found["method"], found["evaluations"]) == ("grpo", [])
+    assert summary(run)["method"] == "raft"
+    assert write_report(run / "records").name == "report.html"
+    assert write_report(run / "records" / "000001.parquet").name == "report-000001.html"
+
+
 def test_curves_are_means_of_initial_rollouts_and_branches_apart(tmp_path):
     tree = [
         record(0, 1.0, base=0.5, length=5, entropies=[1.0, 2.0, 3.0, 2.0, 2.0], tool_calls=[call(0, 1, 2)]),
