@@ -17,6 +17,8 @@ appo: reinforcement learning for tool-using language-model agents
   appo benchmark --model M --benchmark A,B [--option value ...]
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
+  appo show RUN     [--task ID] [--failed]
+                                          a run's rollouts in the terminal: texts, calls, rewards, numbers of tokens
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo doctor [--server URL]              versions, devices, engines, and what would fail here
   appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
@@ -39,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "study", "doctor"):
-        known = "sft, train, eval, benchmark, records, study or doctor"
+    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "show", "study", "doctor"):
+        known = "sft, train, eval, benchmark, records, show, study or doctor"
         print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
@@ -51,8 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
         from appo.doctor.report import main as doctor
 
         return doctor(rest)
-    if command[0] == "records":
-        return _records(rest)
+    if command[0] in ("records", "show"):
+        return _read(command[0], rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
@@ -72,12 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
     return _run(command[0], rest[0], rest[1:])
 
 
-def _records(arguments: list[str]) -> int:
+def _read(command: str, arguments: list[str]) -> int:
     from appo.cli.records import records
+    from appo.cli.show import show
     from appo.errors import UserError
 
     try:
-        return records(arguments)
+        return (show if command == "show" else records)(arguments)
     except UserError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2
