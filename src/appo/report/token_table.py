@@ -26,7 +26,8 @@ LABELS = {
     "logprobs": "log p",
     "behaviour_logprobs": "log p then",  # under the policy that wrote the token
 }
-PLACE, TOKEN, NUMBER = 6, 20, 11  # characters
+LOGPROBS = ("behaviour_logprobs", "logprobs")
+PLACE, TOKEN, NUMBER = 6, 16, 11  # characters
 
 
 class TokenTable:
@@ -36,10 +37,17 @@ class TokenTable:
         texts: Of each token.
         parts: Of each token, as `token_parts` gives them.
         console: Where to.
+        left_out: Columns that are not shown.
     """
 
     def __init__(
-        self, task: RecordedTask, record: Record, texts: Sequence[str], parts: Sequence[str], console: Console
+        self,
+        task: RecordedTask,
+        record: Record,
+        texts: Sequence[str],
+        parts: Sequence[str],
+        console: Console,
+        left_out: Sequence[str] = (),
     ) -> None:
         self._record, self._texts, self._parts, self._console = record, texts, parts, console
         self._written = [place for place, one in enumerate(record["policy_mask"]) if one]
@@ -47,7 +55,7 @@ class TokenTable:
         for branch in task.branches_of(record.get("rollout", 0)):
             outcome = f"{branch['rollout']}: {number(branch.get('reward'))}"
             self._branches.setdefault(branch["branch_position"], []).append(outcome)
-        columns = [(LABELS.get(name, name), values) for name, values in _columns(record)]
+        columns = [(LABELS.get(name, name), values) for name, values in _columns(record) if name not in left_out]
         # What is one number throughout, as the base mostly is, is told once.
         self._fixed = [(label, values) for label, values in columns if self._is_one(values)]
         self._shown = [(label, values) for label, values in columns if not self._is_one(values)]
@@ -104,9 +112,9 @@ def show_tokens(task: RecordedTask, record: Record, transcript: Transcript, *, e
     """
     texts = transcript.texts(record)
     parts = token_parts(record, texts, tags=transcript.tags)
-    table = TokenTable(task, record, texts, parts, transcript.console)
+    table = TokenTable(task, record, texts, parts, transcript.console, () if every else LOGPROBS)
     if table.is_empty:
-        transcript.console.print("no numbers were written down for this rollout's tokens")
+        transcript.console.print("no advantages were written down for this rollout's tokens")
     elif every:
         table.show(range(len(texts)), "every token")
     else:
@@ -117,4 +125,4 @@ def show_tokens(task: RecordedTask, record: Record, transcript: Transcript, *, e
             table.show(scored, "the highest scores, where branches are drawn")
         if not weighty and not scored:
             table.show(table.largest("entropies"), "the highest entropies")
-        transcript.console.print("--tokens shows every token")
+        transcript.console.print("--tokens shows every token, with its log-probabilities")

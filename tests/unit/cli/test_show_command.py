@@ -143,7 +143,7 @@ def test_every_tokens_numbers_are_shown_when_asked_for(shown):
 
 def test_a_rollout_without_numbers_says_so(shown):
     out = shown("--kind", "evaluation", "--task", "4", "--rollout", "0")
-    assert "no numbers were written down for this rollout's tokens" in out
+    assert "no advantages were written down for this rollout's tokens" in out
 
 
 def test_failures_are_those_below_the_runs_own_bound(shown):
