@@ -102,6 +102,8 @@ class _AsWritten(argparse.RawDescriptionHelpFormatter):
 
 
 def _step(text: str) -> int | str:
+    if text != "all" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be an update's number or all, got {text!r}.")
     return text if text == "all" else int(text)
 
 

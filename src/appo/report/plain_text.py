@@ -64,6 +64,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number and what there are so many of."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def as_text(value: Any) -> str:
     """A text as it is, anything else as Python writes it."""
     return value if isinstance(value, str) else repr(value)

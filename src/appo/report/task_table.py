@@ -7,7 +7,7 @@ Left out on purpose: rich's tables, which need all rows first.
 from rich.console import Console
 from rich.text import Text
 
-from appo.report.plain_text import as_text, one_line, printable
+from appo.report.plain_text import as_text, counted, one_line, printable
 from appo.report.recorded_tasks import Record, RecordedTask, mean_reward, question
 
 COLUMNS = ("kind", "row", "prompt", "reward", "tool_calls", "finish_reason")  # of the records, which it needs
@@ -53,7 +53,9 @@ class TaskTable:
             return
         self.source = None
         success = f", {self.successes} of {self.scored} initial rollouts succeeded" if self.scored else ""
-        self.console.print(f"{self.tasks:,} tasks, {self.rollouts:,} rollouts{note and f' {note}'}{success}")
+        self.console.print(
+            f"{counted(self.tasks, 'task')}, {counted(self.rollouts, 'rollout')}{note and f' {note}'}{success}"
+        )
         self.tasks = self.rollouts = self.scored = self.successes = 0
 
     def _begin(self, source: str) -> None:

@@ -10,7 +10,7 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from appo.report.plain_text import as_text, hanging, number, one_line, printable, quoted
+from appo.report.plain_text import as_text, counted, hanging, number, one_line, printable, quoted
 from appo.report.recorded_tasks import Record, RecordedTask, message_text
 from appo.report.segments import Segment, segments
 
@@ -48,9 +48,9 @@ class Transcript:
         if len(task.records) == 1:
             self.console.print()
             return
-        groups = [_group(len(task.initial), "initial", first, "initial")]
+        groups = [_group(f"{len(task.initial)} initial", first, "initial")]
         if task.branches:
-            groups.append(_group(len(task.branches), "branches", first, "branch"))
+            groups.append(_group(counted(len(task.branches), "branch", "branches"), first, "branch"))
         self._say("rewards", "; ".join(groups))
         self.console.print()
 
@@ -119,9 +119,9 @@ class Transcript:
 _CHOSEN = {"score": "branch_score", "rank": "branch_rank"}
 
 
-def _group(count: int, name: str, record: Record, key: str) -> str:
+def _group(name: str, record: Record, key: str) -> str:
     mean, std = record.get(f"{key}_mean"), record.get(f"{key}_std")
-    return f"{count} {name}, mean {number(mean)}, standard deviation {number(std)}"
+    return f"{name}, mean {number(mean)}, standard deviation {number(std)}"
 
 
 def _facts(record: Record) -> str:
@@ -131,8 +131,9 @@ def _facts(record: Record) -> str:
     facts = [
         f"rollout {record.get('rollout', 0)}: reward {number(record.get('reward'))}",
         f"ended by {record.get('finish_reason') or 'nothing that is known'}",
-        f"{written} tokens written" + (f", {len(record['policy_mask']) - written} of results" if calls else ""),
-        f"{len(calls)} call{'' if len(calls) == 1 else 's'}" + (f", {failed} failed" if failed else ""),
+        f"{counted(written, 'token')} written"
+        + (f", {len(record['policy_mask']) - written} of results" if calls else ""),
+        counted(len(calls), "call") + (f", {failed} failed" if failed else ""),
     ]
     return "; ".join(facts)
 

@@ -90,12 +90,12 @@ def test_the_last_updates_tasks_are_shown_unasked(shown, run):
 
 def test_every_update_has_its_own_head(shown):
     out = shown("--step", "all")
-    assert out.index("update 1: ") < out.index("1 tasks, 1 rollouts") < out.index("update 2: ")
+    assert out.index("update 1: ") < out.index("1 task, 1 rollout") < out.index("update 2: ")
 
 
 def test_what_is_beyond_the_limit_is_told(shown):
     out = shown("--limit", "1")
-    assert "1 tasks, 3 rollouts shown" in out and "more follow: --limit 0 shows all" in out and "0.0.8" not in out
+    assert "1 task, 3 rollouts shown" in out and "more follow: --limit 0 shows all" in out and "0.0.8" not in out
 
 
 def test_a_task_shows_texts_calls_errors_rewards_and_branches(shown):
@@ -104,7 +104,7 @@ def test_a_task_shows_texts_calls_errors_rewards_and_branches(shown):
         "update 2, task 0.0.7",
         "prompt     start boss e1",
         "reference  e2",
-        "rewards    2 initial, mean 0.5, standard deviation 0.5; 1 branches, mean -, standard deviation -",
+        "rewards    2 initial, mean 0.5, standard deviation 0.5; 1 branch, mean -, standard deviation -",
         "rollout 1: reward 0; ended by stop; 12 tokens written, 3 of results; 1 call, 1 failed",
         "parts      exact_answer 1, style does not apply",
         "advantage  -0.2917 on average, -0.5 to 2",  # (11 * -0.5 + 2) / 12
@@ -187,7 +187,14 @@ def test_what_is_not_there_is_one_sentence(shown, flags, sentence):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--rollout", "0"], ["--tokens"], ["--worst", "0"], ["--task", "0", "--rollout", "0", "--failed"]]
+    "flags",
+    [
+        ["--rollout", "0"],
+        ["--tokens"],
+        ["--step", "last"],
+        ["--worst", "0"],
+        ["--task", "0", "--rollout", "0", "--failed"],
+    ],
 )
 def test_flags_that_say_too_little_are_refused(run, flags):
     with pytest.raises(SystemExit, match="2"):
@@ -216,7 +223,7 @@ def test_an_older_runs_last_update_is_shown(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "update 2: " in out and "update 1: " not in out
     assert main(["show", str(tmp_path), "--task", "0", "--step", "2"]) == 0
-    assert "rollout 0: reward -; ended by nothing that is known; 1 tokens written" in capsys.readouterr().out
+    assert "rollout 0: reward -; ended by nothing that is known; 1 token written" in capsys.readouterr().out
 
 
 def test_colours_are_for_terminals_and_no_color(run, capsys, monkeypatch):
