@@ -43,6 +43,7 @@ from appo.report.recorded_tasks import (
 from appo.report.task_table import COLUMNS, TaskTable
 from appo.report.token_table import show_tokens
 from appo.report.transcript import Transcript
+from appo.rollout.record_columns import FIXED
 from appo.rollout.records import LINES, read_meta, read_vocabulary
 
 LIMIT = 50  # tasks of a table, or rollouts in full, that are shown unasked
@@ -157,7 +158,9 @@ def _command(options: argparse.Namespace) -> str:
 
 def _rollouts(options: argparse.Namespace, settings: dict[str, Any], console: Console) -> None:
     files, step = _places(options)
-    tasks = recorded_tasks(files, None, step)
+    # Without a rollout's tokens, most of what is per token can stay unread.
+    columns = [*FIXED, "advantages"] if options.rollout is None else None
+    tasks = recorded_tasks(files, columns, step)
     if options.task is not None:
         tasks = (task for task in tasks if task.id == options.task)
     tags = settings.get("tool_protocol", "tags") == "tags"

@@ -41,7 +41,7 @@ class Transcript:
         self.console.print(Text(f"{task.source}, task {printable(task.id)}", style="bold underline"))
         messages = task.prompt if isinstance(task.prompt, list) else [{"role": "prompt", "content": task.prompt}]
         for message in messages:
-            self._say(str(message.get("role", "message"))[:10], message_text(message.get("content")))
+            self._say(printable(str(message.get("role", "message")))[:10], message_text(message.get("content")))
         if task.reference is not None:
             self._say("reference", as_text(task.reference))
         first = task.records[0]
