@@ -53,7 +53,7 @@ RENAMED = {
 # Paths and output do not decide what a run does.
 NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
-    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
+    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id", "traces_per_log",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ AT_LEAST_1 = (
 AT_LEAST_0 = (
     "tool_retries", "max_tool_calls", "max_tool_calling_iterations", "seed", "learning_rate", "beta",
     "max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "top_k", "data_seed",
-    "vllm_server_timeout", "vllm_importance_sampling_clip_min",
+    "vllm_server_timeout", "vllm_importance_sampling_clip_min", "traces_per_log",
 )  # fmt: skip
 LEAST: dict[str, float] = {**dict.fromkeys(AT_LEAST_1, 1), **dict.fromkeys(AT_LEAST_0, 0), "max_tool_result_chars": 16}
 BELOW = {"seed": SEEDS, "data_seed": SEEDS, "adam_beta1": 1, "adam_beta2": 1}
@@ -219,6 +219,10 @@ class APPOConfig(GRPOConfig):
     )
     save_records: bool = field(
         default=True, metadata={"help": "Whether each step writes a record per rollout into records/."}
+    )
+    traces_per_log: int = field(
+        default=16,
+        metadata={"help": "Rollouts that trackio and W&B (`report_to`) get as traces at each log; 0: none."},
     )
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ checkpoints, PEFT, distribution and logging back-ends, which are TRL's and trans
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from trl.data_utils import is_conversational
 
 from appo.files import write_text
 from appo.methods import Credit
+from appo.protocols.calls import decode
 from appo.report.model_card import CardFacts, model_card
+from appo.report.rollout_trace import rollout_traces
+from appo.report.trackio_log import log_to_trackio
+from appo.report.wandb_log import log_to_wandb
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
@@ -51,6 +56,7 @@ class APPOTrainer(ResumableTrainer):
         super().__init__(*args, **kwargs)
         self._micro_batches: list[dict[str, Any]] | None = None
         self._told_of_distance = False
+        self._last_update: tuple[list[RolloutTree], Scores, Credit] | None = None  # for the next log
         self.card_facts = CardFacts()
 
     def create_model_card(
@@ -121,8 +127,11 @@ class APPOTrainer(ResumableTrainer):
             scores = self._with_branches(trees, scores)
         credit = self.method.credit(trees, scores)
         self._log_mini_batch(trees, scores, credit)
+        self._last_update = trees, scores, credit
         if self.args.save_records:
-            self._write_records(trees, scores, credit)
+            self.num_records += self.records.append(
+                self.state.global_step + 1, self._records_of(trees, scores, credit, self.state.global_step + 1)
+            )
         return self._micro_batches_of(scores, credit)
 
     def _trained(self, trees: list[RolloutTree]) -> list[Rollout]:
@@ -248,12 +257,34 @@ class APPOTrainer(ResumableTrainer):
             )
         self.num_records = kept
 
-    def _write_records(self, trees: list[RolloutTree], scores: Scores, credit: Credit) -> None:
+    def _records_of(self, trees: list[RolloutTree], scores: Scores, credit: Credit, step: int) -> list[dict[str, Any]]:
         per_token = {"behaviour_logprobs": scores.behaviour.logps_BT, "entropies": scores.current.entropies_BT}
         if self.method.needs.current_scores:
             per_token["logprobs"] = scores.current.logps_BT
         per_token.update(**credit.measured, advantages=credit.advantages_BT)
         factors = {"base": credit.base_BT, **credit.factors, "loss_mask": credit.loss_mask_BT}
-        step, trains = self.state.global_step + 1, self.method.needs.trains
-        records = rollout_records(trees, per_token, step, trains, factors=factors, decisions=self.method.decisions)
-        self.num_records += self.records.append(step, records)
+        trains = self.method.needs.trains
+        return rollout_records(trees, per_token, step, trains, factors=factors, decisions=self.method.decisions)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if self.model.training and self.is_world_process_zero():
+            self._log_traces()
+
+    def _log_traces(self) -> None:
+        """Sends some of the last update's rollouts, of this process, to the trackers that show traces."""
+        loggers = {"trackio": log_to_trackio, "wandb": log_to_wandb}
+        asked = [log for name, log in loggers.items() if name in self.args.report_to and self.args.traces_per_log]
+        if not asked or self._last_update is None:
+            return
+        step, (trees, scores, credit) = self.state.global_step, self._last_update
+        self._last_update = None
+        traces = rollout_traces(
+            trees,
+            self._records_of(trees, scores, credit, step),
+            partial(decode, self.tokenizer),
+            tags=self.args.tool_protocol == "tags",
+            most=self.args.traces_per_log,
+        )
+        for log in asked:
+            log(traces, step)

@@ -70,6 +70,24 @@ def test_a_model_that_never_calls_a_tool(tmp_path, data, answering, capsys):
     assert max(map(len, printed.splitlines()[2:-1])) <= 100
 
 
+def test_wrong_samples_are_shown_after_the_table_without_sampling_again(tmp_path, data, answering, capsys):
+    flags = ["--model", answering, "--benchmark", "gsm8k", "--data", data, "--limit", "4", "--tools", "none"]
+    assert run(tmp_path, *flags) == 0
+    before = capsys.readouterr().out
+    assert "answered" not in before
+    assert run(tmp_path, *flags, "--show-wrong", "2") == 0
+    out = capsys.readouterr().out
+    assert "4 of 4 samples are there already" in out and "loading" not in out
+    table, wrong = out.split("gsm8k: 3 of 4 samples score below 1 by math, 2 of them shown\n")
+    assert "pass@1" in table
+    assert (
+        "question   What is 1 + 1?\nreference  2\nend        <think></think><answer>4</answer>\nanswered   4" in wrong
+    )
+    assert wrong.count("answered   4") == 2 and "What is 2 + 2?" not in wrong
+    assert run(tmp_path, *flags, "--show-wrong", "-1") == 2
+    assert "show_wrong must not be below 0, got -1." in capsys.readouterr().err
+
+
 def test_a_model_that_loops_for_ever(tmp_path, data):
     model = save_scripted(tmp_path / "m", {"\n": "<python>", "<python>": "1", "1": "</python>"})
     flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_completion_length", "200"]

@@ -37,7 +37,9 @@ def imported(nodes: Iterator[ast.AST] | list[ast.stmt]) -> set[str]:
     return names
 
 
-APART = ("vllm",)  # it has an environment of its own (Makefile), and another name there
+# vLLM has an environment of its own (Makefile), and another name there; of wandb and trackio each test says itself
+# whether it is there.
+APART = ("vllm", "wandb", "trackio")
 OTHER_NAMES = {"hydra": "hydra-core"}  # of modules that are not installed here
 
 

@@ -51,6 +51,10 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded("from appo.cli.main import main; main(['--help'])") == ["[]"]
 
 
+def test_what_reads_records_in_a_terminal_loads_no_torch() -> None:
+    assert loaded("import appo.cli.records, appo.cli.show") == ["['pyarrow']"]
+
+
 def test_the_doctor_loads_torch_alone() -> None:
     assert loaded("from appo.doctor.report import main; main([])") == ["['torch']"]
 

@@ -14,6 +14,7 @@ from appo.cli.mistakes import RecipeError
 from appo.evaluation.benchmarks import evaluate_benchmarks
 from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.table import print_results
+from appo.evaluation.wrong_samples import print_wrong
 
 
 def benchmark(flags: list[str]) -> None:
@@ -36,6 +37,8 @@ def benchmark(flags: list[str]) -> None:
     print_results(results.benchmarks, console)
     for line in results.notes:
         console.print(line)
+    if config.show_wrong:
+        print_wrong(results.benchmarks, results.records, config.show_wrong)
     console.print(f"samples and results in {config.directory}")
 
 

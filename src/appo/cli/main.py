@@ -18,6 +18,8 @@ appo: reinforcement learning for tool-using language-model agents
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo report RUN [RUN2] [--out FILE]     one HTML file of a run, or of two side by side, that opens anywhere
+  appo show RUN     [--task ID] [--failed]
+                                          a run's rollouts in the terminal: texts, calls, rewards, numbers of tokens
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo doctor [--server URL]              versions, devices, engines, and what would fail here
   appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
@@ -40,8 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "report", "study", "doctor"):
-        known = "sft, train, eval, benchmark, records, report, study or doctor"
+    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "report", "show", "study", "doctor"):
+        known = "sft, train, eval, benchmark, records, report, show, study or doctor"
         print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         from appo.doctor.report import main as doctor
 
         return doctor(rest)
-    if command[0] in ("records", "report"):
+    if command[0] in ("records", "report", "show"):
         return _read(command[0], rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
@@ -75,16 +77,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _read(command: str, arguments: list[str]) -> int:
     """What reads records alone, without torch, so that it answers at once."""
+    from importlib import import_module
+
     from appo.errors import UserError
 
     try:
-        if command == "report":
-            from appo.cli.report import report
-
-            return report(arguments)
-        from appo.cli.records import records
-
-        return records(arguments)
+        return int(getattr(import_module(f"appo.cli.{command}"), command)(arguments))
     except UserError as error:
         print(f"appo: {error}", file=sys.stderr)
         return 2

@@ -40,11 +40,13 @@ class BenchmarkResults:
         settings: How the samples were made, and everything else that was given.
         benchmarks: A summary (`appo.evaluation.scores.summarise`) by name.
         notes: Sentences on what the summaries cannot show.
+        records: The samples by benchmark, as `samples.jsonl` holds them, with the judge's scores.
     """
 
     settings: dict[str, Any]
     benchmarks: dict[str, dict[str, Any]]
     notes: list[str]
+    records: dict[str, list[dict[str, Any]]]
 
 
 def evaluate_benchmarks(config: EvalConfig, console: Console) -> BenchmarkResults:
@@ -69,7 +71,7 @@ def evaluate_benchmarks(config: EvalConfig, console: Console) -> BenchmarkResult
     settings = {**_settings(config), **asdict(config)}
     content = {"settings": settings, "benchmarks": summaries}
     (config.directory / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return BenchmarkResults(settings, summaries, _notes(summaries, judged, verdicts))
+    return BenchmarkResults(settings, summaries, _notes(summaries, judged, verdicts), records)
 
 
 def _load_rows(config: EvalConfig) -> Rows:

@@ -23,7 +23,8 @@ PROTOCOLS = ("tags", "chat_template")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
 NOT_SETTINGS = (
     "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
-    "judge_url", "judge_model", "judge_concurrency", "overwrite", "server_url", "vllm_gpu_memory_utilization",
+    "judge_url", "judge_model", "judge_concurrency", "show_wrong", "overwrite", "server_url",
+    "vllm_gpu_memory_utilization",
 )  # fmt: skip
 # What transformers and the template engine define in a template themselves.
 TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)
@@ -100,6 +101,10 @@ class EvalConfig:
     )
     judge_model: str | None = field(default=None, metadata={"help": "The name under which it serves the model."})
     judge_concurrency: int = field(default=16, metadata={"help": "Requests to the judge at once."})
+    show_wrong: int = field(
+        default=0,
+        metadata={"help": "Print so many wrong samples of each benchmark: question, answers, calls, errors."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Whether to start anew; old samples get another name."})
 
     def __post_init__(self) -> None:
@@ -112,7 +117,7 @@ class EvalConfig:
         if self.search_options is not None and self.search is None:
             raise UserError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
-        for name, bound in {**least, "limit": 1, "max_tool_calling_iterations": 0}.items():
+        for name, bound in {**least, "limit": 1, "max_tool_calling_iterations": 0, "show_wrong": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UserError(f"{name} must not be below {bound}, got {value}.")

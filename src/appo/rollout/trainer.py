@@ -21,6 +21,7 @@ from appo.models.sharding import check_sharding
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
+from appo.report.trackio_log import without_a_run
 from appo.rewards.checked import checked
 from appo.rollout.counters import RunCounters
 from appo.rollout.environments import EnvironmentPool
@@ -150,6 +151,16 @@ class RolloutTrainer(SeamTrainer):
         if self.args.save_records and trees:
             records = rollout_records(trees, {}, self.state.global_step, decisions=self.method.decisions)
             self.records.append_evaluation(name, records)
+
+    # ---- what may happen outside of a training ----
+
+    def call_reward_functions(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with without_a_run(self):
+            return super().call_reward_functions(*args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        with without_a_run(self):
+            return super().prediction_step(*args, **kwargs)
 
     # ---- what is counted ----
 
