@@ -93,8 +93,8 @@ def check_values(settings: Any) -> None:
     Raises:
         UserError: for nan, for infinity where it is no bound, and for values outside the tables above.
     """
-    for name in [f.name for f in fields(settings)]:
-        value = getattr(settings, name, None)
+    for f in fields(settings):
+        name, value = f.name, getattr(settings, f.name, None)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             unbounded = number == math.inf and name in UNBOUNDED
             if isinstance(number, float) and not math.isfinite(number) and not unbounded:
@@ -104,7 +104,8 @@ def check_values(settings: Any) -> None:
             raise UserError(f"{name} must be a mapping, got {value!r}.")
         if name in ("log_level", "log_level_replica") and value not in LEVELS:
             raise UserError(f"{name} must be one of {', '.join(LEVELS)}, got {value!r}.")
-        _check_range(name, value)
+        if value is not None or f.default is not None:  # a default of None is one that the field takes
+            _check_range(name, value)
     for name, most in ABOVE_0.items():
         value = getattr(settings, name, None)
         if value is not None and not 0 < value <= most:

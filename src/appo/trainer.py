@@ -13,14 +13,17 @@ checkpoints, PEFT, distribution and logging back-ends, which are TRL's and trans
 
 import warnings
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from trl.data_utils import is_conversational
 
-from appo.files import write_text
+from appo.files import write_json, write_text
 from appo.methods import Credit
+from appo.models.usage import FILE as USAGE_FILE
+from appo.models.usage import Usage, usage_of
 from appo.report.model_card import CardFacts, model_card
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
@@ -63,11 +66,18 @@ class APPOTrainer(ResumableTrainer):
                 write_text(directory / "README.md", str(model_card(self, directory, model_name, dataset_name, tags)))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers, with the model card."""
+        """As in transformers, with the model card and `appo.json` (`appo.models.usage`)."""
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
+        if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
-            write_text(directory / "README.md", str(model_card(self, directory)))
+            write_json(directory / USAGE_FILE, self.usage.as_json())
+            if not _internal_call:
+                write_text(directory / "README.md", str(model_card(self, directory)))
+
+    @cached_property
+    def usage(self) -> Usage:
+        """How the model wants to be asked; `appo.json` beside each model that is saved."""
+        return usage_of(self.args, self.pool.all_tools(), (row.get("prompt") for row in self.train_dataset))
 
     # ---- Algorithm 1 ----
 

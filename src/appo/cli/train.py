@@ -48,6 +48,7 @@ from appo.environments.base import Task
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
 from appo.models.loading import settle_embeddings
+from appo.models.usage import FILE as USAGE_FILE
 from appo.report.bar import progress_bar
 from appo.report.curves import plot_curves
 from appo.report.model_card import CardFacts, given_fields
@@ -119,7 +120,7 @@ def _train_alone(context: Context, recipe: str | None, console: Console) -> None
         console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, questions, console, fresh=False)
     _train(trainer, checkpoint, console)
-    save_model(trainer, tokenizer, model_dir(args))
+    save_model(trainer, tokenizer, model_dir(args), {USAGE_FILE: trainer.usage.as_json()})
     after = _evaluation("after", trainer, questions, console, fresh=True)
     trainer.card_facts.before, trainer.card_facts.after = (str(mark) if mark else None for mark in (before, after))
     trainer.create_model_card()
