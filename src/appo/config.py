@@ -53,7 +53,7 @@ RENAMED = {
 # Paths and output do not decide what a run does.
 NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
-    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id",
+    "save_strategy", "save_total_limit", "save_report", "hub_token", "project", "trackio_space_id",
 )  # fmt: skip
 
 
@@ -220,6 +220,10 @@ class APPOConfig(GRPOConfig):
     )
     save_records: bool = field(
         default=True, metadata={"help": "Whether each step writes a record per rollout into records/."}
+    )
+    save_report: bool = field(
+        default=True,
+        metadata={"help": "Whether training ends with curves.png, report.html and a table, made of the records."},
     )
 
     def __post_init__(self) -> None:

@@ -18,13 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from trl.data_utils import is_conversational
 
 from appo.files import write_json, write_text
 from appo.methods import Credit
 from appo.models.usage import FILE as USAGE_FILE
 from appo.models.usage import Usage, usage_of
+from appo.report.finish import places, print_ending, recorded_evaluations, write_pictures
 from appo.report.model_card import CardFacts, model_card
+from appo.report.progress import SHOWN, RichProgress
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
@@ -46,15 +49,41 @@ class APPOTrainer(ResumableTrainer):
     Takes what `GRPOTrainer` takes, with an `APPOConfig`. `tools` and `environment_factory` mean what they mean in TRL;
     an environment may add `fork()`. With `tool_protocol="tags"` the tokenizer needs no chat template for tools.
 
+    In place of the progress bars and tables of transformers there is a bar in a terminal, a line every few seconds
+    elsewhere (unless `disable_tqdm`), and at the end what the command line ends with: curves, report, and a table of
+    what there is (unless `save_report=False`).
+
     Raises:
         ValueError: as `GRPOTrainer`, and for models that the embedded engine cannot run.
     """
 
+    ends_with_report = True  # False where somebody else does, after more than training
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # To the standard output as plain text, in a notebook too: its own display would be a box per line.
+        self.console = Console(markup=False, highlight=False, soft_wrap=True, force_jupyter=False)
+        if not self.args.disable_tqdm:
+            RichProgress.attach(self, "APPO", SHOWN, self.console)
         self._micro_batches: list[dict[str, Any]] | None = None
         self._told_of_distance = False
         self.card_facts = CardFacts()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; then writes curves and report, and says what there is and where."""
+        output = super().train(*args, **kwargs)
+        draws = self.ends_with_report and self.args.save_records and self.args.save_report
+        if draws and self.is_world_process_zero():
+            self.save_state()
+            self._end(self.args.output_dir)
+        return output
+
+    def _end(self, directory: str) -> None:
+        measured = recorded_evaluations(directory, self.args.success_reward)
+        where = places(directory)
+        write_pictures(directory, where, measured, self.args.success_reward, self.console)
+        # Of many evaluations the first and the last one.
+        print_ending([*measured[:1], *measured[1:][-1:]], where, self.console)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

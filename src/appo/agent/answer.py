@@ -48,12 +48,11 @@ def answer_of(rollout: Rollout, protocol: ToolProtocol) -> AgentAnswer:
     """
     prompt = rollout.prompt
     asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    said = protocol.completion(rollout, conversational=True)
     assert rollout.finish_reason is not None
     return AgentAnswer(
-        answer=_last_words(said, isinstance(protocol, TagProtocol)) if rollout.finish_reason == "stop" else None,
+        answer=_last_words(rollout, protocol) if rollout.finish_reason == "stop" else None,
         text=protocol.completion(rollout, conversational=False),
-        messages=[*asked, *said],
+        messages=[*asked, *protocol.completion(rollout, conversational=True)],
         calls=rollout.tool_calls,
         tokens=sum(rollout.policy_mask),
         finish_reason=rollout.finish_reason,
@@ -61,12 +60,12 @@ def answer_of(rollout: Rollout, protocol: ToolProtocol) -> AgentAnswer:
     )
 
 
-def _last_words(messages: list[dict[str, Any]], tags: bool) -> str | None:
-    """The answer in the last message."""
-    content = messages[-1].get("content") if messages[-1]["role"] == "assistant" else None
-    if not isinstance(content, str):
-        return None
-    if tags or "<answer>" in THOUGHT.sub("", content):
+def _last_words(rollout: Rollout, protocol: ToolProtocol) -> str | None:
+    """The answer in the last turn; what results say is none."""
+    start, ids = max(rollout.answered_turns(), default=0), rollout.completion_ids
+    turn = Rollout(rollout.prompt_ids + ids[:start], completion_ids=ids[start:])
+    (message,) = protocol.completion(turn, conversational=True)
+    content = message.get("content") or ""
+    if isinstance(protocol, TagProtocol) or "<answer>" in THOUGHT.sub("", content):
         return extract_answer(content)
-    thought, closing, words = content.rpartition("</think>")
-    return (words if closing else thought + words).strip() or None
+    return content.rpartition("</think>")[2].strip() or None

@@ -97,14 +97,10 @@ class AgentSettings:
 
     def over(self, usage: Usage) -> "AgentSettings":
         """These settings, with the model's own and then the defaults in place of None."""
-        found = {
-            name: value
-            for f in fields(self)
-            for name in [f.name]
-            if getattr(self, name) is None
-            and (value := getattr(usage, name, None) if getattr(usage, name, None) is not None else DEFAULTS.get(name))
-            is not None
-        }
+        found: dict[str, Any] = {}
+        for name in [f.name for f in fields(self) if getattr(self, f.name) is None]:
+            own = getattr(usage, name, None)
+            found[name] = DEFAULTS.get(name) if own is None else own
         return replace(self, **found)
 
 
