@@ -29,8 +29,8 @@ def save_scripted(directory, script, tokens=(), template=None):
     """A model whose next token depends on the last one only, as `script` says; others are followed by the end.
 
     A prompt without a chat template ends with a line break, and so does a tool's result. Keys and values are texts of
-    one token, or bytes such as b"\\xff"; a list of them is as many that are equally likely. `tokens` are texts that are
-    one token besides, `template` is a chat template, whose end of a turn is <|im_end|>.
+    one token, or bytes such as b"\\xff"; a list is of those that are equally likely. `tokens` are texts that are one
+    token besides, `template` is a chat template, whose end of a turn is <|im_end|>.
     """
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([AddedToken(text, special=False) for text in tokens])
