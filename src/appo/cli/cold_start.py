@@ -26,7 +26,7 @@ from appo.errors import UserError
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
 from appo.models.loading import settle_embeddings
 from appo.models.usage import FILE as USAGE_FILE
-from appo.models.usage import LOOKED_AT, usage_of
+from appo.models.usage import LOOKED_AT, Usage, usage_of
 from appo.report.progress import RichProgress
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.sft.traces import read_traces, trace_files
@@ -132,8 +132,7 @@ def cold_start_model(
     sft_args.disable_tqdm = True
     with in_one_sentence():
         demonstrations, template = _demonstrations(config, args, task, tokenizer)
-        first, demonstrations = _peek(demonstrations)
-        usage = usage_of(args, [tool.__name__ for tool in tools_of(task)], [one.prompt for one in first])
+        usage, demonstrations = _usage(args, task, demonstrations)
         trainer, counts = make_sft_trainer(
             model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
         )
@@ -174,11 +173,14 @@ def _demonstrations(
     return trace_demonstrations(traces, tokenizer, tools, args), template
 
 
-def _peek(demonstrations: Iterable[Demonstration]) -> tuple[list[Demonstration], Iterable[Demonstration]]:
-    """The first ones, and all of them."""
+def _usage(
+    args: APPOConfig, task: Task, demonstrations: Iterable[Demonstration]
+) -> tuple[Usage, Iterable[Demonstration]]:
+    """How the model will want to be asked, by the first demonstrations; and all of them."""
     left = each_demonstration(demonstrations)
     first = list(islice(left, LOOKED_AT))
-    return first, chain(first, left)
+    usage = usage_of(args, [tool.__name__ for tool in tools_of(task)], [one.prompt for one in first])
+    return usage, chain(first, left)
 
 
 def save_model(trainer: Trainer, tokenizer: Any, directory: Path, notes: dict[str, Any] | None = None) -> None:

@@ -120,16 +120,7 @@ def load_policy(
             model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         eos = model.generation_config.eos_token_id
         eos_token_ids = frozenset({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
-        if protocol is None:
-            usable = tokenizer.chat_template is not None and (not tools or supports_tool_calling(tokenizer))
-            protocol = "chat_template" if usable else "tags"
-        written: ToolProtocol
-        if protocol == "tags":
-            written = TagProtocol(tokenizer, tools, **(tag_options or {}))
-        elif tokenizer.chat_template is None:
-            raise UserError("its tokenizer has no chat template; use protocol = tags.")
-        else:
-            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
+        written = _make_protocol(protocol, tokenizer, tools, eos_token_ids, chat_template_kwargs, tag_options or {})
         _check_template_names(tokenizer, written, chat_template_kwargs or {})
         policy = Policy(model, tokenizer, written, eos_token_ids, tools, system, chat_template_kwargs or {})
         if tokenizer.chat_template is not None:
@@ -142,6 +133,24 @@ def load_policy(
         raise UserError(f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}") from None
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise UserError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
+
+
+def _make_protocol(
+    name: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Tools,
+    eos_token_ids: frozenset[int],
+    chat_template_kwargs: dict[str, Any] | None,
+    tag_options: dict[str, Any],
+) -> ToolProtocol:
+    if name is None:
+        usable = tokenizer.chat_template is not None and (not tools or supports_tool_calling(tokenizer))
+        name = "chat_template" if usable else "tags"
+    if name == "tags":
+        return TagProtocol(tokenizer, tools, **tag_options)
+    if tokenizer.chat_template is None:
+        raise UserError("its tokenizer has no chat template; use protocol = tags.")
+    return chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
 
 
 def _check_template_names(tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol, given: dict[str, Any]) -> None:

@@ -61,17 +61,18 @@ def write_pictures(
     """
     marks = [Mark(name, step, one.success, one.low, one.high, one.questions) for name, step, one in measured]
 
-    def write_report() -> None:
-        from appo.report.write import write_report
-
-        write_report(directory, console=console)
-
     curves, report = where.get("curves"), where.get("report")
     if curves and not _written(lambda: plot_curves(directory, curves, success_reward, marks), curves, console):
         where["curves"] = None
-    if report and not _written(write_report, report, console):
+    if report and not _written(lambda: _report_of(Path(directory), console), report, console):
         where["report"] = None
         console.print(f"try `appo report {directory}`, which says more.")
+
+
+def _report_of(directory: Path, console: Console) -> None:
+    from appo.report.write import write_report
+
+    write_report(directory, console=console)
 
 
 def _written(write: Callable[[], Any], path: str, console: Console) -> bool:
