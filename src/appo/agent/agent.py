@@ -33,6 +33,7 @@ from appo.agent.settings import AgentSettings, read_settings
 from appo.engines.opening import open_engine
 from appo.environments.prompts import system_prompt
 from appo.errors import UserError
+from appo.evaluation.eval_tools import check_schema
 from appo.evaluation.policy import Policy, load_policy
 from appo.models.usage import Usage, read_usage
 from appo.protocols.calls import ReadableText
@@ -73,15 +74,17 @@ class Agent:
         self.settings = given.over(self.usage)
         self.pool = EnvironmentPool(list(tools or ()), environment_factory)
         self.tools = self.pool.all_tools()
+        for name, tool in self.tools.items():
+            check_schema(tool, name)
         _check_tools(self.model, self.usage, self.tools, tools is None and environment_factory is None)
         self.policy = _load(self.model, self.settings, self.tools)
         self.policy.system_prompt = self._system(self.policy)
         self.is_tags = isinstance(self.policy.protocol, TagProtocol)
         # Where prompts were plain texts, or the tokenizer knows of no messages, a question is continued as it is.
         self.has_messages = self.usage.prompts != "text" and self.policy.tokenizer.chat_template is not None
-        self._runner = ToolRunner(
-            timeout=self.settings.tool_timeout or 0.0, max_result_chars=self.settings.max_tool_result_chars or 0
-        )
+        timeout, chars = self.settings.tool_timeout, self.settings.max_tool_result_chars
+        assert timeout is not None and chars is not None  # by `over`
+        self._runner = ToolRunner(timeout=timeout, max_result_chars=chars)
         self._loop = self._make_loop()
         self._random = np.random.default_rng(self.settings.seed)
         self._unknown = UnknownWords(self.policy.tokenizer, "questions")
@@ -136,11 +139,12 @@ class Agent:
         Args:
             seed: Of all their random numbers.
         """
-        asked = [self.open(question) for question in questions]
-        seeds: list[int | None] = [None] * len(asked)
-        if seed is not None:
-            seeds = [int(one) for one in np.random.SeedSequence(seed).generate_state(len(asked), np.uint64)]
+        asked: list[Asked] = []
         try:
+            asked += (self.open(question) for question in questions)
+            seeds: list[int | None] = [None] * len(asked)
+            if seed is not None:
+                seeds = [int(one) for one in np.random.SeedSequence(seed).generate_state(len(asked), np.uint64)]
             return self.write(asked, seeds)
         finally:
             self.close(asked)

@@ -97,10 +97,18 @@ def function_tool(spec: str) -> Callable[..., Any]:
         raise UserError(f"tools: {spec!r} cannot be imported: {error}.") from None
     if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
         raise UserError(f"tools: {spec!r} is no function.")
+    check_schema(tool, repr(spec))
+    return tool
+
+
+def check_schema(tool: Callable[..., Any], name: str) -> None:
+    """
+    Raises:
+        UserError: for a tool that a model could not be told of, as hints or a docstring are missing.
+    """
     if isinstance(tool, SchemaTool):
-        return tool
+        return
     try:
         get_json_schema(tool)  # what TRL asks of a tool
     except Exception as error:  # DocstringParsingException, TypeHintParsingException and what inspect raises
-        raise UserError(f"tools: {spec!r}: {' '.join(str(error).split())}") from None
-    return tool
+        raise UserError(f"tools: {name}: {' '.join(str(error).split())}") from None

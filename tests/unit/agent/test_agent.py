@@ -38,6 +38,19 @@ def search(query: str) -> str:
     return f"all about {query}"
 
 
+def browse(page: str) -> str:
+    """Opens a page.
+
+    Args:
+        page: Its address.
+    """
+    return page
+
+
+def untold(page):
+    return page
+
+
 @pytest.fixture(scope="module")
 def searching(tmp_path_factory):
     """A model that was trained with a tool, on messages with one system message, and says so."""
@@ -98,7 +111,14 @@ def test_tools_of_the_training_that_are_not_given_are_told(searching):
         warnings.simplefilter("error")
         assert appo.Agent(searching, []).tools == {}
         with pytest.raises(UserWarning, match="trained with the tools search, of which search are not given"):
-            appo.Agent(searching, [kinship.look_up])
+            appo.Agent(searching, [browse])
+
+
+def test_a_tool_that_a_model_could_not_be_told_of_is_refused(searching):
+    with pytest.raises(
+        UserError, match=r"tools: untold: Cannot generate JSON schema for untold because it has no doc"
+    ):
+        appo.Agent(searching, [untold])
 
 
 @pytest.mark.parametrize(
