@@ -20,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 
 from appo.errors import UserError
 from appo.rollout.metrics import mean
-from appo.rollout.records import DIRECTORY, read_records
+from appo.rollout.records import read_records, records_at
 
 COLUMNS = ("step", "task", "rollout", "parent", "branch_position", "reward", "policy_mask", "entropies")
 SMOOTHED_OVER = 8  # steps
@@ -144,8 +144,8 @@ def _draw_marks(panel: Any, marks: Sequence[Mark], last: float) -> None:
 
 def _name_of(records: str | Path) -> str:
     """The name of the run's directory."""
-    path = Path(records).resolve()
-    return path.parent.name if path.name == DIRECTORY or path.is_file() else path.name
+    found = records_at(records)
+    return (found or Path(records)).resolve().parent.name
 
 
 def main(arguments: list[str]) -> None:

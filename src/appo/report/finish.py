@@ -19,7 +19,7 @@ from appo.evaluation.success import Evaluation
 from appo.report.curves import Mark, plot_curves
 from appo.report.intervals import wilson_interval
 from appo.rollout.metrics import mean
-from appo.rollout.records import DIRECTORY, read_records
+from appo.rollout.records import read_records, records_at
 
 CURVES, REPORT = "curves.png", "report.html"
 COLUMNS = ("step", "rollout", "reward", "tool_calls", "policy_mask", "finish_reason")
@@ -34,15 +34,16 @@ class Measured(NamedTuple):
 
 
 def places(directory: str | Path, recorded: bool = True, drawn: bool = True) -> dict[str, str | None]:
-    """Where a run in `directory` leaves what people look at; None for what it does not write.
+    """Where a run that has ended in `directory` leaves what people look at; None for what there is not.
 
     Args:
         recorded: Whether it keeps records.
         drawn: Whether pictures are made of them.
     """
-    found = {"records": DIRECTORY, "curves": CURVES, "report": REPORT}
-    kept = {"records": recorded, "curves": recorded and drawn, "report": recorded and drawn}
-    return {name: str(Path(directory) / file) if kept[name] else None for name, file in found.items()}
+    records = records_at(directory) if recorded else None
+    drawings = {"curves": CURVES, "report": REPORT}
+    shown = {name: str(Path(directory) / file) if records and drawn else None for name, file in drawings.items()}
+    return {"records": str(records) if records else None, **shown}
 
 
 def write_pictures(

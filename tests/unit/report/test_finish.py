@@ -75,10 +75,12 @@ def test_the_table_names_what_is_there_and_leaves_out_what_is_not():
     ]
 
 
-def test_places_depend_on_records_and_on_the_wish():
-    assert places("run") == {"records": "run/records", "curves": "run/curves.png", "report": "run/report.html"}
-    assert places("run", drawn=False) == {"records": "run/records", "curves": None, "report": None}
-    assert set(places("run", recorded=False).values()) == {None}
+def test_places_depend_on_records_and_on_the_wish(run, tmp_path_factory):
+    there = {"records": str(run / "records"), "curves": str(run / "curves.png"), "report": str(run / "report.html")}
+    assert places(run) == there
+    assert places(run, drawn=False) == {**there, "curves": None, "report": None}
+    assert set(places(run, recorded=False).values()) == {None}
+    assert set(places(tmp_path_factory.mktemp("empty")).values()) == {None}
 
 
 def test_what_cannot_be_written_is_a_sentence_and_not_named_as_there(run, monkeypatch):
