@@ -72,10 +72,11 @@ class APPOTrainer(ResumableTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; then writes curves and report, and says what there is and where."""
         output = super().train(*args, **kwargs)
-        draws = self.ends_with_report and self.args.save_records and self.args.save_report
-        if draws and self.is_world_process_zero():
-            self.save_state()
-            self._end(self.args.output_dir)
+        if self.ends_with_report and self.args.save_records and self.args.save_report:
+            self.accelerator.wait_for_everyone()  # whose records are read
+            if self.is_world_process_zero():
+                self.save_state()
+                self._end(self.args.output_dir)
         return output
 
     def _end(self, directory: str) -> None:
