@@ -9,7 +9,6 @@ from scripted_model import save_scripted
 from appo.cli.chat import describe_options, read_flags, task_of
 from appo.cli.main import main
 from appo.cli.mistakes import RecipeError
-from appo.environments import kinship
 from appo.files import write_json
 from appo.models.usage import FILE
 
@@ -105,8 +104,8 @@ def test_commands_in_a_pipe(chat):
     assert (code, err) == (0, "")
 
 
-def test_a_line_that_cannot_be_asked_is_told_and_the_next_one_is(chat, tmp_path):
-    model, tokenizer = kinship.make_model()
+def test_a_line_that_cannot_be_asked_is_told_and_the_next_one_is(chat, tiny, tmp_path):
+    model, tokenizer = tiny
     model.save_pretrained(tmp_path / "kinship")
     tokenizer.save_pretrained(tmp_path / "kinship")
     own = {"tool_protocol": "tags", "prompts": "text", "tools": ["search"], "max_completion_length": 4}

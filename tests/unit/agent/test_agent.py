@@ -171,8 +171,8 @@ def test_a_batch_is_answered_in_its_order_and_more_than_fit_at_once(sampling):
     assert agent.batch([]) == []
 
 
-def test_an_environment_is_reset_with_the_questions_row(tmp_path):
-    model, tokenizer = kinship.make_model()
+def test_an_environment_is_reset_with_the_questions_row(tiny, tmp_path):
+    model, tokenizer = tiny
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     own = {"tool_protocol": "tags", "prompts": "text", "tools": ["search"], "max_completion_length": 8}
