@@ -25,13 +25,18 @@ def config_for(tokenizer, hidden_size, **options):
     )  # fmt: skip
 
 
-def save_scripted(directory, script):
+def save_scripted(directory, script, tokens=(), template=None):
     """A model whose next token depends on the last one only, as `script` says; others are followed by the end.
 
     A prompt without a chat template ends with a line break, and so does a tool's result. Keys and values are texts of
-    one token, or bytes such as b"\\xff".
+    one token, or bytes such as b"\\xff"; a list is of those that are equally likely. `tokens` are texts that are one
+    token besides, `template` is a chat template, whose end of a turn is <|im_end|>.
     """
     tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(text, special=False) for text in tokens])
+    if template is not None:
+        tokenizer.chat_template = template
+        tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
     byte_texts = dict(zip(range(256), _byte_texts(), strict=True))
 
     def token(text):
@@ -40,8 +45,9 @@ def save_scripted(directory, script):
 
     size = len(tokenizer) + len(tokenizer) % 2
     model = LlamaForCausalLM(config_for(tokenizer, size, tie_word_embeddings=False))
-    following = dict.fromkeys(range(len(tokenizer)), tokenizer.eos_token_id)
-    following.update({token(before): token(after) for before, after in script.items()})
+    following = {index: [tokenizer.eos_token_id] for index in range(len(tokenizer))}
+    for before, after in script.items():
+        following[token(before)] = [token(text) for text in (after if isinstance(after, list) else [after])]
     with torch.no_grad():
         layer = model.model.layers[0]
         layer.self_attn.o_proj.weight.zero_()

@@ -22,6 +22,8 @@ OPTIONS = {
     "save_strategy": "no",
     "tool_protocol": "tags",
     "result_format": RESULT,
+    "save_report": False,  # takes a second
+    "disable_tqdm": True,
 }
 
 
@@ -40,7 +42,6 @@ def make_config(directory, method="appo", method_args=None, **options):
         bf16=False,
         use_cpu=True,
         report_to="none",
-        disable_tqdm=True,
         **{**OPTIONS, **options},
     )
 

@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from appo.agent.agent import Agent
+    from appo.agent.answer import AgentAnswer
     from appo.config import APPOConfig
     from appo.environments.base import Demonstration, Segment, Task
     from appo.rollout.tree import RolloutTree
@@ -19,6 +21,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "APPOConfig": "appo.config",
     "APPOTrainer": "appo.trainer",
+    "Agent": "appo.agent.agent",
+    "AgentAnswer": "appo.agent.answer",
     "Demonstration": "appo.environments.base",
     "Rollout": "appo.rollout.types",
     "RolloutTree": "appo.rollout.tree",
@@ -26,7 +30,10 @@ _HOMES = {
     "Task": "appo.environments.base",
     "ToolCall": "appo.rollout.types",
 }
-__all__ = ["APPOConfig", "APPOTrainer", "Demonstration", "Rollout", "RolloutTree", "Segment", "Task", "ToolCall"]
+__all__ = [
+    "APPOConfig", "APPOTrainer", "Agent", "AgentAnswer", "Demonstration", "Rollout", "RolloutTree", "Segment", "Task",
+    "ToolCall",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

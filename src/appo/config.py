@@ -53,7 +53,7 @@ RENAMED = {
 # Paths and output do not decide what a run does.
 NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
-    "save_strategy", "save_total_limit", "hub_token", "project", "trackio_space_id", "traces_per_log",
+    "save_strategy", "save_total_limit", "save_report", "hub_token", "project", "trackio_space_id", "traces_per_log",
 )  # fmt: skip
 
 
@@ -93,8 +93,8 @@ def check_values(settings: Any) -> None:
     Raises:
         UserError: for nan, for infinity where it is no bound, and for values outside the tables above.
     """
-    for name in [f.name for f in fields(settings)]:
-        value = getattr(settings, name, None)
+    for f in fields(settings):
+        name, value = f.name, getattr(settings, f.name, None)
         for number in value if isinstance(value, (list, tuple)) else [value]:
             unbounded = number == math.inf and name in UNBOUNDED
             if isinstance(number, float) and not math.isfinite(number) and not unbounded:
@@ -104,7 +104,8 @@ def check_values(settings: Any) -> None:
             raise UserError(f"{name} must be a mapping, got {value!r}.")
         if name in ("log_level", "log_level_replica") and value not in LEVELS:
             raise UserError(f"{name} must be one of {', '.join(LEVELS)}, got {value!r}.")
-        _check_range(name, value)
+        if value is not None or f.default is not None:  # a default of None is one that the field takes
+            _check_range(name, value)
     for name, most in ABOVE_0.items():
         value = getattr(settings, name, None)
         if value is not None and not 0 < value <= most:
@@ -223,6 +224,10 @@ class APPOConfig(GRPOConfig):
     traces_per_log: int = field(
         default=16,
         metadata={"help": "Rollouts that trackio and W&B (`report_to`) get as traces at each log; 0: none."},
+    )
+    save_report: bool = field(
+        default=True,
+        metadata={"help": "Whether training ends with curves.png, report.html and a table, made of the records."},
     )
 
     def __post_init__(self) -> None:

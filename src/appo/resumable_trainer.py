@@ -51,7 +51,7 @@ class ResumableTrainer(RolloutTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint, notes = find_checkpoint(self.args.output_dir)
             for note in notes:
-                warnings.warn(note, stacklevel=2)
+                warnings.warn(note, stacklevel=3)  # at the user's line, behind APPOTrainer's
             if resume_from_checkpoint is None:
                 raise UserError(
                     f"resume_from_checkpoint = True, but {self.args.output_dir} holds no whole checkpoint; leave it "

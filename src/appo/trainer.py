@@ -13,17 +13,22 @@ checkpoints, PEFT, distribution and logging back-ends, which are TRL's and trans
 
 import warnings
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from trl.data_utils import is_conversational
 
-from appo.files import write_text
+from appo.files import write_json, write_text
 from appo.methods import Credit
+from appo.models.usage import FILE as USAGE_FILE
+from appo.models.usage import Usage, usage_of
 from appo.protocols.calls import decode
+from appo.report.finish import places, print_ending, recorded_evaluations, write_pictures
 from appo.report.model_card import CardFacts, model_card
+from appo.report.progress import SHOWN, RichProgress
 from appo.report.rollout_trace import rollout_traces
 from appo.report.trackio_log import log_to_trackio
 from appo.report.wandb_log import log_to_wandb
@@ -48,16 +53,43 @@ class APPOTrainer(ResumableTrainer):
     Takes what `GRPOTrainer` takes, with an `APPOConfig`. `tools` and `environment_factory` mean what they mean in TRL;
     an environment may add `fork()`. With `tool_protocol="tags"` the tokenizer needs no chat template for tools.
 
+    In place of the progress bars and tables of transformers there is a bar in a terminal, a line every few seconds
+    elsewhere (unless `disable_tqdm`), and at the end what the command line ends with: curves, report, and a table of
+    what there is (unless `save_report=False`).
+
     Raises:
         ValueError: as `GRPOTrainer`, and for models that the embedded engine cannot run.
     """
 
+    ends_with_report = True  # False where somebody else does, after more than training
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # To the standard output as plain text, in a notebook too: its own display would be a box per line.
+        self.console = Console(markup=False, highlight=False, soft_wrap=True, force_jupyter=False)
+        if not self.args.disable_tqdm:
+            RichProgress.attach(self, "APPO", SHOWN, self.console)
         self._micro_batches: list[dict[str, Any]] | None = None
         self._told_of_distance = False
         self._last_update: tuple[list[RolloutTree], Scores, Credit] | None = None  # for the next log
         self.card_facts = CardFacts()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; then writes curves and report, and says what there is and where."""
+        output = super().train(*args, **kwargs)
+        if self.ends_with_report and self.args.save_records and self.args.save_report:
+            self.accelerator.wait_for_everyone()  # whose records are read
+            if self.is_world_process_zero():
+                self.save_state()
+                self._end(self.args.output_dir)
+        return output
+
+    def _end(self, directory: str) -> None:
+        measured = recorded_evaluations(directory, self.args.success_reward)
+        where = places(directory)
+        write_pictures(directory, where, measured, self.args.success_reward, self.console)
+        # Of many evaluations the first and the last one.
+        print_ending([*measured[:1], *measured[1:][-1:]], where, self.console)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -69,11 +101,18 @@ class APPOTrainer(ResumableTrainer):
                 write_text(directory / "README.md", str(model_card(self, directory, model_name, dataset_name, tags)))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers, with the model card."""
+        """As in transformers, with the model card and `appo.json` (`appo.models.usage`)."""
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
+        if self.args.should_save:
             directory = Path(output_dir or self.args.output_dir)
-            write_text(directory / "README.md", str(model_card(self, directory)))
+            write_json(directory / USAGE_FILE, self.usage.as_json())
+            if not _internal_call:
+                write_text(directory / "README.md", str(model_card(self, directory)))
+
+    @cached_property
+    def usage(self) -> Usage:
+        """How the model wants to be asked; `appo.json` beside each model that is saved."""
+        return usage_of(self.args, self.pool.all_tools(), (row.get("prompt") for row in self.train_dataset))
 
     # ---- Algorithm 1 ----
 

@@ -7,6 +7,7 @@ those of the model that is there. Left out on purpose: what of a demonstration c
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from appo.cli.loading import ModelAndTokenizer, load_model, lora_config, tools_o
 from appo.cli.mistakes import RecipeError, in_one_sentence
 from appo.cli.run_config import RunConfig
 from appo.config import NOT_SETTINGS, APPOConfig
-from appo.environments.base import Demonstration, Task
+from appo.environments.base import Demonstration, Task, each_demonstration
 from appo.errors import UserError
 from appo.files import PARTIAL, fingerprint_files, new_directory, read_json, write_json
 from appo.models.loading import settle_embeddings
+from appo.models.usage import FILE as USAGE_FILE
+from appo.models.usage import LOOKED_AT, Usage, usage_of
 from appo.report.progress import RichProgress
 from appo.sft.demonstrations import check_traces, prompt_template, trace_demonstrations
 from appo.sft.traces import read_traces, trace_files
@@ -129,13 +132,15 @@ def cold_start_model(
     sft_args.disable_tqdm = True
     with in_one_sentence():
         demonstrations, template = _demonstrations(config, args, task, tokenizer)
+        usage, demonstrations = _usage(args, task, demonstrations)
         trainer, counts = make_sft_trainer(
             model, tokenizer, demonstrations, sft_args, template=template, peft_config=lora_config(config)
         )
     settle_embeddings(trainer.model)
     RichProgress.attach(trainer, "cold start", {"loss": "loss {:.3f}"}, console)
     metrics = trainer.train().metrics
-    save_model(trainer, tokenizer, directory, {DONE: {**mark, "metrics": {**metrics, **counts}}})
+    notes = {DONE: {**mark, "metrics": {**metrics, **counts}}, USAGE_FILE: usage.as_json()}
+    save_model(trainer, tokenizer, directory, notes)
     if sft_args.should_save:
         with suppress(OSError):  # it holds checkpoints or logs, if the recipe asks for them
             Path(sft_args.output_dir).rmdir()
@@ -166,6 +171,16 @@ def _demonstrations(
     if mistakes := check_traces(traces, args.tool_protocol, [tool.__name__ for tool in tools], tokenizer):
         raise RecipeError(" ".join(mistakes))
     return trace_demonstrations(traces, tokenizer, tools, args), template
+
+
+def _usage(
+    args: APPOConfig, task: Task, demonstrations: Iterable[Demonstration]
+) -> tuple[Usage, Iterable[Demonstration]]:
+    """How the model will want to be asked, by the first demonstrations; and all of them."""
+    left = each_demonstration(demonstrations)
+    first = list(islice(left, LOOKED_AT))
+    usage = usage_of(args, [tool.__name__ for tool in tools_of(task)], [one.prompt for one in first])
+    return usage, chain(first, left)
 
 
 def save_model(trainer: Trainer, tokenizer: Any, directory: Path, notes: dict[str, Any] | None = None) -> None:

@@ -16,6 +16,7 @@ appo: reinforcement learning for tool-using language-model agents
   appo eval  RECIPE [--field value ...]   success of the trained model (or of --model DIR) on fresh questions
   appo benchmark --model M --benchmark A,B [--option value ...]
                                           the paper's benchmarks, by any model; see docs/eval.md
+  appo chat MODEL   [--option value ...]  asks a trained model; its tools run (docs/use.md)
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo report RUN [RUN2] [--out FILE]     one HTML file of a run, or of two side by side, that opens anywhere
   appo show RUN     [--task ID] [--failed]
@@ -42,8 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "records", "report", "show", "study", "doctor"):
-        known = "sft, train, eval, benchmark, records, report, show, study or doctor"
+    if command[0] not in ("sft", "train", "eval", "benchmark", "chat", "records", "report", "show", "study", "doctor"):
+        known = "sft, train, eval, benchmark, chat, records, report, show, study or doctor"
         print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
         return 2
     if command[0] == "study":
@@ -58,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _read(command[0], rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
+    if command[0] == "chat":
+        return _chat(rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
         flags = " ".join(rest if rest[0].startswith("--") else rest[1:])
         print(f"appo: benchmarks have a command of their own: appo benchmark {flags}", file=sys.stderr)
@@ -101,6 +104,21 @@ def _benchmark(flags: list[str]) -> int:
         benchmark(flags)
 
     return answer(work, "the same command goes on from the samples that are there.")
+
+
+def _chat(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from appo.cli.chat import describe_options
+
+        print("Options of `appo chat MODEL` (docs/use.md):\n" + describe_options())
+        return 0 if arguments else 2
+
+    def work() -> int:
+        from appo.cli.chat import chat
+
+        return chat(arguments)
+
+    return answer(work, "ask again.")
 
 
 def _run(command: str, recipe: str, overrides: list[str]) -> int:

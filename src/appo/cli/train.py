@@ -5,7 +5,7 @@
     checkpoint-*/          transformers' checkpoints; an interrupted run goes on from the last that is whole
     records/               what each update decided, a row per rollout
     model/                 the trained model and its tokenizer
-    curves.png, result.json
+    curves.png, report.html, result.json
 
 The main process decides and writes; every process does its share of the work. Left out on purpose: reading recipes
 (`recipe.py`).
@@ -48,20 +48,14 @@ from appo.environments.base import Task
 from appo.evaluation import Evaluation, evaluate
 from appo.files import new_directory, write_json
 from appo.models.loading import settle_embeddings
+from appo.models.usage import FILE as USAGE_FILE
 from appo.report.bar import progress_bar
-from appo.report.curves import plot_curves
+from appo.report.finish import Measured, places, print_ending, write_pictures
 from appo.report.model_card import CardFacts, given_fields
-from appo.report.progress import RichProgress
-from appo.rollout.record_files import DIRECTORY
+from appo.report.progress import SHOWN, RichProgress
 from appo.trainer import APPOTrainer
 
 OF_CARD = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")  # task_args may hold keys
-SHOWN = {
-    "success": "success {:.2f}",
-    "reward": "reward {:.2f}",
-    "entropy": "entropy {:.2f}",
-    "tokens/generated": "{:,.0f} tokens",
-}
 
 
 def sft(config: RunConfig, args: APPOConfig, sft_args: SFTConfig) -> None:
@@ -95,8 +89,9 @@ def _train_alone(context: Context, recipe: str | None, console: Console) -> None
     mark: dict[str, Any] = {"settings": run_settings(config, args, sft_args), "made_from": {}}
     if config.overwrite:
         on_main(args, lambda: forget_run(args))
-    elif (result := on_main(args, lambda: read_found(directory / "result.json", console))) is not None:
-        return _report_finished(result, mark["settings"], console)
+    elif (found := on_main(args, lambda: read_found(directory / "result.json", console))) is not None:
+        on_main(args, lambda: _write_pictures(found, args, console))
+        return _report_finished(found, mark["settings"], console)
     checkpoint = on_main(args, lambda: checkpoint_of(args, mark, console))
     _check(context, BEFORE_LOADING, console)
     task, rows, questions = context.give("task"), context.give("rows"), context.give("questions")
@@ -119,12 +114,13 @@ def _train_alone(context: Context, recipe: str | None, console: Console) -> None
         console.print(f"evaluation: {note}")
     before = _evaluation("before", trainer, questions, console, fresh=False)
     _train(trainer, checkpoint, console)
-    save_model(trainer, tokenizer, model_dir(args))
+    save_model(trainer, tokenizer, model_dir(args), {USAGE_FILE: trainer.usage.as_json()})
     after = _evaluation("after", trainer, questions, console, fresh=True)
     trainer.card_facts.before, trainer.card_facts.after = (str(mark) if mark else None for mark in (before, after))
     trainer.create_model_card()
     result = {**_result(config, args, before, after), "settings": mark["settings"]}
-    on_main(args, lambda: _write_result(result, args, before, after))
+    on_main(args, lambda: write_json(directory / "result.json", result))
+    on_main(args, lambda: _write_pictures(result, args, console))
     _report(result, console)
 
 
@@ -226,6 +222,7 @@ def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
             peft_config=context.lora,
         )
     settle_embeddings(trainer.model)
+    trainer.ends_with_report = False  # an evaluation follows
     return trainer
 
 
@@ -257,26 +254,26 @@ def _run_evaluation(
 def _result(
     config: RunConfig, args: APPOConfig, before: Evaluation | None, after: Evaluation | None
 ) -> dict[str, Any]:
-    directory = Path(args.output_dir)
     return {
         "task": config.task,
         "seed": args.seed,
         "before": before.as_dict() if before else None,
         "after": after.as_dict() if after else None,
         "checkpoint": str(model_dir(args)),
-        "records": str(directory / DIRECTORY) if args.save_records else None,
-        "curves": str(directory / "curves.png") if args.save_records else None,
+        **places(args.output_dir, args.save_records, args.save_report),
     }
 
 
-def _write_result(
-    result: dict[str, Any], args: APPOConfig, before: Evaluation | None, after: Evaluation | None
-) -> None:
-    """The picture, then what says that the run has finished."""
-    marks = {name: mark for name, mark in (("before", before), ("after", after)) if mark}
-    if args.save_records:
-        plot_curves(args.output_dir, result["curves"], args.success_reward, marks)
-    write_json(Path(args.output_dir) / "result.json", result)
+def _write_pictures(result: dict[str, Any], args: APPOConfig, console: Console) -> None:
+    """The pictures of a finished run that are not there yet: a kill may have come before them."""
+    missing = {name: path for name in ("curves", "report") if (path := result.get(name)) and not Path(path).exists()}
+    write_pictures(args.output_dir, missing, _measured(result), args.success_reward, console)
+    result.update({name: None for name, path in missing.items() if path is None})
+
+
+def _measured(result: dict[str, Any]) -> list[Measured]:
+    found = (("before", 0.0), ("after", None))
+    return [Measured(name, step, Evaluation(**result[name])) for name, step in found if result.get(name)]
 
 
 def _saved_start(config: RunConfig, args: APPOConfig, task: Task, model: Any, tokenizer: Any) -> ModelAndTokenizer:
@@ -293,11 +290,5 @@ def _saved_start(config: RunConfig, args: APPOConfig, task: Task, model: Any, to
 
 
 def _report(result: dict[str, Any], console: Console) -> None:
-    for name in ("before", "after"):
-        if result[name]:
-            evaluation = Evaluation(**result[name])
-            failed = f" ({evaluation.tool_failures:.1f} failed)" if evaluation.tool_failures >= 0.05 else ""
-            calls = f"{evaluation.tool_calls:.1f} tool calls{failed}, {evaluation.tokens:.0f} tokens each"
-            console.print(f"{name:11} success {evaluation}, {calls}")
-    for name in ("checkpoint", "records", "curves"):
-        console.print(f"{name:11} {result[name]}")
+    names = ("checkpoint", "records", "curves", "report")
+    print_ending(_measured(result), {name: result.get(name) for name in names}, console)

@@ -102,6 +102,9 @@ class Engine(Protocol):
     def step(self) -> list[Turn]:
         """Writes on, or waits a moment for what is written elsewhere; returns the turns that ended meanwhile."""
 
+    def so_far(self, id: int) -> list[int]:
+        """Tokens of the turn that a sequence is writing, as far as they have come; none between turns."""
+
     def close(self, id: int) -> None:
         """Forgets a sequence that has stopped."""
 

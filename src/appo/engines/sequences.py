@@ -115,6 +115,10 @@ class SequenceEngine(abc.ABC):
         sequence.resume(token_ids, max_new_tokens)
         self.ask(sequence)
 
+    def so_far(self, id: int) -> list[int]:
+        sequence = self._sequences.get(id)
+        return [] if sequence is None else sequence.ids[len(sequence.ids) - len(sequence.logprobs) :]
+
     def close(self, id: int) -> None:
         del self._sequences[id]
 

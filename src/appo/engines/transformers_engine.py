@@ -137,6 +137,10 @@ class TransformersEngine:
         else:
             self._slots.run(row, self._steps)
 
+    def so_far(self, id: int) -> list[int]:
+        row = self._by_id.get(id)
+        return [] if row is None else row.ids[len(row.ids) - len(row.logprobs) :]
+
     def close(self, id: int) -> None:
         self._slots.close(self._by_id.pop(id))
         if not self._by_id:

@@ -39,11 +39,11 @@ def open_tools(config: EvalConfig) -> Tools:
     tools: Tools = {}
     for spec in specs:
         if spec == "python":
-            tool = _python(config)
+            tool = python_tool(config.tool_timeout, config.allow_unisolated)
         elif spec == "search":
             tool = _search(config)
         else:
-            tool = _function(spec)
+            tool = function_tool(spec)
         name = tool.__name__
         if name in tools or name in ("answer", "think", "result"):
             raise UserError(f"tools: two things are called {name}; rename a function.")
@@ -51,11 +51,16 @@ def open_tools(config: EvalConfig) -> Tools:
     return tools
 
 
-def _python(config: EvalConfig) -> Callable[..., Any]:
+def python_tool(tool_timeout: float, allow_unisolated: bool) -> Callable[..., Any]:
+    """Isolated Python, whose programs end within the time of a call.
+
+    Raises:
+        UserError: where programs cannot be isolated.
+    """
     try:
         # Within the call's time, so that the policy reads what became of its program.
-        timeout = min(PROGRAM_SECONDS, 0.8 * config.tool_timeout)
-        return PythonSandbox(timeout_s=timeout, allow_unisolated=config.allow_unisolated).python
+        timeout = min(PROGRAM_SECONDS, 0.8 * tool_timeout)
+        return PythonSandbox(timeout_s=timeout, allow_unisolated=allow_unisolated).python
     except RuntimeError as error:
         raise UserError(str(error)) from None
 
@@ -75,7 +80,12 @@ def _search(config: EvalConfig) -> Callable[..., Any]:
     return search.search
 
 
-def _function(spec: str) -> Callable[..., Any]:
+def function_tool(spec: str) -> Callable[..., Any]:
+    """The tool that `my.module:function` names.
+
+    Raises:
+        UserError: where there is none, or a model could not be told of it.
+    """
     module, _, name = spec.partition(":")
     if not name or not all(part.isidentifier() for part in module.split(".")):
         raise UserError(f"tools: {spec!r} is neither python nor search nor my.module:function, nor none alone.")
@@ -87,10 +97,18 @@ def _function(spec: str) -> Callable[..., Any]:
         raise UserError(f"tools: {spec!r} cannot be imported: {error}.") from None
     if not callable(tool) or not getattr(tool, "__name__", "").isidentifier():
         raise UserError(f"tools: {spec!r} is no function.")
+    check_schema(tool, repr(spec))
+    return tool
+
+
+def check_schema(tool: Callable[..., Any], name: str) -> None:
+    """
+    Raises:
+        UserError: for a tool that a model could not be told of, as hints or a docstring are missing.
+    """
     if isinstance(tool, SchemaTool):
-        return tool
+        return
     try:
         get_json_schema(tool)  # what TRL asks of a tool
     except Exception as error:  # DocstringParsingException, TypeHintParsingException and what inspect raises
-        raise UserError(f"tools: {spec!r}: {' '.join(str(error).split())}") from None
-    return tool
+        raise UserError(f"tools: {name}: {' '.join(str(error).split())}") from None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.chat_template_utils import supports_tool_calling
 
 from appo.engines.transformers_engine import check_full_attention
 from appo.environments.prompts import system_prompt
@@ -73,9 +74,13 @@ class Policy:
             self._unknown.tell()
             return text, ids
         messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        return self.render(messages if system else messages[1:], self.tools)
+
+    def render(self, messages: list[dict[str, Any]], tools: Tools) -> tuple[str, list[int]]:
+        """The prompt of messages, as text and tokens; the chat template tells of `tools`, but not with tags."""
         text = self.tokenizer.apply_chat_template(
-            messages if system else messages[1:],
-            tools=None if tags else list(self.tools.values()) or None,
+            messages,
+            tools=None if isinstance(self.protocol, TagProtocol) else list(tools.values()) or None,
             chat_template=getattr(self.protocol, "chat_template", None),
             add_generation_prompt=True,
             tokenize=False,
@@ -86,16 +91,20 @@ class Policy:
 
 def load_policy(
     source: str,
-    protocol: str,
+    protocol: str | None,
     tools: Tools,
     system: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
     engine: str = "transformers",
+    tag_options: dict[str, Any] | None = None,
 ) -> Policy:
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
 
     Args:
+        protocol: "tags" or "chat_template"; None: the chat template where there is one that can be used with the
+            tools, else tags.
         engine: What will write: vLLM gets the weights from the CPU's memory, a server has its own.
+        tag_options: Further arguments of `TagProtocol`, where that is the protocol.
 
     Raises:
         UserError: in one sentence, where that fails or the model cannot be used.
@@ -111,16 +120,11 @@ def load_policy(
             model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         eos = model.generation_config.eos_token_id
         eos_token_ids = frozenset({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
-        written: ToolProtocol
-        if protocol == "tags":
-            written = TagProtocol(tokenizer, tools)
-        elif tokenizer.chat_template is None:
-            raise UserError("its tokenizer has no chat template; use protocol = tags.")
-        else:
-            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
+        written = _make_protocol(protocol, tokenizer, tools, eos_token_ids, chat_template_kwargs, tag_options or {})
         _check_template_names(tokenizer, written, chat_template_kwargs or {})
         policy = Policy(model, tokenizer, written, eos_token_ids, tools, system, chat_template_kwargs or {})
-        policy.prompt("?")  # a template may refuse a role, which only rendering shows
+        if tokenizer.chat_template is not None:
+            policy.prompt("?")  # a template may refuse a role, which only rendering shows
         return policy
     except TemplateError as error:
         remedy = (
@@ -129,6 +133,24 @@ def load_policy(
         raise UserError(f"model = {source!r}: its chat template cannot write the prompt ({error}); {remedy}") from None
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise UserError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
+
+
+def _make_protocol(
+    name: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Tools,
+    eos_token_ids: frozenset[int],
+    chat_template_kwargs: dict[str, Any] | None,
+    tag_options: dict[str, Any],
+) -> ToolProtocol:
+    if name is None:
+        usable = tokenizer.chat_template is not None and (not tools or supports_tool_calling(tokenizer))
+        name = "chat_template" if usable else "tags"
+    if name == "tags":
+        return TagProtocol(tokenizer, tools, **tag_options)
+    if tokenizer.chat_template is None:
+        raise UserError("its tokenizer has no chat template; use protocol = tags.")
+    return chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
 
 
 def _check_template_names(tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol, given: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ class Interval:
     count: int
 
 
-def wilson_interval(successes: int, count: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(successes: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """95 % interval of a share (E. B. Wilson, 1927); (0, 1) for no observations."""
     if count == 0:
         return 0.0, 1.0

@@ -1,7 +1,7 @@
 """The model card of a run: what the model came from, how it was trained, how well it did, and how to load it.
 
 Left out on purpose: `task_args` (they may hold keys), and the programs of the tools: the snippet writes one turn,
-`appo eval` whole rollouts.
+`appo.Agent` whole answers.
 """
 
 import re
@@ -122,7 +122,8 @@ def _usage(trainer: Any, source: str, base_is_known: bool) -> str:
     if tools:
         called = (
             f"\n\nThe model calls {', '.join(tools)} (protocol `{trainer.args.tool_protocol}`). This runs no "
-            "tools, so that what follows a call is made up; `appo eval` runs them."
+            f"tools, so that what follows a call is made up; `appo chat {source}` runs them, and so does\n\n"
+            f"    appo.Agent({source!r}, tools=[..])"
         )
     whole = trainer.card_facts.model_directory is not None or not is_peft_model(trainer.model)
     if not (whole or base_is_known):

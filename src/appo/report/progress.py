@@ -10,10 +10,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
 from appo.report.bar import SECONDS_BETWEEN_LINES, progress_bar
 
 SMOOTHED_OVER = 8  # logs; one mini-batch alone says little
+# Of a training by APPO.
+SHOWN = {
+    "success": "success {:.2f}",
+    "reward": "reward {:.2f}",
+    "entropy": "entropy {:.2f}",
+    "tokens/generated": "{:,.0f} tokens",
+}
 
 
 class RichProgress(TrainerCallback):
@@ -35,8 +43,9 @@ class RichProgress(TrainerCallback):
     @classmethod
     def attach(cls, trainer: Trainer, title: str, shown: dict[str, str], console: Console) -> None:
         """Replaces the trainer's own progress output."""
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # in a notebook another one
+        for kind in (ProgressCallback, PrinterCallback, cls):
+            trainer.remove_callback(kind)
         trainer.add_callback(cls(title, shown, console))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -52,6 +61,8 @@ class RichProgress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._progress is not None:
             self._progress.update(self._task, completed=state.global_step, status=self._status())
+        elif not control.should_log:  # else the log, which follows, knows more
+            self._print_line(state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         known = {name: value for name, value in (logs or {}).items() if name in self.shown and value is not None}
@@ -59,12 +70,15 @@ class RichProgress(TrainerCallback):
             self._recent[name].append(float(value))
         if len(known) < len(self.shown) / 2:
             return  # the summary at the end
-        due = time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES or state.global_step == state.max_steps
-        if self._progress is None and state.is_world_process_zero and due:
+        if self._progress is None:
+            self._print_line(state, state.global_step == state.max_steps)
+
+    def _print_line(self, state: Any, due: bool = False) -> None:
+        """A line, if it is time for one."""
+        if state.is_world_process_zero and (due or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES):
             self._last_line = time.monotonic()
-            self.console.print(
-                f"{self.title} {state.global_step}/{state.max_steps}  {self._status()}", highlight=False
-            )
+            line = f"{self.title} {state.global_step}/{state.max_steps}  {self._status()}"
+            self.console.print(line.rstrip(), highlight=False)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._progress is not None:

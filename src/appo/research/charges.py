@@ -52,6 +52,8 @@ class Ledger:
 class ChargedTrainer(APPOTrainer):
     """`APPOTrainer` that knows what its updates have used."""
 
+    ends_with_report = False  # the study's own is of all its runs
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ledger = Ledger()

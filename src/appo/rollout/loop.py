@@ -136,13 +136,20 @@ class AgentLoop:
         self.counters = LoopCounters()
         self._writing: dict[int, _Writing] = {}
 
-    def run(self, starts: list[Start], seed: int, on_end: Callable[[int], None] = lambda index: None) -> list[Rollout]:
+    def run(
+        self,
+        starts: list[Start],
+        seed: int,
+        on_end: Callable[[int], None] = lambda index: None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> list[Rollout]:
         """Writes all rollouts to their end.
 
         Args:
             starts: One per rollout; their `rollout` objects are extended in place.
             seed: Rollout i samples from the i-th child of this seed, unless its start has one of its own.
             on_end: Called with i when rollout i has ended.
+            on_step: Called after each step of the engine, and once what came of it is in the rollouts.
 
         Returns:
             The rollouts, in the order of `starts`.
@@ -160,7 +167,14 @@ class AgentLoop:
             self._calls.start()
             for index, turn in self._answered_turns(steps):
                 self._append_results(index, turn)
+            on_step()
         return [start.rollout for start in starts]
+
+    def abandon(self) -> None:
+        """Forgets the rollouts that are being written, after an error; calls that run are no longer waited for."""
+        self.engine.abandon()
+        self._writing.clear()
+        self._calls = TurnCalls(self.runner, self._calls.max_tool_calls)
 
     def _answered_turns(self, steps: int) -> list[tuple[int, CallingTurn]]:
         """The turns whose results join now; some, if there is nothing to write without them."""

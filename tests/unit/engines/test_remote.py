@@ -141,3 +141,11 @@ def test_a_closing_tag_of_an_earlier_turn_does_not_count():
     context = [ids["<"], ids["/"], ids["a"]]
     sequence = Sequence(Request(0, context, 4, 0, stop, turn_tokens=0), StopMatcher(stop, Letters()), frozenset())
     assert sequence.take(ids[">"], -1.0) is None
+
+
+def test_a_turn_can_be_read_as_far_as_it_has_come():
+    engine = Scripted(answer(1, 2), answer(3, EOS))
+    engine.start(Request(0, [7], 8, 0))
+    assert engine.step() == [] and engine.so_far(0) == [1, 2]
+    (turn,) = engine.step()
+    assert turn.token_ids == [1, 2, 3, EOS] and engine.so_far(0) == [] and engine.so_far(1) == []

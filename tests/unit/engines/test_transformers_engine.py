@@ -305,3 +305,19 @@ def test_sequences_that_start_resume_and_end_at_any_time_are_scored_as_by_a_plai
             else:
                 engine.close(id)
                 del contexts[id]
+
+
+def test_a_turn_can_be_read_as_it_grows(tiny):
+    model, _ = tiny
+    engine = make_engine(model)
+    engine.start(Request(0, [5, 6], 3, 0))
+    grown, turns = [], []
+    while not turns:
+        turns = engine.step()
+        grown.append(engine.so_far(0))
+    written = turns[0].token_ids
+    assert [part for part in grown if part] == [written[:1], written[:2]]
+    assert grown[-1] == []  # the turn has been given back
+    engine.resume(0, [7], 2)
+    engine.step()
+    assert len(engine.so_far(0)) <= 1 and engine.so_far(1) == []

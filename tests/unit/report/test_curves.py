@@ -5,7 +5,8 @@ import math
 import pytest
 
 from appo.files import append_lines
-from appo.report.curves import main, plot_curves, step_series
+from appo.report import curves
+from appo.report.curves import Mark, main, plot_curves, step_series
 from appo.rollout.records import RecordWriter
 
 
@@ -51,7 +52,8 @@ def test_a_step_is_the_mean_of_its_rollouts_and_branches_count_apart(tmp_path, w
     }  # fmt: skip
     assert series["entropy"][1] == 1.0
     assert all(math.isnan(series[name][1]) for name in ("reward", "branch_reward", "success", "branch_position"))
-    plot_curves(tmp_path, tmp_path / "curves.png")
+    marks = [Mark("before", 0.0, 0.4, 0.2, 0.6, 20), Mark("after", None, 0.8, 0.6, 0.9, 20)]
+    plot_curves(tmp_path, tmp_path / "curves.png", marks=marks)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -60,3 +62,30 @@ def test_a_directory_without_records_is_one_sentence(tmp_path):
         main([str(tmp_path), str(tmp_path / "curves.png")])
     with pytest.raises(SystemExit, match=r"^usage: "):
         main([str(tmp_path)])
+
+
+def panels_of(directory, monkeypatch):
+    """The panels of the picture that is drawn of a run."""
+    seen = []
+    close = curves.plt.close
+    monkeypatch.setattr(curves.plt, "close", lambda figure: (seen.extend(figure.axes), close(figure)))
+    plot_curves(directory, directory / "curves.png", marks=[Mark("after", None, 0.8, 0.6, 0.9, 20)])
+    return seen
+
+
+def test_every_axis_says_in_words_what_it_shows(tmp_path, monkeypatch):
+    as_parquet(tmp_path)
+    panels = panels_of(tmp_path, monkeypatch)
+    assert len(panels) == 4
+    for panel in panels:
+        assert panel.get_title() and panel.get_ylabel()
+        assert panel.get_xlabel() == "updates of the policy (optimizer steps)"
+    legend = [text.get_text() for text in panels[1].get_legend().get_texts()]
+    assert "after: 80.0% of 20 fresh questions" in legend
+
+
+def test_a_run_without_branches_says_so_and_names_no_line_for_them(tmp_path, monkeypatch):
+    RecordWriter(tmp_path / "records").append(1, [row(1, 0, 1.0, [1.0, None, 3.0])])
+    panels = panels_of(tmp_path, monkeypatch)
+    assert [text.get_text() for text in panels[0].get_legend().get_texts()] == ["written from the prompt"]
+    assert [text.get_text() for text in panels[3].texts] == ["no branches were written"]

@@ -4,7 +4,8 @@ import io
 
 import pytest
 from rich.console import Console
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from training_parts import make_trainer
+from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
 from appo.report.progress import RichProgress
 
@@ -40,3 +41,30 @@ def test_the_mean_is_of_the_last_eight_logs(lines):
     assert lines((0.0, 1), (0.0, 2), *[(1.0, n) for n in range(3, 10)])[-1] == (
         "APPO 9/9  success 0.88  (mean of 8 logs)  9 tokens"
     )
+
+
+@pytest.fixture
+def progress(tmp_path, monkeypatch):
+    """(the callback, what it has printed, its arguments besides the control); a line is always due."""
+    monkeypatch.setattr("appo.report.progress.SECONDS_BETWEEN_LINES", -1.0)
+    file = io.StringIO()
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True), TrainerState(max_steps=9, global_step=4)
+    return RichProgress("APPO", SHOWN, Console(file=file, width=200)), file.getvalue, arguments
+
+
+def test_a_step_without_a_log_gives_a_line_too(progress):
+    callback, said, arguments = progress
+    callback.on_step_end(*arguments, TrainerControl())
+    callback.on_step_end(*arguments, TrainerControl(should_log=True))  # the log's own line follows
+    assert said() == "APPO 4/9\n"
+
+
+def test_a_trainer_shows_our_progress_and_none_of_transformers(tmp_path):
+    shown = make_trainer(tmp_path, disable_tqdm=False).callback_handler.callbacks
+    assert sum(isinstance(one, RichProgress) for one in shown) == 1
+    assert not any(isinstance(one, ProgressCallback | PrinterCallback) for one in shown)
+
+
+def test_who_wants_no_progress_has_none_of_ours(tmp_path):
+    shown = make_trainer(tmp_path, disable_tqdm=True).callback_handler.callbacks
+    assert not any(isinstance(one, RichProgress | ProgressCallback) for one in shown)
