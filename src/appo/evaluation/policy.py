@@ -91,11 +91,13 @@ def load_policy(
     system: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
     engine: str = "transformers",
+    add_tools: bool = False,
 ) -> Policy:
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
 
     Args:
         engine: What will write: vLLM gets the weights from the CPU's memory, a server has its own.
+        add_tools: Whether tools are added to a chat template that has none.
 
     Raises:
         UserError: in one sentence, where that fails or the model cannot be used.
@@ -117,7 +119,9 @@ def load_policy(
         elif tokenizer.chat_template is None:
             raise UserError("its tokenizer has no chat template; use protocol = tags.")
         else:
-            written = chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
+            written = chat_protocol_for(
+                tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs, add_tools
+            )
         _check_template_names(tokenizer, written, chat_template_kwargs or {})
         policy = Policy(model, tokenizer, written, eos_token_ids, tools, system, chat_template_kwargs or {})
         policy.prompt("?")  # a template may refuse a role, which only rendering shows
