@@ -11,7 +11,8 @@ Batch sizes count all rollouts of a task, branches included, as `num_generations
 import json
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import torch
 from transformers.utils import logging
@@ -20,6 +21,7 @@ from trl import GRPOConfig
 from appo.engines.settings import check_training
 from appo.errors import UserError
 from appo.methods import METHODS, Method, open_method
+from appo.methods.misplaced import refuses_unknown_fields
 from appo.rollout.mismatch import MODES
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
@@ -32,24 +34,6 @@ CHOICES = {
     "vllm_importance_sampling_mode": MODES,
 }
 
-# Fields that are gone, and what to write instead; a recipe that has one is told so.
-UNDER_METHOD_ARGS = (
-    "num_initial_rollouts", "num_branch_points", "num_branch_rounds", "future_weight", "half_life", "future_clip",
-    "branching", "require_positive", "min_branch_distance", "discount_over", "resample", "token_weight",
-    "weight_floor", "local_weight", "shared_prefix",
-)  # fmt: skip
-RENAMED = {
-    **{name: f"write it under method_args: `method_args: {{{name}: ..}}`" for name in UNDER_METHOD_ARGS},
-    "preset": "write `method: raft`, `num_iterations: 2` and `method_args: {token_weight: fork}` for what was plus",
-    "advantage": "write `method: grpo`, `raft` or `whole_tree` for group, success or tree; the others are an option "
-    "of appo, under method_args",
-    "train_on": "write `method: whole_tree` for what was train_on: all",
-    "rival": "write its name as `method: ..`",
-    "control": "write `method: appo.research.controls:OracleBranching` or another of its classes",
-    "loss_on": "write `method: appo.research.controls:DecisionWeights`",
-    "dynamic_sampling": "write `method: dapo` with `loss_type: dapo`",
-    "max_tool_turns": "write `max_tool_calling_iterations`, as in TRL",
-}
 # Paths and output do not decide what a run does.
 NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
@@ -85,6 +69,20 @@ UNBOUNDED = (
     "delta", "epsilon_high", "max_grad_norm", "off_policy_mask_threshold",
     "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max",
 )  # fmt: skip
+
+
+def check_types(settings: Any) -> None:
+    """Looks for texts where numbers belong, as YAML 1.1 reads `1e-4`; other values would break far from the field.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    for f in fields(settings):
+        kinds = set(get_args(f.type) or [f.type])
+        value = getattr(settings, f.name, None)
+        if isinstance(value, str) and kinds <= {int, float, bool, NoneType}:
+            what = "true or false" if kinds <= {bool, NoneType} else "a number"
+            raise UserError(f"{f.name} must be {what}, got the text {value!r}; write it without quotation marks.")
 
 
 def check_values(settings: Any) -> None:
@@ -144,6 +142,7 @@ def _check_range(name: str, value: Any) -> None:
         raise UserError(f"{name} must be at least {LEAST[name]} and below {high}, got {value}.")
 
 
+@refuses_unknown_fields
 @dataclass
 class APPOConfig(GRPOConfig):
     """Configuration of `APPOTrainer`. Only what differs from `GRPOConfig` is listed.
@@ -182,6 +181,10 @@ class APPOConfig(GRPOConfig):
     )
     tool_protocol: str = field(
         default="chat_template", metadata={"help": "How calls are written: 'chat_template' as in TRL, or 'tags'."}
+    )
+    add_tools: bool = field(
+        default=False,
+        metadata={"help": "Whether tools are added to a chat template that has none; docs/protocols.md."},
     )
     result_format: str = field(
         default="\n<result>\n{}\n</result>\n", metadata={"help": "Tool result in the tag protocol, with one {}."}
@@ -231,6 +234,7 @@ class APPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.generation_batch_size is None and self.steps_per_generation is None:  # type: ignore[has-type]
             self.steps_per_generation = UPDATES_PER_GENERATION * self.gradient_accumulation_steps
         if self.bf16 is None and not torch.accelerator.is_available():  # type: ignore[has-type]

@@ -16,6 +16,10 @@ class UserError(ValueError):
     """A mistake in what the user gave: one sentence that names the field, its value and the remedy."""
 
 
+class MissingPackage(UserError, ModuleNotFoundError):
+    """A package that an extra brings is not installed; the sentence says which extra."""
+
+
 def is_complaint(error: BaseException) -> bool:
     """Whether a library raised `error` and nothing but libraries and this package ran: no code of a user's."""
     modules = []

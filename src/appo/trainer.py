@@ -35,7 +35,7 @@ from appo.report.wandb_log import log_to_wandb
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
-from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, without_idle_rows
+from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, with_idle_rows, without_idle_rows
 from appo.rollout.mismatch import branch_distances, correct
 from appo.rollout.rewards import group_advantages
 from appo.rollout.rollout_records import rollout_records
@@ -209,6 +209,10 @@ class APPOTrainer(ResumableTrainer):
             # As many on every process, because TRL gathers a number per row.
             busy = int(self.accelerator.gather(busy_rows(inputs).sum()).max())
             inputs = without_idle_rows(inputs, max(accumulation, -(-busy // accumulation) * accumulation))
+        elif self.method.needs.trains == "all" and self.accelerator.num_processes > 1:
+            # Where a rollout was too short for its branches, a process has fewer.
+            rows = torch.tensor([len(inputs["tool_mask"])], device=self.accelerator.device)
+            inputs = with_idle_rows(inputs, int(self.accelerator.gather(rows).max()), self.args.loss_type)
         return split(inputs, accumulation, items)
 
     def _sampling_ratio(self, scores: Scores, credit: Credit) -> torch.Tensor:

@@ -92,7 +92,10 @@ def test_every_recipe_is_read(name):
         (["--temperature", "0"], "temperature must be above 0"),
         (["--max_completion_length", "0"], "max_completion_length must be at least 1, got 0"),
         (["--method_args.half_life", "nan"], "method_args: half_life must be of type float"),
-        (["--half_life", "8"], "the field half_life is gone; write it under method_args"),
+        (
+            ["--half_life", "8"],
+            "the field half_life is an option of a method (appo, whole_tree); write it under method_args",
+        ),
         (["--loss_type", "foo"], "loss_type must be one of"),
         (["--min_p", "2"], "min_p"),
         (["--scale_rewards", "batch"], "scale_rewards = 'batch' is not supported"),

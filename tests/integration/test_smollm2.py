@@ -28,6 +28,30 @@ def test_a_recipe_may_name_it(tmp_path):
     assert len(tokenizer) == 49152
 
 
+def test_a_trainer_may_be_given_its_name_with_tools_added_to_its_template(tmp_path):
+    from datasets import Dataset
+
+    from appo import APPOConfig, APPOTrainer
+
+    def weather(city: str) -> str:
+        """Tells the weather.
+
+        Args:
+            city: The city.
+        """
+        return city
+
+    args = APPOConfig(str(tmp_path), add_tools=True, use_cpu=True, bf16=False, report_to="none")
+    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "Is it hot in Accra?"}]}] * 400)
+    trainer = APPOTrainer("smollm2", lambda completions, **_: [0.0], args, rows, tools=[weather])
+    assert trainer.model.num_parameters() == 134_515_008
+    (ids,) = trainer.tokenize([rows[0]["prompt"]], [None])
+    assert '"name": "weather"' in trainer.tokenizer.decode(ids)
+    args = APPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    with pytest.raises(ValueError, match="Set add_tools: true"):
+        APPOTrainer("smollm2", lambda completions, **_: [0.0], args, rows, tools=[weather])
+
+
 @pytest.mark.slow
 def test_two_real_steps_with_the_python_tool(tmp_path):
 

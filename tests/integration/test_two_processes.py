@@ -31,6 +31,7 @@ if trainer.accelerator.is_main_process:
     print("PROCESSES", len(both))
 """
 
+CASES = ["branches", "nothing_to_branch", "more_to_train_on", "ends_early", "reference", "interrupted"]
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -64,7 +65,7 @@ def weights(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("case", ["branches", "nothing_to_branch", "ends_early", "reference", "interrupted"])
+@pytest.mark.parametrize("case", CASES)
 def test_fsdp2_trains_the_weights_of_ddp(weights, case):
     """Though processes write and score rollouts of different lengths and numbers, and one may have nothing to do."""
     assert (weights["fsdp2"][case] - weights["ddp"][case]).abs().max() < 1e-5

@@ -16,6 +16,7 @@ from training_parts import HALVES, make_trainer
 
 from appo.environments import kinship
 from appo.methods.appo import APPO
+from appo.methods.whole_tree import WholeTree
 
 FSDP2 = {
     "fsdp": True,
@@ -30,9 +31,17 @@ class Lopsided(APPO):
         return super().choose(tree, *args, **kwargs) if tree.id.split(".")[1] == "0" else []
 
 
+class LopsidedTree(WholeTree):
+    """Trains branches, too, which the first process alone has."""
+
+    def choose(self, tree, *args, **kwargs):
+        return super().choose(tree, *args, **kwargs) if tree.id.split(".")[1] == "0" else []
+
+
 CASES = {
     "branches": {"method_args": {"token_weight": "fork"}},
     "nothing_to_branch": {"method": "two_ranks:Lopsided", "method_args": HALVES},
+    "more_to_train_on": {"method": "two_ranks:LopsidedTree", "method_args": HALVES},
     "ends_early": {},
     "reference": {"beta": 0.1},
     "interrupted": {"save_strategy": "steps", "save_steps": 1},

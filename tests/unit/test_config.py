@@ -1,8 +1,11 @@
 """APPOConfig: the paper's defaults, and contradictions named in one sentence."""
 
+import inspect
+
 import pytest
 
 from appo import APPOConfig
+from appo.errors import UserError
 
 
 def make(**options):
@@ -35,6 +38,34 @@ def test_options_of_a_method_may_be_a_text_as_a_flag_gives_them():
     args = make(method="raft", method_args='{"token_weight": "fork"}')
     assert args.method_args == {"token_weight": "fork"}
     assert args.open_method().options.token_weight == "fork"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_branch_points": 3}, "the field num_branch_points is an option of a method (appo, tree_grpo, vineppo, "
+         "whole_tree); write it under method_args: `method_args={'num_branch_points': 3}`."),
+        ({"token_weight": "fork"}, "the field token_weight is an option of every method; write it under method_args: "
+         "`method_args={'token_weight': 'fork'}`."),
+        ({"max_tool_turns": 2}, "the field max_tool_turns is gone; write `max_tool_calling_iterations`, as in TRL."),
+        ({"lerning_rate": 1e-4}, "unknown field lerning_rate; did you mean learning_rate?"),
+        ({"xyzzy": 1}, "unknown field xyzzy; help(APPOConfig) lists them."),
+        ({"learning_rate": "1e-4"}, "learning_rate must be a number, got the text '1e-4'; write it without quotation "
+         "marks."),
+        ({"num_generations": "16"}, "num_generations must be a number, got the text '16'; write it without quotation "
+         "marks."),
+        ({"deterministic": "yes"}, "deterministic must be true or false, got the text 'yes'; write it without "
+         "quotation marks."),
+    ],
+)  # fmt: skip
+def test_what_is_no_field_or_of_another_type_is_one_sentence(options, message):
+    with pytest.raises(UserError) as error:
+        make(**options)
+    assert str(error.value) == message
+
+
+def test_the_signature_still_lists_the_fields():
+    assert "method_args" in inspect.signature(APPOConfig).parameters
 
 
 def test_a_configuration_is_read_again_from_what_it_says_of_itself():

@@ -55,6 +55,11 @@ def test_what_reads_records_in_a_terminal_loads_no_torch() -> None:
     assert loaded("import appo.cli.records, appo.cli.show") == ["['pyarrow']"]
 
 
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "--help-all"], ["benchmark", "--help"]])
+def test_help_of_a_command_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert loaded(f"from appo.cli.main import main; main({arguments})") == ["[]"]
+
+
 def test_the_doctor_loads_torch_alone() -> None:
     assert loaded("from appo.doctor.report import main; main([])") == ["['torch']"]
 

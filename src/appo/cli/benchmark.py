@@ -56,8 +56,3 @@ def read_flags(flags: list[str]) -> EvalConfig:
             raise RecipeError(f"unknown option {flag}; {hint}")
     (config,) = read_dataclasses((EvalConfig,), {}, split_flags(flags)[0], FLAGS)
     return config
-
-
-def describe_options() -> str:
-    """Help for every option, a line each."""
-    return "\n".join(f"  --{f.name:24} {f.metadata['help']}" for f in fields(EvalConfig))

@@ -7,14 +7,13 @@ Left out on purpose: the fields themselves, which are checked when they are read
 """
 
 import re
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import jinja2
 
 from appo.cli import checks_run, checks_task
 from appo.cli.context import Context, Fault, Finding, Note, Problem, Unavailable, Unchecked
-from appo.cli.mistakes import RecipeError, sentence_of
+from appo.cli.mistakes import RecipeError, fault_of, sentence_of
 from appo.data.rows import HubError
 from appo.errors import UserError, is_complaint
 
@@ -54,6 +53,7 @@ CHECKS: list[Check] = [
     checks_task.adapter,
     checks_task.traces,
     checks_task.demonstrations,
+    checks_task.reset,
     checks_run.memory,
 ]
 
@@ -67,7 +67,7 @@ def findings(context: Context, checks: Sequence[Check]) -> Iterator[Finding]:
             if missing not in context.told:
                 context.told.add(missing)
                 yield finding_of(missing.name, missing.error)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             yield finding_of(check.__name__, error)
 
 
@@ -92,7 +92,7 @@ def raise_first(context: Context, checks: Sequence[Check]) -> list[str]:
     return notes
 
 
-def finding_of(name: str, error: Exception) -> Finding:
+def finding_of(name: str, error: BaseException) -> Finding:
     """What an exception comes to.
 
     Args:
@@ -104,5 +104,4 @@ def finding_of(name: str, error: Exception) -> Finding:
     if isinstance(error, UserError | jinja2.TemplateError) or is_complaint(error):
         own = isinstance(error, RecipeError) or (isinstance(error, UserError) and re.match(r"[\w.]+(:| =)", said))
         return Problem(said if own else f"{name}: {said}")
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return Fault(f"{name}: {said} ({type(error).__name__} in {last.filename}, line {last.lineno})", error)
+    return Fault(fault_of(name, error), error)

@@ -11,7 +11,10 @@ from appo.cli import loading
 from appo.cli.cold_start import check_demonstrations
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.engines.transformers_engine import check_full_attention
+from appo.rollout.arguments import check_reset_takes
+from appo.rollout.environments import EnvironmentPool
 from appo.sft.demonstrations import check_traces
+from appo.tools.described import tool_problems
 from appo.tools.search.http import HTTPSearch
 
 
@@ -34,7 +37,10 @@ def tools(context: Context) -> Iterator[Finding]:
     """They can be told to the model in the protocol."""
     if any(isinstance(getattr(tool, "__self__", None), HTTPSearch) for tool in context.tools):
         yield Unchecked("search: whether its server answers")
-    _ = context.template
+    problems = [problem for tool in context.tools for problem in tool_problems(tool, context.args.tool_protocol)]
+    yield from map(Problem, problems)
+    if not problems:  # else the template could not be given them
+        _ = context.template
 
 
 def rewards(context: Context) -> Iterator[Finding]:
@@ -109,6 +115,15 @@ def prompts(context: Context) -> Iterator[Finding]:
         yield Problem(f"data: a prompt has {longest} tokens, but the model's context holds {held}.")
     elif held and room < held < longest + room:
         yield Note(f"with the longest prompt, a rollout ends {longest + room - held} tokens early")
+
+
+def reset(context: Context) -> Iterator[Finding]:
+    """An episode of the first row can be begun; a run finds that out by itself."""
+    if context.command != "sft" and context.task.environment_factory is not None:
+        pool = EnvironmentPool(list(context.task.tools), context.task.environment_factory)
+        check_reset_takes(context.rows[0], pool)
+        pool.open(context.rows[0])
+    yield from ()
 
 
 def cold_start(context: Context) -> Iterator[Finding]:

@@ -60,7 +60,7 @@ class Problem:
 class Fault(Problem):
     """An exception in code that is not ours, which keeps its traceback."""
 
-    error: Exception
+    error: BaseException
 
 
 Finding = Note | Unchecked | Problem
@@ -74,7 +74,7 @@ class Unavailable(Exception):
         error: Why.
     """
 
-    def __init__(self, name: str, error: Exception) -> None:
+    def __init__(self, name: str, error: BaseException) -> None:
         super().__init__(name)
         self.name, self.error = name, error
 
@@ -91,7 +91,7 @@ def part(name: str) -> Callable[[Callable[[Any], Any]], Any]:
                     self.parts[key] = make(self)
                 except Unavailable as missing:
                     self.parts[key] = missing
-                except Exception as error:
+                except (Exception, SystemExit) as error:  # a module of the user's may end the program
                     self.parts[key] = Unavailable(name, error)
             found = self.parts[key]
             if isinstance(found, Unavailable):

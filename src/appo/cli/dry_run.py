@@ -47,8 +47,13 @@ class DryRun:
         self.plan: list[tuple[str, str]] = []
 
     def look(self) -> None:
+        faults: set[str] = set()
         for finding in findings(self.context, CHECKS):
             if isinstance(finding, Fault):
+                what = finding.message.partition(": ")[2]
+                if what in faults:
+                    continue  # the same place, met again by another check
+                faults.add(what)
                 traceback.print_exception(finding.error)
             kinds = {Problem: self.mistakes, Fault: self.mistakes, Unchecked: self.unchecked, Note: self.notes}
             kinds[type(finding)].append(finding.message)

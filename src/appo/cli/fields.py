@@ -11,7 +11,6 @@ below a mapping, and argparse ends the process with its usage at the first mista
 Left out on purpose: how a value is read (`field_values.py`), and abbreviated flags.
 """
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -19,8 +18,9 @@ from typing import Any, get_type_hints
 
 from appo.cli.field_values import in_mapping, read_texts, read_value, takes_mapping
 from appo.cli.mistakes import FieldError, RecipeError
-from appo.config import RENAMED, check_values, read_mapping
+from appo.config import check_values, read_mapping
 from appo.errors import UserError, is_complaint
+from appo.methods.misplaced import unknown_field
 
 NESTED = "cold_start"
 FLAGS = "the flags"  # as the source of a mistake, where it is not the file
@@ -166,9 +166,5 @@ def _fields_of(kind: Any) -> list[tuple[Field[Any], Any]]:
 
 
 def _unknown(name: str, known: list[str], value: Any) -> str:
-    if name in RENAMED:
-        shown = value[0] if isinstance(value, list) and len(value) == 1 else value  # a flag's texts
-        instead = RENAMED[name] if shown is None else RENAMED[name].replace("..", str(shown))
-        return f"the field {name} is gone; {instead}."
-    close = difflib.get_close_matches(name, known, 1)
-    return f"unknown field {name}; " + (f"did you mean {close[0]}?" if close else "see `appo train --help`.")
+    shown = value[0] if isinstance(value, list) and len(value) == 1 else value  # a flag's texts
+    return unknown_field(name, known, shown, "see `appo train --help-all`.")

@@ -44,8 +44,8 @@ def load_task(config: RunConfig) -> Task:
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise RecipeError(
-                f"task = {config.task!r} is none of {', '.join(TASKS)}, nor an importable module; name a module on "
-                "PYTHONPATH that holds a `TASK`."
+                f"task = {config.task!r} is none of {', '.join(TASKS)}, nor an importable module; name a module that "
+                "holds a `TASK`, in the current folder or on PYTHONPATH."
             ) from None
         if name not in TASKS.values():
             raise  # a package that the user's own module imports
@@ -57,7 +57,8 @@ def load_task(config: RunConfig) -> Task:
         raise RecipeError(f"task_args are given, but task = {config.task!r} takes none; remove them.")
     if not isinstance(found, Task):
         raise RecipeError(
-            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...)."
+            f"task = {config.task!r}: the module holds no `{attribute}`; define {attribute} = appo.Task(...) in "
+            f"{getattr(module, '__file__', None) or name}."
         )
     if runs_programs(found.tools):
         try:

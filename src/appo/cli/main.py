@@ -4,6 +4,7 @@ Only the standard library is imported here, so that help and mistakes answer at 
 `benchmark.py`.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -24,16 +25,20 @@ appo: reinforcement learning for tool-using language-model agents
   appo study STUDY  [--field value ...]   many runs of several methods, compared; see studies/ and docs/study.md
   appo doctor [--server URL]              versions, devices, engines, and what would fail here
   appo COMMAND --help                     what it takes: the fields of a recipe, the options of methods
+  appo COMMAND --help-all                 and every field of TRL and transformers
 
 RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed by a flag, those of the cold start as
 --cold_start.field, names in a field that is a mapping as --field.name. An interrupted run goes on from its last
 checkpoint when started again.
 """
 
+HELP = {"-h", "--help", "--help-all"}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, or 2 after a mistake in the recipe or the flags."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    find_modules_here()
     command, rest = arguments[:1], arguments[1:]
     if command == ["--version"]:
         from appo import __version__
@@ -65,17 +70,28 @@ def main(arguments: list[str] | None = None) -> int:
         flags = " ".join(rest if rest[0].startswith("--") else rest[1:])
         print(f"appo: benchmarks have a command of their own: appo benchmark {flags}", file=sys.stderr)
         return 2
-    if not rest or rest[0].startswith("-"):
-        if rest and rest[0] in ("-h", "--help"):
-            from appo.cli.recipe import describe_fields
+    if asked := HELP.intersection(rest):
+        from appo.cli.help import of_recipes
 
-            print(USAGE + "\nFields besides those of TRL's GRPOConfig (cold_start: SFTConfig):\n" + describe_fields())
-            return 0
+        print(USAGE + "\n" + of_recipes(everything="--help-all" in asked))
+        return 0
+    if not rest or rest[0].startswith("-"):
         print(
             f"appo: {command[0]} needs a recipe, for example: appo {command[0]} recipes/kinship.yaml", file=sys.stderr
         )
         return 2
     return _run(command[0], rest[0], rest[1:])
+
+
+def find_modules_here() -> None:
+    """Lets what a recipe or a flag names (`task: my_task`, `method: my_method:Mine`) lie in the current folder.
+
+    Behind everything else, so that a file there takes the place of no installed package and of nothing in the standard
+    library. `python -m` puts the folder first: `__main__.py` puts it last.
+    """
+    here = os.getcwd()
+    if not {"", here} & {*sys.path}:
+        sys.path.append(here)
 
 
 def _read(command: str, arguments: list[str]) -> int:
@@ -92,10 +108,10 @@ def _read(command: str, arguments: list[str]) -> int:
 
 
 def _benchmark(flags: list[str]) -> int:
-    if not flags or flags[0] in ("-h", "--help"):
-        from appo.cli.benchmark import describe_options
+    if not flags or HELP.intersection(flags):
+        from appo.cli.help import of_benchmarks
 
-        print("Options of `appo benchmark --model M --benchmark A,B` (docs/eval.md):\n" + describe_options())
+        print("Options of `appo benchmark --model M --benchmark A,B` (docs/eval.md):\n" + of_benchmarks())
         return 0 if flags else 2
 
     def work() -> None:

@@ -1,5 +1,6 @@
 """`RecipeError`: a mistake in a recipe or a flag, in one sentence; and what libraries say of values, in one, too."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,7 +38,17 @@ def in_one_sentence() -> Iterator[None]:
         raise RecipeError(sentence_of(error)) from error
 
 
-def sentence_of(error: Exception) -> str:
+def fault_of(name: str, error: BaseException) -> str:
+    """A fault in the user's code in one line, with its place; its traceback is told besides.
+
+    Args:
+        name: Of what was looked at.
+    """
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{name}: {sentence_of(error)} ({type(error).__name__} in {last.filename}, line {last.lineno})"
+
+
+def sentence_of(error: BaseException) -> str:
     """An exception's text in one line; of a chat template's, that it refuses messages."""
     said = " ".join(str(error).split()) or type(error).__name__
     return f"the chat template refuses messages: {said}." if isinstance(error, jinja2.TemplateError) else said

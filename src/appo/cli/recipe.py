@@ -10,8 +10,9 @@ Left out on purpose: files that extend a file which extends another, interpolati
 """
 
 import re
+import traceback
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from trl import SFTConfig
 from appo.cli.buildable import check_buildable
 from appo.cli.field_values import parse, resolve
 from appo.cli.fields import NESTED, Flags, head, named_fields, read_dataclasses, read_field, source_of, split_flags
-from appo.cli.mistakes import FieldError, RecipeError
+from appo.cli.mistakes import FieldError, RecipeError, fault_of
 from appo.cli.run_config import RunConfig
 from appo.config import APPOConfig
 from appo.errors import UserError
-from appo.methods import METHODS, MethodOptions, options_of
 
 __all__ = ["NESTED", "RecipeError", "RunConfig", "collect_settings", "make_settings", "read_recipe", "read_yaml"]
 
@@ -114,6 +114,14 @@ def collect_settings(path: str, overrides: Sequence[str] = ()) -> tuple[Settings
             return _make_settings(values, file.name, flags, nested_flags), mistakes
         except FieldError as error:
             message, part, said = str(error), error.part, error.said
+        except (Exception, SystemExit) as fault:
+            if isinstance(fault, UserError) or "method" not in {*values, *map(head, flags)}:
+                raise
+            # In the code of a method of the user's. Its traceback goes first, the rest is looked at without it.
+            traceback.print_exception(fault)
+            mistakes.append(fault_of("method", fault))
+            gone |= {".method", ".method_args"}
+            message, part, said = "", "", "method, method_args"
         nested = values.get(NESTED)
         given = nested if part and isinstance(nested, dict) else values
         flagged = nested_flags if part else flags
@@ -167,30 +175,3 @@ def _parse_file(path: str, missing: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must hold fields with values, got {type(values).__name__}.")
     return values
-
-
-def describe_fields() -> str:
-    """Help for the fields that are ours, and for the options of methods; what is TRL's is told by TRL."""
-    inherited = {f.name for f in fields(SFTConfig)}
-    lines = [f"  {EXTENDS:26} Another recipe, as seen from this file; its fields hold where this one has none."]
-    for kind in (RunConfig, APPOConfig):
-        for f in fields(kind):
-            own = kind is RunConfig or f.name in APPOConfig.__annotations__
-            if own and (f.name not in inherited or kind is RunConfig):
-                lines.append(f"  --{f.name:24} {f.metadata.get('help', '')}")
-    common = {f.name for f in fields(MethodOptions)}
-    lines += ["", "Options of methods, as --method_args.NAME or below method_args:", *_options(MethodOptions, set())]
-    for name in METHODS:
-        if own_options := _options(options_of(name), common):
-            lines += [f" {name}:", *own_options]
-    return "\n".join(lines)
-
-
-def _options(kind: type[MethodOptions], left_out: set[str]) -> list[str]:
-    """A line per option, with its default."""
-    found = []
-    for f in fields(kind):
-        if f.name not in left_out:
-            default = f.default_factory() if f.default_factory is not MISSING else f.default
-            found.append(f"  {f.name:26} {f.metadata['help']} Default {default}.")
-    return found

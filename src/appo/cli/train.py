@@ -106,7 +106,7 @@ def _train_alone(context: Context, recipe: str | None, console: Console) -> None
         model, tokenizer = cold_start_model(config, args, sft_args, task, console, mark["made_from"]["cold_start"])
     else:
         model, tokenizer = load_model(config, args, task, config.model)
-        if args.beta and config.model is None:
+        if args.beta and config.model in (None, "smollm2"):  # of neither there is a directory
             model, tokenizer = _saved_start(config, args, task, model, tokenizer)
     trainer = _make_trainer(context, model, tokenizer)
     trainer.card_facts = CardFacts(recipe, _settings_of_card(config), str(model_dir(args)))

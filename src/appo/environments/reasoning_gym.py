@@ -26,13 +26,14 @@ from typing import Any
 from datasets import Dataset
 
 from appo.environments.base import Demonstration, Segment, Task
+from appo.errors import MissingPackage
 from appo.models.smollm2 import make_model
 from appo.tools.python import python
 
 try:
     import reasoning_gym
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("The package reasoning-gym is missing: run `pip install appo[smollm2]`.") from error
+except ModuleNotFoundError:
+    raise MissingPackage("The package reasoning-gym is missing: run `pip install appo[smollm2]`.") from None
 
 SYSTEM_PROMPT = (
     "Solve the problem. To run Python, write <python>code</python>; what it prints follows in <result></result>. "

@@ -86,6 +86,7 @@ def _settings(config: EvalConfig) -> dict[str, Any]:
         "tools": tool_specs(config),
         **file_marks(config.model),
         "dtype": str(sampling_dtype()).removeprefix("torch."),
+        **({"add_tools": True} if config.add_tools else {}),
         **({"served": served_model(config.server_url.rstrip("/"), 0.0)["root"]} if config.server_url else {}),
     }
 
@@ -117,7 +118,9 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
     console.print(f"loading {config.model}")
     given = config.chat_template_kwargs or {}
     assert isinstance(given, dict)
-    policy = load_policy(config.model, config.protocol, tools, config.system_prompt, given, config.engine)
+    policy = load_policy(
+        config.model, config.protocol, tools, config.system_prompt, given, config.engine, config.add_tools
+    )
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:
         write_samples(config, policy, jobs, file, meter)

@@ -25,6 +25,7 @@ NOT_SETTINGS = (
     "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
     "judge_url", "judge_model", "judge_concurrency", "show_wrong", "overwrite", "server_url",
     "vllm_gpu_memory_utilization",
+    "add_tools",  # where it is true, it is one (`benchmarks._settings`)
 )  # fmt: skip
 # What transformers and the template engine define in a template themselves.
 TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)
@@ -65,6 +66,10 @@ class EvalConfig:
     )
     protocol: str = field(
         default="tags", metadata={"help": "How calls are written: tags (the paper's) or chat_template (TRL's)."}
+    )
+    add_tools: bool = field(
+        default=False,
+        metadata={"help": "Whether tools are added to a template that has none (docs/protocols.md)."},
     )
     system_prompt: str | None = field(
         default=None, metadata={"help": 'The system prompt, "" for none; by default the paper\'s for these tools.'}

@@ -97,6 +97,7 @@ def load_policy(
     chat_template_kwargs: dict[str, Any] | None = None,
     engine: str = "transformers",
     tag_options: dict[str, Any] | None = None,
+    add_tools: bool = False,
 ) -> Policy:
     """Loads a model, in float32 on a CPU and in bfloat16 on a GPU.
 
@@ -105,22 +106,18 @@ def load_policy(
             tools, else tags.
         engine: What will write: vLLM gets the weights from the CPU's memory, a server has its own.
         tag_options: Further arguments of `TagProtocol`, where that is the protocol.
+        add_tools: Whether tools are added to a chat template that has none.
 
     Raises:
         UserError: in one sentence, where that fails or the model cannot be used.
     """
     try:
-        if engine == "vllm_server":
-            model, tokenizer = read_without_weights(source)
-        else:
-            model, tokenizer = read_model(source, dtype=sampling_dtype())
-            model = model.to(dtype=sampling_dtype()).eval()
-        if engine == "transformers":
-            check_full_attention(model)
-            model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model, tokenizer = _read(source, engine)
         eos = model.generation_config.eos_token_id
         eos_token_ids = frozenset({*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id} - {None})
-        written = _make_protocol(protocol, tokenizer, tools, eos_token_ids, chat_template_kwargs, tag_options or {})
+        written = _make_protocol(
+            protocol, tokenizer, tools, eos_token_ids, chat_template_kwargs, tag_options or {}, add_tools
+        )
         _check_template_names(tokenizer, written, chat_template_kwargs or {})
         policy = Policy(model, tokenizer, written, eos_token_ids, tools, system, chat_template_kwargs or {})
         if tokenizer.chat_template is not None:
@@ -135,6 +132,17 @@ def load_policy(
         raise UserError(f"model = {source!r} cannot be used: {' '.join(str(error).split())}") from None
 
 
+def _read(source: str, engine: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    if engine == "vllm_server":
+        return read_without_weights(source)
+    model, tokenizer = read_model(source, dtype=sampling_dtype())
+    model = model.to(dtype=sampling_dtype()).eval()
+    if engine == "transformers":
+        check_full_attention(model)
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model, tokenizer
+
+
 def _make_protocol(
     name: str | None,
     tokenizer: PreTrainedTokenizerBase,
@@ -142,15 +150,17 @@ def _make_protocol(
     eos_token_ids: frozenset[int],
     chat_template_kwargs: dict[str, Any] | None,
     tag_options: dict[str, Any],
+    add_tools: bool,
 ) -> ToolProtocol:
     if name is None:
-        usable = tokenizer.chat_template is not None and (not tools or supports_tool_calling(tokenizer))
+        can_call = not tools or add_tools or supports_tool_calling(tokenizer)
+        usable = tokenizer.chat_template is not None and can_call
         name = "chat_template" if usable else "tags"
     if name == "tags":
         return TagProtocol(tokenizer, tools, **tag_options)
     if tokenizer.chat_template is None:
         raise UserError("its tokenizer has no chat template; use protocol = tags.")
-    return chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs)
+    return chat_protocol_for(tokenizer, list(tools.values()), eos_token_ids, chat_template_kwargs, add_tools)
 
 
 def _check_template_names(tokenizer: PreTrainedTokenizerBase, protocol: ToolProtocol, given: dict[str, Any]) -> None:

@@ -61,7 +61,8 @@ def find_method(methods: Mapping[str, type[Method]], name: str) -> type[Method]:
     except ImportError as error:
         if error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
-                f"method = {name!r}: there is no module {module} on PYTHONPATH; write my.module:MyMethod."
+                f"method = {name!r}: there is no module {module} in the current folder or on PYTHONPATH; write "
+                "my.module:MyMethod."
             ) from None
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(

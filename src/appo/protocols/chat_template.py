@@ -22,11 +22,16 @@ from trl.chat_template_utils import (
 from appo.errors import UserError
 from appo.protocols.calls import EMPTY_THOUGHT, MAX_CALL_CHARS, ParsedCall, decode
 from appo.protocols.instruct import InstructProtocol
+from appo.protocols.tool_template import add_tools
 from appo.trl_seam import tool_suffix_ids
 
 
-def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def set_up_tools(tokenizer: PreTrainedTokenizerBase, add: bool = False) -> str | None:
     """Does to a tokenizer what TRL's `GRPOTrainer` does before it uses tools; once is enough.
+
+    Args:
+        tokenizer: Its response template is set.
+        add: Whether tools are added to a chat template that has none (`add_tools` in `APPOConfig`).
 
     Returns:
         The chat template that prompts and results must be rendered with, or None for the tokenizer's own.
@@ -35,10 +40,17 @@ def set_up_tools(tokenizer: PreTrainedTokenizerBase) -> str | None:
         ValueError: if the template has no tools, or calls in its style cannot be read.
     """
     if not supports_tool_calling(tokenizer):
-        raise UserError(
-            "The tokenizer's chat template does not write tool calls and results. Use the tags of the paper "
-            "(tool_protocol: tags), or appo.protocols.tool_template.add_tools(tokenizer) (docs/protocols.md)."
-        )
+        if not add:
+            raise UserError(
+                "The tokenizer's chat template does not write tool calls and results. Set add_tools: true, which adds "
+                "them to it, or use the tags of the paper (tool_protocol: tags); docs/protocols.md."
+            )
+        add_tools(tokenizer)
+        if not supports_tool_calling(tokenizer):
+            raise UserError(
+                "add_tools = True, but the tokenizer's chat template does not write the messages that tools need: a "
+                "system message, two of the user's in a row. Use the tags of the paper (tool_protocol: tags)."
+            )
     try:
         if getattr(tokenizer, "response_template", None) is None:
             add_response_schema(tokenizer)
@@ -55,6 +67,7 @@ def chat_protocol_for(
     tools: Sequence[Callable[..., Any]],
     eos_token_ids: Collection[int] = (),
     chat_template_kwargs: dict[str, Any] | None = None,
+    add_tools: bool = False,
 ) -> "ChatProtocol":
     """The protocol without a trainer. Render prompts with its `chat_template` and the same tools.
 
@@ -63,11 +76,12 @@ def chat_protocol_for(
         tools: The tools; with none, every turn is an answer.
         eos_token_ids: Those of the model's generation config; the tokenizer's is added.
         chat_template_kwargs: As in `GRPOConfig`.
+        add_tools: As in `APPOConfig`.
 
     Raises:
         ValueError: if the chat template cannot be used for tools; the sentence says what to do.
     """
-    template = set_up_tools(tokenizer) if tools else None
+    template = set_up_tools(tokenizer, add_tools) if tools else None
 
     def suffix_ids(messages: list[dict[str, str]]) -> list[int]:
         return tool_suffix_ids(tokenizer, template, chat_template_kwargs or {}, messages)

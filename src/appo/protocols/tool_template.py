@@ -68,7 +68,10 @@ def add_tools(tokenizer: PreTrainedTokenizerBase, style: Literal["object", "list
         ValueError: if the tokenizer has no chat template.
     """
     if not isinstance(tokenizer.chat_template, str):
-        raise UserError("tokenizer.chat_template is not a text: a template to add tools to is needed; set it.")
+        raise UserError(
+            "tokenizer.chat_template is not a text: there is no template to add tools to; set one, use an instruct "
+            "model, or tool_protocol: tags."
+        )
     question = [{"role": "user", "content": "?"}]
     without, with_prompt = (
         tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=prompt)

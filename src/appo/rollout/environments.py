@@ -18,6 +18,7 @@ from typing import Any
 from appo.errors import UserError
 from appo.rollout.loop import snapshot
 from appo.rollout.types import Rollout
+from appo.tools.described import check_is_function
 from appo.tools.runner import ToolRunner
 
 NOT_TOOLS = ("reset", "get_reward", "fork")
@@ -117,18 +118,22 @@ class EnvironmentPool:
         name = self.name_of(row)
         environment = self._free[name].pop() if self._free[name] else self.factories[name]()
         self._used[id(environment)] = (name, environment)
-        arguments = {key: value for key, value in row.items() if not (self.by_name and key == "environment")}
-        return environment, environment.reset(**arguments)
+        return environment, environment.reset(**self.arguments_of(row))
+
+    def arguments_of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What `reset` is given of a row: all but the column that says which environment."""
+        return {key: value for key, value in row.items() if not (self.by_name and key == "environment")}
 
     def tools_of(self, environment: Any) -> dict[str, Callable[..., Any]]:
         """All tools of a rollout by name.
 
         Raises:
-            ValueError: where two have the same name.
+            UserError: where two have the same name, and for what is no function.
         """
         methods = tool_methods(environment) if environment is not None else []
         found: dict[str, Callable[..., Any]] = {}
         for tool in [*self.tools, *methods]:
+            check_is_function(tool)
             if tool.__name__ in found:
                 raise UserError(
                     f"two tools are called {tool.__name__}; rename one (MCPServer: give a prefix), as the policy "

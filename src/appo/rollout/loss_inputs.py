@@ -13,6 +13,7 @@ from appo.rollout.scoring import RolloutBatch, Scores
 # Shapes: B rollouts that carry loss, T completion tokens.
 
 Inputs = dict[str, torch.Tensor]
+MEAN_OVER_ROLLOUTS = ("grpo", "sapo", "dr_grpo", "luspo")  # of TRL's `loss_type`; the others are means over tokens
 
 
 def batch_inputs(batch: RolloutBatch, loss_mask_BT: torch.Tensor, advantages: torch.Tensor) -> Inputs:
@@ -63,3 +64,25 @@ def without_idle_rows(inputs: Inputs, size: int) -> Inputs:
     kept = torch.argsort((~busy_B).int(), stable=True)[:size].sort().values
     inputs = {name: tensor[kept] for name, tensor in inputs.items()}
     return {**inputs, "advantages": inputs["advantages"] * (size / len(busy_B))}
+
+
+def with_idle_rows(inputs: Inputs, size: int, loss_type: str) -> Inputs:
+    """The loss's inputs filled up with rows that carry no loss, where another process has more rollouts.
+
+    TRL gathers a number per row, which needs equally many everywhere. A filler is the first rollout with an empty
+    mask. Where the loss is a mean over rollouts, the advantages are scaled, so that it is the mean over those that
+    there are; its KL term (`beta`), which has no advantage, counts the fillers as 0.
+
+    Args:
+        inputs: Tensors with a row per rollout; among them `advantages` (B, T) and `tool_mask` (B, T).
+        size: Rows to have, at least B.
+        loss_type: TRL's.
+    """
+    rows = len(inputs["tool_mask"])
+    index = torch.tensor([*range(rows), *[0] * (size - rows)], device=inputs["tool_mask"].device)
+    filled = {name: tensor[index] for name, tensor in inputs.items()}
+    for name in ("tool_mask", "advantages"):
+        filled[name][rows:] = 0
+    if loss_type in MEAN_OVER_ROLLOUTS:
+        filled["advantages"] = filled["advantages"] * (size / rows)
+    return filled

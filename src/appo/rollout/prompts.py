@@ -43,6 +43,20 @@ def check_prompts(name: str, data: Any, with_environment: bool) -> None:
             _check(prompt, f"{name}, row {number}", may_be_empty=with_environment)
 
 
+def check_rendered(name: str, data: Any, tokenizer: Any) -> None:
+    """Whether the tokenizer can write the prompt of a data set's first row.
+
+    Raises:
+        UserError: for messages where it has no chat template.
+    """
+    row = next(iter(data), None) if isinstance(data, Dataset | IterableDataset) else None
+    if row is not None and isinstance(row.get("prompt"), list) and tokenizer.chat_template is None:
+        raise UserError(
+            f"{name}: its prompts are messages, but the model's tokenizer has no chat template to write them with; "
+            "use an instruct model, or prompts that are texts."
+        )
+
+
 def check_rows(task: str, name: str, data: Any, with_environment: bool) -> None:
     """As `check_prompts`, for what a function of a task returned.
 

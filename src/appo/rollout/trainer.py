@@ -17,22 +17,21 @@ from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
 from appo.errors import UserError
-from appo.models.sharding import check_sharding
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.report.trackio_log import without_a_run
 from appo.rewards.checked import checked
+from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
-from appo.rollout.environments import EnvironmentPool
-from appo.rollout.prompts import check_prompts
+from appo.rollout.prompts import check_prompts, check_rendered
 from appo.rollout.record_files import DIRECTORY
 from appo.rollout.records import RecordWriter
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import RolloutWriter
-from appo.trl_seam import SeamTrainer, model_name_of
+from appo.trl_seam import SeamTrainer
 
 
 def environment_reward(kind: Any) -> Any:
@@ -69,23 +68,24 @@ class RolloutTrainer(SeamTrainer):
         decision_positions: Callable[[list[str]], list[int]] | None = None,
         **kwargs: Any,
     ) -> None:
-        if args is None:
-            name = model if isinstance(model, str) else model_name_of(model)
-            args = APPOConfig(f"{name.split('/')[-1]}-APPO")
-        if kwargs.pop("rollout_func", None) is not None:
+        others = {"tools": tools, "environment_factory": environment_factory}
+        given = by_name(positional, {**kwargs, **{name: value for name, value in others.items() if value is not None}})
+        if given.pop("rollout_func", None) is not None:
             raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
-        check_sharding(args)
-        self.pool = EnvironmentPool(list(tools or []), environment_factory)
+        tools, environment_factory = given.pop("tools", None), given.pop("environment_factory", None)
+        read = read_arguments(model, reward_funcs, args, tools, environment_factory, given)
+        args, reward_funcs, given, self.pool = read.args, read.reward_funcs, read.given, read.pool
         if args.tool_protocol == "chat_template":
-            kwargs.update(tools=tools, environment_factory=environment_factory)
-            tokenizer = kwargs.get("processing_class")
-            if (tools or environment_factory) and isinstance(tokenizer, PreTrainedTokenizerBase):
-                set_up_tools(tokenizer)  # as TRL will, but its error would not say what else there is
+            given.update(tools=read.tools, environment_factory=environment_factory)
+            tokenizer = given["processing_class"]
+            if (read.tools or environment_factory) and isinstance(tokenizer, PreTrainedTokenizerBase):
+                set_up_tools(tokenizer, args.add_tools)  # as TRL will, but its error would not say what else there is
         else:
             # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
             args = copy.copy(args)  # the caller may use it again
             reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
-        super().__init__(model, reward_funcs, args, *positional, **kwargs)
+        with loading(model, *reward_funcs):
+            super().__init__(read.model, reward_funcs, args, **given)
         named = zip(self.reward_funcs, self.reward_func_names, strict=True)  # type: ignore[has-type]
         self.reward_funcs = [checked(function, name) for function, name in named]
         self._check_data(environment_factory is not None)
@@ -106,9 +106,9 @@ class RolloutTrainer(SeamTrainer):
             self.accelerator.num_processes,
         )
 
-    def _with_environment_reward(self, reward_funcs: Any, weights: Any) -> tuple[list[Any], Any]:
+    def _with_environment_reward(self, reward_funcs: list[Any], weights: Any) -> tuple[list[Any], Any]:
         """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
-        funcs = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [f for f in [reward_funcs] if f]
+        funcs = list(reward_funcs)
         types = {type(environment) for environment in self.pool.probe()}
         for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
             funcs.append(environment_reward(kind))
@@ -120,6 +120,8 @@ class RolloutTrainer(SeamTrainer):
             raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         for name in ("train_dataset", "eval_dataset"):
             check_prompts(name, getattr(self, name), with_environment)
+            check_rendered(name, getattr(self, name), self.tokenizer)
+        check_reset_takes(next(iter(self.train_dataset), None), self.pool)
         # TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence.
         tasks = self.args.generation_batch_size // self.num_generations
         if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:

@@ -105,7 +105,7 @@ def prompt_template(
     """Arguments of `apply_chat_template` with which the trainer renders prompts of messages."""
     template = dict(args.chat_template_kwargs or {})
     if args.tool_protocol == "chat_template" and tools:
-        template.update(tools=list(tools), chat_template=set_up_tools(tokenizer))
+        template.update(tools=list(tools), chat_template=set_up_tools(tokenizer, args.add_tools))
     return template
 
 
@@ -119,7 +119,9 @@ def trace_demonstrations(
     names = [tool.__name__ for tool in tools]
     if args.tool_protocol == "tags":
         return tag_demonstrations(traces, TagProtocol(tokenizer, names, args.result_format), names)
-    protocol = chat_protocol_for(tokenizer, tools, chat_template_kwargs=args.chat_template_kwargs)
+    protocol = chat_protocol_for(
+        tokenizer, tools, chat_template_kwargs=args.chat_template_kwargs, add_tools=args.add_tools
+    )
     return chat_demonstrations(traces, protocol, tokenizer, prompt_template(tokenizer, tools, args))
 
 

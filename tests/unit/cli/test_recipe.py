@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from appo.cli.recipe import RecipeError, read_recipe, read_yaml
-from appo.config import RENAMED
+from appo.methods.misplaced import RENAMED
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 FROZEN = json.loads((Path(__file__).parent / "paper_settings.json").read_text())

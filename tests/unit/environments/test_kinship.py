@@ -400,5 +400,7 @@ def test_without_an_attribute_it_is_the_modules_task():
 def test_an_attribute_that_is_no_task_is_one_sentence(name):
     with pytest.raises(RecipeError) as error:
         load_task(RunConfig(f"kinship:{name}"))
-    sentence = f"task = 'kinship:{name}': the module holds no `{name}`; define {name} = appo.Task(...)."
+    sentence = (
+        f"task = 'kinship:{name}': the module holds no `{name}`; define {name} = appo.Task(...) in {kinship.__file__}."
+    )
     assert str(error.value) == sentence

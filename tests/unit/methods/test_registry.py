@@ -166,7 +166,7 @@ def test_its_options_are_looked_at_as_any_others(own):
 
 @pytest.mark.parametrize("module", ["no_such_module_at_all", "no_such_package.inside"])
 def test_a_module_that_is_not_there_is_one_sentence(module):
-    sentence = f"^method = '{module}:Mine': there is no module {module} on PYTHONPATH; write my.module:MyMethod"
+    sentence = f"^method = '{module}:Mine': there is no module {module} in the current folder or on PYTHONPATH; write "
     with pytest.raises(UserError, match=sentence):
         make_method(f"{module}:Mine")
 

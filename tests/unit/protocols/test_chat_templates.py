@@ -19,7 +19,8 @@ from tokenizers.trainers import BpeTrainer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo import APPOConfig, APPOTrainer
-from appo.protocols.chat_template import chat_protocol_for
+from appo.errors import UserError
+from appo.protocols.chat_template import chat_protocol_for, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.protocols.tool_template import add_tools
 from appo.rollout.loop import AgentLoop, Start
@@ -320,6 +321,36 @@ def test_a_template_without_tools_says_what_to_do():
     turn = turn_after(protocol, [QUESTION], call())
     (parsed,) = protocol.parse_calls(turn, render(protocol, [QUESTION], prompt=True))
     assert parsed.arguments == {"city": "Paris"}
+
+
+def test_tools_are_added_to_a_template_where_that_is_asked_for():
+    tokenizer = make_tokenizer("llama3_1", (TEMPLATES / "llama3.jinja").read_text())
+    with pytest.raises(UserError, match="Set add_tools: true"):
+        chat_protocol_for(tokenizer, [weather])
+    protocol = chat_protocol_for(tokenizer, [weather], add_tools=True)
+    written = tokenizer.chat_template
+    turn = turn_after(protocol, [QUESTION], call())
+    (parsed,) = protocol.parse_calls(turn, render(protocol, [QUESTION], prompt=True))
+    assert parsed.arguments == {"city": "Paris"}
+    set_up_tools(tokenizer, add=True)
+    assert tokenizer.chat_template == written  # once is enough
+
+
+def test_a_template_with_tools_stays_as_it_is():
+    tokenizer = make_tokenizer("qwen3", (TEMPLATES / "qwen3.jinja").read_text())
+    before = tokenizer.chat_template
+    set_up_tools(tokenizer, add=True)
+    assert tokenizer.chat_template == before
+
+
+def test_a_template_that_tools_cannot_be_added_to_says_so():
+    of_users = "{% if m['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}{{ m['content'] }}"
+    tokenizer = make_tokenizer("llama3_1", "{% for m in messages %}" + of_users + "{% endfor %}")
+    with pytest.raises(UserError, match=r"^add_tools = True, but the tokenizer's chat template does not write"):
+        set_up_tools(tokenizer, add=True)
+    tokenizer.chat_template = None
+    with pytest.raises(UserError, match="there is no template to add tools to"):
+        set_up_tools(tokenizer, add=True)
 
 
 def test_a_template_that_trl_does_not_know_says_what_to_do():

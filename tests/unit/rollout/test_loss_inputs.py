@@ -4,7 +4,7 @@ import torch
 from method_parts import make_scores, make_tree
 
 from appo.methods import Credit
-from appo.rollout.loss_inputs import busy_rows, loss_inputs, split, without_idle_rows
+from appo.rollout.loss_inputs import busy_rows, loss_inputs, split, with_idle_rows, without_idle_rows
 
 
 def made(old_logps=None):
@@ -58,3 +58,22 @@ def test_idle_rows_are_left_out_and_the_mean_stays_that_of_all():
 def test_a_row_is_busy_where_a_token_of_the_loss_has_an_advantage():
     advantages, mask = torch.tensor([[0.0, -1.0], [1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1, 1], [0, 1], [1, 1]])
     assert busy_rows({"advantages": advantages, "tool_mask": mask}).tolist() == [True, False, False]
+
+
+def test_rows_that_fill_up_carry_no_loss_and_the_mean_over_rollouts_stays():
+    inputs = {
+        "advantages": torch.tensor([[3.0, 6.0], [1.0, 0.0]]),
+        "tool_mask": torch.ones(2, 2),
+        "row": torch.arange(2),
+    }
+    found = with_idle_rows(inputs, 3, "grpo")
+    assert found["row"].tolist() == [0, 1, 0]
+    assert found["tool_mask"].tolist() == [[1, 1], [1, 1], [0, 0]]
+    # A mean over 3 of 3/2 is the mean over 2.
+    assert found["advantages"].tolist() == [[4.5, 9.0], [1.5, 0.0], [0.0, 0.0]]
+    assert inputs["tool_mask"].tolist() == [[1, 1], [1, 1]]
+
+
+def test_a_loss_that_is_a_mean_over_tokens_is_not_scaled_when_rows_are_filled_up():
+    inputs = {"advantages": torch.tensor([[3.0]]), "tool_mask": torch.ones(1, 1)}
+    assert with_idle_rows(inputs, 2, "dapo")["advantages"].tolist() == [[3.0], [0.0]]

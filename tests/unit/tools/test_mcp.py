@@ -17,6 +17,8 @@ import pytest
 
 pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
 
+from appo.cli.loading import load_task
+from appo.cli.run_config import RunConfig
 from appo.errors import UserError
 from appo.rollout.loop import snapshot
 from appo.tools import ToolError
@@ -550,6 +552,24 @@ def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.delitem(sys.modules, "appo.tools.mcp.server")
     with pytest.raises(ModuleNotFoundError, match=r"The package mcp is missing: run `pip install appo\[mcp\]`"):
         importlib.import_module("appo.tools.mcp.server")
+
+
+def test_the_command_without_the_package_is_one_sentence(tmp_path):
+    (tmp_path / "mcp.py").write_text("raise ModuleNotFoundError(\"No module named 'mcp'\", name='mcp')\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    command = [sys.executable, "-m", "appo.tools.mcp", "true"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "The package mcp is missing: run `pip install appo[mcp]`.\n"
+
+
+def test_a_task_of_mcp_tools_without_the_package_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "mcp_task.py").write_text("from appo.tools.mcp import MCPServer\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    monkeypatch.delitem(sys.modules, "appo.tools.mcp.server")
+    with pytest.raises(UserError, match=r"^The package mcp is missing: run `pip install appo\[mcp\]`"):
+        load_task(RunConfig("mcp_task"))
 
 
 def test_the_command_prints_the_tools():

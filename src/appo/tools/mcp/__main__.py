@@ -2,7 +2,12 @@
 
 import sys
 
-from appo.tools.mcp.server import main
+from appo.errors import MissingPackage
+
+try:
+    from appo.tools.mcp.server import main
+except MissingPackage as error:
+    sys.exit(str(error))
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -32,7 +32,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from appo.errors import UserError
+from appo.errors import MissingPackage, UserError
 from appo.tools import ToolError, ToolResult
 from appo.tools.schema_tool import SchemaTool
 
@@ -51,7 +51,9 @@ try:
 
     from appo.tools.mcp.connection import Connection
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("The package mcp is missing: run `pip install appo[mcp]`.") from error
+    raise MissingPackage(f"The package {error.name} is missing: run `pip install appo[mcp]`.") from None
+except ImportError as error:
+    raise MissingPackage(f"The package mcp is another version ({error}): run `pip install -U appo[mcp]`.") from None
 
 logger = logging.getLogger(__name__)
 
