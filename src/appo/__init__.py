@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from appo.config import APPOConfig
     from appo.environments.base import Demonstration, Segment, Task
+    from appo.environments.rows import rows_task
     from appo.rollout.tree import RolloutTree
     from appo.rollout.types import Rollout, ToolCall
     from appo.trainer import APPOTrainer
@@ -25,8 +26,19 @@ _HOMES = {
     "Segment": "appo.environments.base",
     "Task": "appo.environments.base",
     "ToolCall": "appo.rollout.types",
+    "rows_task": "appo.environments.rows",
 }
-__all__ = ["APPOConfig", "APPOTrainer", "Demonstration", "Rollout", "RolloutTree", "Segment", "Task", "ToolCall"]
+__all__ = [
+    "APPOConfig",
+    "APPOTrainer",
+    "Demonstration",
+    "Rollout",
+    "RolloutTree",
+    "Segment",
+    "Task",
+    "ToolCall",
+    "rows_task",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,6 +36,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.rewards,
     checks_task.data,
     checks_task.questions,
+    checks_task.apart,
     checks_task.lora,
     checks_task.dtype,
     checks_task.model,

@@ -99,6 +99,21 @@ def questions(context: Context) -> Iterator[Finding]:
     yield from ()
 
 
+def apart(context: Context) -> Iterator[Finding]:
+    """No question of the evaluation is trained on."""
+    if context.command == "sft" or (found := context.shared) is None:
+        return
+    if context.chance:
+        yield Note(f"{found}; {len(found.train_rows)} training row(s) are left out")
+    elif context.task.eval_dataset is None:
+        yield Problem(
+            f"data: {found}; let the task's dataset(size, seed) give other rows for another seed, or give it an "
+            "eval_dataset."
+        )
+    else:
+        yield Problem(f"data: {found}; take them out of one of the two.")
+
+
 def prompts(context: Context) -> Iterator[Finding]:
     """The tokenizer can write them, and they leave room for a completion."""
     if context.command == "sft":

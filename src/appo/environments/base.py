@@ -9,6 +9,7 @@ Left out on purpose: a registry. A recipe names a task by its module; the module
 function of that name that returns one and takes the recipe's `task_args`.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,14 @@ from typing import Any
 from datasets import Dataset
 
 from appo.errors import UserError
+
+NOT_TOOLS = ("reset", "get_reward", "fork")
+
+
+def tool_methods(environment: Any) -> list[Callable[..., Any]]:
+    """The bound public methods of an environment that the policy may call."""
+    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
+    return [getattr(environment, name) for name, _ in members if name not in NOT_TOOLS and not name.startswith("_")]
 
 
 @dataclass

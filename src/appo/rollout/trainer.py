@@ -16,6 +16,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
+from appo.data.content import check_apart
 from appo.errors import UserError
 from appo.models.sharding import check_sharding
 from appo.protocols.base import ToolProtocol
@@ -118,6 +119,7 @@ class RolloutTrainer(SeamTrainer):
             raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         for name in ("train_dataset", "eval_dataset"):
             check_prompts(name, getattr(self, name), with_environment)
+        check_apart(self.train_dataset, self.eval_dataset, with_environment)
         # TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence.
         tasks = self.args.generation_batch_size // self.num_generations
         if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:
