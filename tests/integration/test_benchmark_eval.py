@@ -236,9 +236,9 @@ def test_a_judge_is_asked_once_and_for_all(tmp_path, data, answering, capsys, mo
     flags += ["--judge-url", server.url + "/v1", "--judge-model", "big"]
     assert run(tmp_path, *flags) == 0
     assert [value["mean"] for value in results(tmp_path)["webwalker"]["metrics"]["judge"]] == [0.5, 0.5]
-    assert len(server.requests) == 3  # the check, and the same answer to two questions
+    assert len(server.requests) == 4  # two of the check, and the same answer to two questions
     assert run(tmp_path, *flags) == 0
-    assert len(server.requests) == 4  # the check
+    assert len(server.requests) == 6  # the check
     server.close()
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(verdict["id"], verdict["correct"]) for verdict in verdicts] == [

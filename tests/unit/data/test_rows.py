@@ -65,7 +65,7 @@ def test_bad_rows_are_counted_and_the_first_named_by_reason(tmp_path):
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path):
-    cases = {"missing.jsonl": None, "a.csv": b"x", "broken.json": b"{", "latin.jsonl": b"\xff", "a.parquet": b"no"}
+    cases = {"missing.jsonl": None, "a.txt": b"x", "broken.json": b"{", "latin.jsonl": b"\xff", "a.parquet": b"no"}
     for name, content in cases.items():
         path = tmp_path / name
         if content is not None:
