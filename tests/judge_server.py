@@ -12,8 +12,8 @@ class JudgeServer(LocalServer):
     Args:
         base: Path before `/chat/completions`; others get 404.
 
-    `reply(prompt)` gives what the model says, but where the check asks about a wrong answer and the model is `honest`; `failures` are statuses, bodies, or (status, headers) that are
-    sent first, one per request.
+    `reply(prompt)` gives what the model says, but where the check asks about a wrong answer and the model is `honest`;
+    `failures` are statuses, bodies, or (status, headers) that are sent first, one per request.
     """
 
     def __init__(self, base="/v1"):

@@ -35,6 +35,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.isolation,
     checks_task.rewards,
     checks_task.data,
+    checks_task.reward_parameters,
     checks_task.questions,
     checks_task.apart,
     checks_task.lora,

@@ -11,6 +11,7 @@ from appo.cli import loading
 from appo.cli.cold_start import check_demonstrations
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.engines.transformers_engine import check_full_attention
+from appo.rewards.checked import check_parameters
 from appo.sft.demonstrations import check_traces
 from appo.tools.search.http import HTTPSearch
 
@@ -89,6 +90,15 @@ def data(context: Context) -> Iterator[Finding]:
     """There are rows to train on, with prompts."""
     if context.command != "sft":
         _ = context.rows
+    yield from ()
+
+
+def reward_parameters(context: Context) -> Iterator[Finding]:
+    """The reward functions take the data's columns."""
+    if context.command != "sft":
+        for function in context.task.reward_funcs:
+            name = getattr(function, "__name__", type(function).__name__)
+            check_parameters(function, name, context.rows.column_names)
     yield from ()
 
 

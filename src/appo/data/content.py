@@ -43,8 +43,11 @@ class Shared:
     example: str
 
     def __str__(self) -> str:
-        are = "question of the evaluation is" if self.questions == 1 else "questions of the evaluation are"
-        return f"{self.questions} of {self.of} {are} in the training data too, such as {self.example!r}"
+        are = "is" if self.questions == 1 else "are"
+        return (
+            f"{self.questions} of {self.of} questions of the evaluation {are} in the training data too, such as "
+            f"{self.example!r}"
+        )
 
 
 def normalised(text: str) -> str:

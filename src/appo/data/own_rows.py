@@ -74,9 +74,9 @@ def read_own_rows(source: str | Path, prompt: str | None, answer: str | None, fi
     if not places:
         raise DataError(f"{field}: {name} has no rows.")
     columns = list(dict.fromkeys(key for _, row in places for key in row))
-    template = None if prompt is None else PromptTemplate(prompt, columns)
+    template = None if prompt is None else PromptTemplate(prompt, columns, name)
     if answer is not None:
-        check_column("answer", answer, columns)
+        check_column("answer", answer, columns, name)
         if template is not None and answer in template.columns:
             raise UserError(f"prompt = {prompt!r} shows the answer, column {answer!r}; leave it out of the prompt.")
     places = [(place, {column: row.get(column) for column in columns}) for place, row in places]

@@ -13,10 +13,11 @@ from appo.data.rows import Row, as_texts
 from appo.errors import UserError
 
 
-def check_column(field: str, name: str, columns: Iterable[str]) -> None:
+def check_column(field: str, name: str, columns: Iterable[str], source: str) -> None:
     """
     Args:
         field: Who names the column.
+        source: Where the columns are, for the error.
 
     Raises:
         UserError: for a column that there is not; it names the closest, and all.
@@ -26,8 +27,8 @@ def check_column(field: str, name: str, columns: Iterable[str]) -> None:
         return
     folded = {column.casefold(): column for column in columns}
     close = difflib.get_close_matches(name.casefold(), folded, 1)
-    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
-    raise UserError(f"{field} = {name!r} is no column; {hint}There are {', '.join(columns) or 'none'}.")
+    hint = f"did you mean {folded[close[0]]!r}?" if close else "name one of them."
+    raise UserError(f"{field} = {name!r} is no column of {source}, which has {', '.join(columns)}; {hint}")
 
 
 class PromptTemplate:
@@ -35,16 +36,17 @@ class PromptTemplate:
     Args:
         text: A column's name, or a text with columns in braces.
         columns: Those that there are.
+        source: Where they are, for errors.
 
     Raises:
         UserError: for columns that there are not, and for braces that do not pair.
     """
 
-    def __init__(self, text: str, columns: Iterable[str]) -> None:
+    def __init__(self, text: str, columns: Iterable[str], source: str) -> None:
         columns = list(columns)
         self._pieces: list[tuple[str, str | None]] = []
         if text in columns or not ("{" in text or "}" in text):
-            check_column("prompt", text, columns)
+            check_column("prompt", text, columns, source)
             self._pieces = [("", text)]
         else:
             try:
@@ -56,7 +58,7 @@ class PromptTemplate:
                 whole = name and name + (f"!{conversion}" if conversion else "")
                 whole = whole and whole + (f":{specification}" if specification else "")
                 if whole is not None:
-                    check_column("prompt", whole, columns)
+                    check_column("prompt", whole, columns, source)
                 self._pieces.append((before, whole))
         self.columns = [name for _, name in self._pieces if name is not None]
 

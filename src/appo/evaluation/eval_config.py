@@ -25,7 +25,8 @@ METRICS = ("f1", "em", "math", "judge")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
 NOT_SETTINGS = (
     "benchmark", "data", "prompt", "answer", "metric", "limit", "samples", "allow_unisolated", "batch_size",
-    "output_dir", "math_by_judge", "judge_url", "judge_model", "judge_concurrency", "overwrite", "server_url", "vllm_gpu_memory_utilization",
+    "output_dir", "math_by_judge", "judge_url", "judge_model", "judge_concurrency", "overwrite", "server_url",
+    "vllm_gpu_memory_utilization",
 )  # fmt: skip
 # What transformers and the template engine define in a template themselves.
 TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)

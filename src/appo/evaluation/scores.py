@@ -83,9 +83,9 @@ def summarise(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, An
         metric: The benchmark's; it comes first in `metrics`. `judge` may have no score in any record.
 
     Returns:
-        Counts, means per sample, `why_zero` (where the metric is 0, the likely reason, if there is one), and `metrics`:
-        name -> a list of means with intervals for k = 1, 2, .. A question with fewer than k scores is left out of that
-        k.
+        Counts, means per sample, `why_zero` (where the metric is 0, the likely reason, if there is one), and
+        `metrics`: name -> a list of means with intervals for k = 1, 2, .. A question with fewer than k scores is left
+        out of that k.
     """
     questions: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:

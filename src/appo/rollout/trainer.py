@@ -22,7 +22,7 @@ from appo.models.sharding import check_sharding
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
-from appo.rewards.checked import checked
+from appo.rewards.checked import check_parameters, checked
 from appo.rollout.counters import RunCounters
 from appo.rollout.environments import EnvironmentPool
 from appo.rollout.prompts import check_prompts
@@ -120,6 +120,9 @@ class RolloutTrainer(SeamTrainer):
         for name in ("train_dataset", "eval_dataset"):
             check_prompts(name, getattr(self, name), with_environment)
         check_apart(self.train_dataset, self.eval_dataset, with_environment)
+        if isinstance(self.train_dataset, Dataset):
+            for function, reward in zip(self.reward_funcs, self.reward_func_names, strict=True):
+                check_parameters(function, reward, self.train_dataset.column_names)
         # TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence.
         tasks = self.args.generation_batch_size // self.num_generations
         if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:

@@ -164,7 +164,7 @@ def test_an_endpoint_without_v1_is_taken_as_it_is(monkeypatch, tmp_path):
 )
 def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(server, tmp_path, reply, asked):
     server.reply, server.honest = lambda prompt: reply, False
-    with pytest.raises(ValueError, match="^judge_model = 'big' cannot judge: asked ") as error:
+    with pytest.raises(ValueError, match=r"^judge_model = 'big' cannot judge: asked ") as error:
         make(server, tmp_path).check()
     assert asked in str(error.value) and "\n" not in str(error.value)
 

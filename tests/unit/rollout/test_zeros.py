@@ -3,7 +3,7 @@
 import pytest
 
 from appo.rollout.types import Rollout
-from appo.rollout.zeros import EqualRewards, Ending, likely_reason
+from appo.rollout.zeros import Ending, EqualRewards, likely_reason
 
 PLAIN = Ending("stop", 5, [], answered=True)
 
