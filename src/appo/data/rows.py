@@ -151,7 +151,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
     broken: dict[int, _Broken] = {}
 
     def skip(row: Any) -> str:
-        broken[row.number - 1] = _Broken(f"{row.actual_columns} cells, where the header has {row.expected_columns}")
+        broken[row.number - 1] = _Broken(f"{row.actual_columns} cell(s), where the header has {row.expected_columns}")
         return "skip"
 
     try:

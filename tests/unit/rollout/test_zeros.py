@@ -1,7 +1,9 @@
 """Why nothing was right, from how samples ended; and a run whose rewards are all equal."""
 
 import pytest
+from datasets import Dataset
 
+from appo import APPOConfig, APPOTrainer
 from appo.rollout.types import Rollout
 from appo.rollout.zeros import Ending, EqualRewards, likely_reason
 
@@ -58,3 +60,18 @@ def test_different_rewards_say_nothing_ever():
 
 def test_rollouts_that_nothing_scores_are_told():
     assert "no reward function scored any of the first 32" in EqualRewards(False).look(rollouts(None, 32))
+
+
+def test_a_training_warns_of_equal_rewards(tmp_path, tiny):
+    model, tokenizer = tiny
+    args = APPOConfig(
+        str(tmp_path), num_generations=8, method="grpo", per_device_train_batch_size=32, steps_per_generation=1,
+        max_completion_length=2, max_steps=1, tool_protocol="tags", use_cpu=True, bf16=False, report_to="none",
+        save_strategy="no",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": f"boss e{n}"} for n in range(4)])
+    trainer = APPOTrainer(
+        model, lambda completions, **_: [0.0] * len(completions), args, rows, processing_class=tokenizer
+    )
+    with pytest.warns(UserWarning, match="all of the first 32 rollouts have the reward 0, and equal rewards teach no"):
+        trainer.train()
