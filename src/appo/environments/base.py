@@ -6,7 +6,7 @@ state, so that a branch starts from the state its prefix left. Without it a deep
 copying fails, the prefix's calls are replayed.
 
 Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`, or a
-function of that name that returns one and takes the recipe's `task_args`.
+function of that name that returns one and takes the recipe's `task_args`; a parameter `tool_protocol` gets the run's.
 """
 
 import inspect

@@ -15,6 +15,7 @@ evaluations: the same text is never on both sides, and a row that is added moves
 Left out on purpose: demonstrations (`traces:` in a recipe), and the paper's tools with their options (`tool_qa`).
 """
 
+import inspect
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from appo.environments.base import Task, tool_methods
 from appo.environments.named import load_named
 from appo.environments.prompts import short_prompt, system_prompt
 from appo.errors import UserError
+from appo.rewards.answers import CALLS
 from appo.tools.python import python
 
 logger = logging.getLogger(__name__)
@@ -84,12 +86,14 @@ def rows_task(
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
-    functions = [TOOLS.get(str(tool)) or load_named("tools", tool) for tool in _several(tools)]
-    factory = None if environment is None else load_named("environment", environment)
-    names = [_name(tool) for tool in _several(reward)]
-    given = _reward_functions(_several(reward), answer, [_name(tool) for tool in functions], factory)
+    functions = [_tool(tool) for tool in _several(tools)]
+    factory = None if environment is None else _environment(environment)
+    # In tags: a chat template tells of its tools, and keeps calls apart from what a reward reads.
+    in_tags = [*functions, *(tool_methods(factory()) if factory else [])] if tool_protocol == "tags" else []
+    given = _reward_functions(_several(reward), answer, factory)
+    _check_paper(_several(reward), in_tags)
     if system is None:
-        system = _system(names, functions, factory, tool_protocol)
+        system = _system(_several(reward), in_tags, tool_protocol == "tags")
     # Read once, when first asked for.
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (system, chat)))
     held = str(eval_file) if eval_file is not None else f"the held-out part of {file}"
@@ -109,8 +113,10 @@ def _several(given: Any) -> list[Any]:
     return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
 
 
-def _name(given: Any) -> str:
-    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
+def _name(reward: Any) -> str:
+    """The short name of a reward, where it has one."""
+    name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
+    return name.removesuffix(SUFFIX)
 
 
 def _check(texts: dict[str, Any], held_out: Any) -> None:
@@ -122,7 +128,23 @@ def _check(texts: dict[str, Any], held_out: Any) -> None:
         raise UserError(f"held_out must lie in [0, 1), got {held_out!r}.")
 
 
-def _reward_functions(given: list[Any], answer: str | None, tools: list[str], factory: Any) -> list[Any]:
+def _tool(given: Any) -> Callable[..., Any]:
+    if isinstance(given, str) and given in TOOLS:
+        return TOOLS[given]
+    found = load_named("tools", given)
+    if inspect.isclass(found):
+        raise UserError(f"tools = {given!r} is a class; name its instance, or give environment: {given}.")
+    return found
+
+
+def _environment(given: Any) -> Callable[[], Any]:
+    found = load_named("environment", given)
+    if inspect.isclass(found) and not callable(getattr(found, "reset", None)):
+        raise UserError(f"environment = {given!r} has no method reset(self, **row); give it one.")
+    return found
+
+
+def _reward_functions(given: list[Any], answer: str | None, factory: Any) -> list[Any]:
     """The functions that score; none where the environment does.
 
     Raises:
@@ -141,23 +163,27 @@ def _reward_functions(given: list[Any], answer: str | None, tools: list[str], fa
             raise UserError(f"reward = {one!r} is none of {known}; a function of yours reads my_rewards:function.")
         if name != "format" and answer is None:
             raise UserError(f"reward = {one!r} compares with the right answer; give answer: COLUMN.")
-        if name in PAPERS and (others := [tool for tool in tools if tool not in ("search", "python")]):
-            raise UserError(
-                f"reward = {one!r} takes calls of {others[0]} for a broken format, as the paper has search and python "
-                "alone; use exact_match, f1 or math."
-            )
         functions.append(REWARDS[name])
     return functions
 
 
-def _system(rewarded: list[str], functions: list[Any], factory: Any, protocol: str) -> str:
+def _check_paper(rewarded: list[Any], in_tags: list[Any]) -> None:
+    """Raises a UserError for the paper's format with calls that it does not have."""
+    papers = [one for one in map(_name, rewarded) if one in PAPERS]
+    others = [tool.__name__ for tool in in_tags if tool.__name__ not in CALLS]
+    if papers and others:
+        raise UserError(
+            f"reward = {papers[0]!r} takes calls of {others[0]} for a broken format, as the paper has search and "
+            "python alone; use exact_match, f1 or math."
+        )
+
+
+def _system(rewarded: list[Any], in_tags: list[Any], tags: bool) -> str:
     """What the model is told where the user says nothing: how to call in tags, how to answer for the rewards."""
-    tags = protocol == "tags"
-    tools = [*functions, *(tool_methods(factory()) if factory else [])] if tags else []
-    if any(name.removesuffix(SUFFIX) in PAPERS for name in rewarded):
-        return system_prompt(tool.__name__ for tool in tools)
-    named = any(name.removesuffix(SUFFIX) in REWARDS for name in rewarded)
-    return short_prompt(tools, answers=named or tags)
+    names = list(map(_name, rewarded))
+    if set(PAPERS).intersection(names):
+        return system_prompt(tool.__name__ for tool in in_tags)
+    return short_prompt(in_tags, answers=tags or bool(REWARDS.keys() & set(names)))
 
 
 def _split(

@@ -10,6 +10,7 @@ from datasets import Dataset
 import appo
 from appo.cli.loading import load_task, tools_of
 from appo.cli.recipe import RecipeError, RunConfig
+from appo.environments.prompts import system_prompt
 from appo.environments.rows import REWARDS, rows_task
 from appo.rewards import exact_match_reward_func
 
@@ -33,6 +34,8 @@ def file(tmp_path, monkeypatch):
         "        return what\n"
         "    def get_reward(self):\n"
         "        return 1.0\n"
+        "class Tool:\n"
+        "    pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_parts", raising=False)
@@ -203,7 +206,8 @@ def test_the_order_is_the_seeds_and_too_few_rows_are_told(file, caplog):
         ({"reward": "own_parts:lenght"}, "own_parts has no function or class lenght; did you mean own_parts:length?"),
         ({"reward": "own_part:length"}, "there is no module own_part; its file must lie in the current folder"),
         ({"tools": ["order_status"]}, "tools = 'order_status' must read my_module:name"),
-        ({"reward": "paper", "tools": ["own_parts:order_status"]}, "takes calls of order_status for a broken format"),
+        ({"tools": ["own_parts:Desk"]}, "tools = 'own_parts:Desk' is a class; name its instance, or give environment"),
+        ({"environment": "own_parts:Tool"}, "environment = 'own_parts:Tool' has no method reset(self, **row)"),
         ({"held_out": 1}, "held_out must lie in [0, 1), got 1"),
         ({"system": 5}, "system must be a text, got 5"),
         ({"eval_file": "none.csv"}, "eval_file: there is no file none.csv"),
@@ -230,6 +234,14 @@ def test_a_file_that_cannot_be_meant_is_one_sentence(tmp_path, rows, sentence):
     with pytest.raises(ValueError) as error:
         rows_task(write(tmp_path / "a.jsonl", rows), "q", "a", reward="f1", held_out=0).dataset(1, 0)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", [{"tools": ["own_parts:order_status"]}, {"environment": "own_parts:Desk"}])
+def test_the_papers_reward_has_no_other_tools_in_tags(file, part):
+    with pytest.raises(ValueError, match=r"reward = 'paper' takes calls of (order_status|ask) for a broken format"):
+        made(file, reward="paper", tool_protocol="tags", **part)
+    row = made(file, reward="paper", **part).dataset(1, 0)[0]
+    assert row["prompt"][0]["content"] == system_prompt([])  # the chat template tells of the tools
 
 
 def test_a_fault_in_the_users_module_keeps_its_traceback(file, tmp_path):
