@@ -35,7 +35,6 @@ BEFORE_LOADING: list[Check] = [
     checks_task.isolation,
     checks_task.rewards,
     checks_task.data,
-    checks_task.reward_parameters,
     checks_task.questions,
     checks_task.apart,
     checks_task.lora,
@@ -45,6 +44,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.tools,
     checks_task.prompts,
     checks_run.batches,
+    checks_task.reward_funcs,
     checks_task.cold_start,
 ]
 # These read what a run reads anyway when it comes to it, or go by a formula; or cannot be known here.

@@ -93,7 +93,7 @@ def data(context: Context) -> Iterator[Finding]:
     yield from ()
 
 
-def reward_parameters(context: Context) -> Iterator[Finding]:
+def reward_funcs(context: Context) -> Iterator[Finding]:
     """The reward functions take the data's columns."""
     if context.command != "sft":
         for function in context.task.reward_funcs:

@@ -72,12 +72,11 @@ def rows_task(
         answer: The column with the right answer. Reward functions get it as `answer`, or as `answers` where the file
             holds lists; the file's other columns reach them and the environment under their own names.
         reward: paper, math, exact_match, f1 or format (`appo.rewards`), `my_rewards:function`, or several.
-        tools: `my_tools:function`, several, or `python`.
-        environment: `my_env:Class`, with TRL's convention (`appo.environments.base`).
+        tools, environment: `my_tools:function`, several, or `python`; `my_env:Class` (`appo.environments.base`).
         system: The system prompt; None: one that tells what `reward` and `tool_protocol` need; empty: none.
         held_out: Share of the file for evaluations, 0 to 1; 0 trains on all and evaluates on nothing.
         eval_file: A file for evaluations, with the same columns; nothing of `file` is held out then.
-        chat: Whether prompts are messages; else they are plain text, for models without a chat template.
+        chat: Whether prompts are messages; else plain text, for models without a chat template.
         tool_protocol: The run's; a recipe's is given by itself.
 
     Raises:
@@ -88,19 +87,15 @@ def rows_task(
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
     functions = [_tool(tool) for tool in _several(tools)]
     factory = None if environment is None else _environment(environment)
-    # In tags: a chat template tells of its tools, and keeps calls apart from what a reward reads.
-    in_tags = [*functions, *(tool_methods(factory()) if factory else [])] if tool_protocol == "tags" else []
-    given = _reward_functions(_several(reward), answer, factory)
-    _check_paper(_several(reward), in_tags)
-    if system is None:
-        system = _system(_several(reward), in_tags, tool_protocol == "tags")
-    # Read once, when first asked for.
-    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (system, chat)))
-    held = str(eval_file) if eval_file is not None else f"the held-out part of {file}"
+    in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
+    scoring = _reward_functions(_several(reward), answer, factory, in_tags)
+    said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
+    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
+    held = eval_file or f"the held-out part of {file}"
     return Task(
-        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", f"{file}"),
-        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", held),
-        reward_funcs=given,
+        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file)),
+        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held)),
+        reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
     )
@@ -144,7 +139,12 @@ def _environment(given: Any) -> Callable[[], Any]:
     return found
 
 
-def _reward_functions(given: list[Any], answer: str | None, factory: Any) -> list[Any]:
+def _tools_in_tags(functions: list[Any], factory: Any) -> list[Any]:
+    """What a prompt has to tell of. A chat template tells itself, and keeps calls apart from what a reward reads."""
+    return [*functions, *(tool_methods(factory()) if factory else [])]
+
+
+def _reward_functions(given: list[Any], answer: str | None, factory: Any, in_tags: list[Any]) -> list[Any]:
     """The functions that score; none where the environment does.
 
     Raises:
@@ -164,6 +164,7 @@ def _reward_functions(given: list[Any], answer: str | None, factory: Any) -> lis
         if name != "format" and answer is None:
             raise UserError(f"reward = {one!r} compares with the right answer; give answer: COLUMN.")
         functions.append(REWARDS[name])
+    _check_paper(given, in_tags)
     return functions
 
 

@@ -75,7 +75,7 @@ def test_a_reward_that_takes_what_is_no_column_is_a_mistake(recipe, capsys, task
     code, lines = planned(recipe, capsys, task(wrong.replace("[right]", "[words]")))
     assert code == 2
     assert (
-        "mistake: reward_parameters: reward function words takes 'words', which is no column of the data (word); did "
+        "mistake: reward_funcs: reward function words takes 'words', which is no column of the data (word); did "
         "you mean 'word'?" in lines
     )
 
