@@ -2,7 +2,7 @@
 
     python examples/tickets/make_tickets.py
 
-    tickets.csv    120 questions about 30 orders, with the right answers; in half of them another order is mentioned
+    tickets.csv    120 questions about 30 orders, with the right answers; half of them mention another one first
     orders.csv     the table that the tool looks into
     traces.jsonl   40 conversations about other orders, one order each: the cold start learns from them how to call
 
@@ -27,9 +27,9 @@ ONE = (
 )
 TWO = (
     "{other} came yesterday, thank you. But where is {}?",
-    "Where is order {}? I do not mean {other}.",
+    "My sister's order {other} is here. What has become of {}?",
     "I wrote about {other} last week. Now I wonder about {}.",
-    "What has become of {}? My sister's was {other}.",
+    "After {other} I ordered {}. Where is it?",
 )
 
 
