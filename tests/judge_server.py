@@ -12,13 +12,14 @@ class JudgeServer(LocalServer):
     Args:
         base: Path before `/chat/completions`; others get 404.
 
-    `reply(prompt)` gives what the model says; `failures` are statuses, bodies, or (status, headers) that are
-    sent first, one per request.
+    `reply(prompt)` gives what the model says, but where the check asks about a wrong answer and the model is `honest`;
+    `failures` are statuses, bodies, or (status, headers) that are sent first, one per request.
     """
 
     def __init__(self, base="/v1"):
         self.requests, self.failures, self.before = [], [], lambda: None
         self.reply = lambda prompt: "The same.\nVerdict: correct"
+        self.honest = True
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,7 +55,9 @@ class JudgeServer(LocalServer):
         super().__init__(Handler)
 
     def completion(self, body):
-        message = {"role": "assistant", "content": self.reply(body["messages"][-1]["content"])}
+        prompt = body["messages"][-1]["content"]
+        wrong = self.honest and "What is 1 + 1?" in prompt and "<<<\n3\n>>>" in prompt
+        message = {"role": "assistant", "content": "Verdict: incorrect" if wrong else self.reply(prompt)}
         return {
             "id": "chatcmpl-1",
             "object": "chat.completion",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from appo.agent.answer import AgentAnswer
     from appo.config import APPOConfig
     from appo.environments.base import Demonstration, Segment, Task
+    from appo.environments.rows import rows_task
     from appo.rollout.tree import RolloutTree
     from appo.rollout.types import Rollout, ToolCall
     from appo.trainer import APPOTrainer
@@ -29,10 +30,11 @@ _HOMES = {
     "Segment": "appo.environments.base",
     "Task": "appo.environments.base",
     "ToolCall": "appo.rollout.types",
+    "rows_task": "appo.environments.rows",
 }
 __all__ = [
     "APPOConfig", "APPOTrainer", "Agent", "AgentAnswer", "Demonstration", "Rollout", "RolloutTree", "Segment", "Task",
-    "ToolCall",
+    "ToolCall", "rows_task",
 ]  # fmt: skip
 
 

@@ -43,6 +43,7 @@ from appo.rollout.scoring import Scores, inherit_ratios, interleave_scores
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import EVALUATION_STREAM
+from appo.rollout.zeros import EqualRewards
 
 # Shapes: B rollouts that carry loss, T completion tokens.
 
@@ -72,6 +73,7 @@ class APPOTrainer(ResumableTrainer):
         self._micro_batches: list[dict[str, Any]] | None = None
         self._told_of_distance = False
         self._last_update: tuple[list[RolloutTree], Scores, Credit] | None = None  # for the next log
+        self._equal_rewards = EqualRewards(bool(self.pool.all_tools()))
         self.card_facts = CardFacts()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -262,6 +264,8 @@ class APPOTrainer(ResumableTrainer):
         rollouts = [rollout for tree in trees for rollout in tree.initial]
         self.log_means(metrics.generation_metrics(trees, self.reward_func_names))
         if self.model.training:
+            if sentence := self._equal_rewards.look(rollouts):
+                warnings.warn(sentence, stacklevel=2)
             tokens = sum(len(r.prompt_ids) + sum(r.policy_mask) for r in rollouts)
             seen = self.accelerator.gather(torch.tensor([tokens], device=self.accelerator.device)).sum().item()
             self.state.num_input_tokens_seen += int(seen)

@@ -88,7 +88,39 @@ def test_wrong_samples_are_shown_after_the_table_without_sampling_again(tmp_path
     assert "show_wrong must not be below 0, got -1." in capsys.readouterr().err
 
 
-def test_a_model_that_loops_for_ever(tmp_path, data):
+def test_a_file_of_ones_own_is_a_benchmark(tmp_path, answering, capsys):
+    (tmp_path / "mine.csv").write_text("city,number\nAccra,4\nRome,5\n")
+    flags = ["--model", answering, "--benchmark", f"mine={tmp_path / 'mine.csv'}", "--tools", "none"]
+    assert run(tmp_path / "out", *flags) == 2
+    assert "has no field question, problem, prompt, input, query, but city, number" in capsys.readouterr().err
+    flags += ["--prompt", "How many has {city}?", "--answer", "number"]
+    assert run(tmp_path / "out", *flags) == 0
+    assert [record["question"] for record in samples(tmp_path / "out")] == [
+        "How many has Accra?",
+        "How many has Rome?",
+    ]
+    result = results(tmp_path / "out")["mine"]
+    assert result["metric"] == "math" and result["metrics"]["math"][0]["mean"] == 0.5
+    assert run(tmp_path / "out", *flags, "--metric", "em") == 0  # from the same samples
+    assert results(tmp_path / "out")["mine"]["metric"] == "em"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--benchmark", "gsm8k=x.csv"], "must read NAME=FILE, with a name of letters that none of aime24"),
+        (["--benchmark", "gsm8k", "--answer", "x"], "answer belongs to a file of yours; give --benchmark NAME=FILE"),
+        (["--benchmark", "mine=x.csv", "--metric", "bleu"], "metric must be one of f1, em, math, judge, got 'bleu'"),
+        (["--benchmark", "mine=none.csv"], "benchmark mine: there is no file none.csv"),
+    ],
+)
+def test_what_a_file_of_ones_own_may_not_be(tmp_path, answering, capsys, flags, sentence):
+    assert run(tmp_path, "--model", answering, *flags) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
+
+
+def test_a_model_that_loops_for_ever(tmp_path, data, capsys):
     model = save_scripted(tmp_path / "m", {"\n": "<python>", "<python>": "1", "1": "</python>"})
     flags = ["--model", model, "--benchmark", "hotpotqa", "--data", data, "--max_completion_length", "200"]
     assert run(tmp_path / "long", *flags, "--allow_unisolated") == 0
@@ -97,6 +129,8 @@ def test_a_model_that_loops_for_ever(tmp_path, data):
     assert long["truncated"] == 1 and long["tool_calls"] > 2 and long["no_answer"] == 1
     assert short["truncated"] == 0 and short["tool_calls"] == 2
     assert short["metrics"]["f1"][0]["mean"] == 0
+    assert "hotpotqa: nothing is right; all 2 samples reached the token limit." in capsys.readouterr().out
+    assert short["why_zero"] == "all 2 samples reached the limit of tool calls"
     assert {record["finish_reason"] for record in samples(tmp_path / "short")} == {"tool_limit"}
     assert len(samples(tmp_path / "long")[0]["completion_ids"]) <= 200
 
@@ -254,9 +288,9 @@ def test_a_judge_is_asked_once_and_for_all(tmp_path, data, answering, capsys, mo
     flags += ["--judge-url", server.url + "/v1", "--judge-model", "big"]
     assert run(tmp_path, *flags) == 0
     assert [value["mean"] for value in results(tmp_path)["webwalker"]["metrics"]["judge"]] == [0.5, 0.5]
-    assert len(server.requests) == 3  # the check, and the same answer to two questions
+    assert len(server.requests) == 4  # two of the check, and the same answer to two questions
     assert run(tmp_path, *flags) == 0
-    assert len(server.requests) == 4  # the check
+    assert len(server.requests) == 6  # the check
     server.close()
     verdicts = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
     assert [(verdict["id"], verdict["correct"]) for verdict in verdicts] == [

@@ -241,7 +241,8 @@ def _load(model: str, settings: AgentSettings, tools: dict[str, Callable[..., An
     kwargs = settings.chat_template_kwargs
     assert not isinstance(kwargs, str)
     options = {} if settings.result_format is None else {"result_format": settings.result_format}
-    return load_policy(model, settings.tool_protocol, tools, "", kwargs, settings.engine, options)
+    add = bool(settings.add_tools)
+    return load_policy(model, settings.tool_protocol, tools, "", kwargs, settings.engine, options, add)
 
 
 def _check_tools(model: str, usage: Usage, tools: dict[str, Any], nothing_given: bool) -> None:

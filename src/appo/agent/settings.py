@@ -56,6 +56,9 @@ class AgentSettings:
         default=None, metadata={"help": "How calls are written: chat_template or tags (docs/protocols.md)."}
     )
     result_format: str | None = field(default=None, metadata={"help": "A tool's result in tags, with one {}."})
+    add_tools: bool | None = field(
+        default=None, metadata={"help": "Whether tools are added to a chat template that has none."}
+    )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "What the chat template is given besides, as a mapping."}
     )

@@ -35,6 +35,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.rewards,
     checks_task.data,
     checks_task.questions,
+    checks_task.apart,
     checks_task.lora,
     checks_task.dtype,
     checks_task.model,
@@ -42,6 +43,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.tools,
     checks_task.prompts,
     checks_run.batches,
+    checks_task.reward_funcs,
     checks_task.cold_start,
 ]
 # These read what a run reads anyway when it comes to it, or go by a formula; or cannot be known here.

@@ -11,6 +11,7 @@ from appo.cli import loading
 from appo.cli.cold_start import check_demonstrations
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.engines.transformers_engine import check_full_attention
+from appo.rewards.checked import check_parameters
 from appo.rollout.arguments import check_reset_takes
 from appo.rollout.environments import EnvironmentPool
 from appo.sft.demonstrations import check_traces
@@ -98,11 +99,35 @@ def data(context: Context) -> Iterator[Finding]:
     yield from ()
 
 
+def reward_funcs(context: Context) -> Iterator[Finding]:
+    """The reward functions take the data's columns."""
+    if context.command != "sft":
+        for function in context.task.reward_funcs:
+            name = getattr(function, "__name__", type(function).__name__)
+            check_parameters(function, name, context.rows.column_names)
+    yield from ()
+
+
 def questions(context: Context) -> Iterator[Finding]:
     """There are questions for the evaluations."""
     if context.command != "sft":
         _ = context.questions
     yield from ()
+
+
+def apart(context: Context) -> Iterator[Finding]:
+    """No question of the evaluation is trained on."""
+    if context.command == "sft" or (found := context.shared) is None:
+        return
+    if context.chance:
+        yield Note(f"{found}; {len(found.train_rows)} training row(s) are left out")
+    elif context.task.eval_dataset is None:
+        yield Problem(
+            f"data: {found}; let the task's dataset(size, seed) give other rows for another seed, or give it an "
+            "eval_dataset."
+        )
+    else:
+        yield Problem(f"data: {found}; take them out of one of the two.")
 
 
 def prompts(context: Context) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from appo.cli.mistakes import RecipeError
 from appo.cli.run_config import RunConfig
 from appo.cli.run_plan import RunPlan
 from appo.config import APPOConfig
+from appo.data.content import Shared, shared, without_rows
 from appo.data.rows import HubError
 from appo.environments.base import Demonstration, Task, each_demonstration
 from appo.models import smollm2
@@ -33,6 +34,7 @@ from appo.sft.training import tokenize_demonstrations
 from appo.tools.python import check_isolation
 
 LOOKED_AT = 500  # prompts and demonstrations that are tokenised
+CHANCE = 0.1  # share of an evaluation that a generator may draw for training too: such rows are left out
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,14 @@ class Context:
     @part("task")
     def task(self) -> Task:
         try:
-            return load_task(self.config)
+            return load_task(self.config, self.args.tool_protocol)
         except RecipeError as error:
             isolated = self.config.allow_unisolated or not isinstance(error.__cause__, RuntimeError)
             if isolated or not self.planning:
                 raise
             # Nothing is run here, so the rest can be looked into.
             self._without_isolation = str(error)
-            return load_task(replace(self.config, allow_unisolated=True))
+            return load_task(replace(self.config, allow_unisolated=True), self.args.tool_protocol)
 
     @part("tools")
     def tools(self) -> list[Callable[..., Any]]:
@@ -170,9 +172,31 @@ class Context:
         return self._without_isolation
 
     @part("data")
-    def rows(self) -> Dataset:
+    def given_rows(self) -> Dataset:
+        """What the task gives to train on."""
         config = self.config
         return self._checked("the task's data", self.task.dataset(config.train_size, config.train_seed))
+
+    @part("data")
+    def shared(self) -> Shared | None:
+        """What that has in common with the evaluation."""
+        rows = self.given_rows
+        try:
+            return shared(rows, self.questions, self.task.environment_factory is not None)
+        except Unavailable:  # told where the questions are looked at
+            return None
+
+    @property
+    def chance(self) -> bool:
+        """Whether that is little, and the task draws both sides from one source, as generators of questions do."""
+        found = self.shared
+        return found is not None and self.task.eval_dataset is None and found.questions <= CHANCE * found.of
+
+    @part("data")
+    def rows(self) -> Dataset:
+        """What is trained on: without the questions that training and evaluation drew both."""
+        assert not self.chance or self.shared is not None
+        return without_rows(self.given_rows, self.shared.train_rows) if self.chance else self.given_rows
 
     @part("evaluation")
     def questions(self) -> Dataset | None:

@@ -24,11 +24,14 @@ from appo.models.sharding import sharding_of
 from appo.rollout.environments import EnvironmentPool
 from appo.tools.python import PythonSandbox, PythonSession, allow_unisolated, check_isolation, python
 
-TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "tool_qa")}
+TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "rows", "tool_qa")}
 
 
-def load_task(config: RunConfig) -> Task:
+def load_task(config: RunConfig, tool_protocol: str | None = None) -> Task:
     """The task that a recipe names, made with its `task_args` where it is a function.
+
+    Args:
+        tool_protocol: The run's, for a function with a parameter of that name: its prompts tell of tools in tags.
 
     Raises:
         RecipeError: where there is none, or `task_args` do not fit.
@@ -52,7 +55,7 @@ def load_task(config: RunConfig) -> Task:
         raise RecipeError(str(error)) from None
     found = getattr(module, attribute, None)
     if callable(found):
-        found = _make_task(config, found)
+        found = _make_task(config, found, tool_protocol)
     elif config.task_args is not None and isinstance(found, Task):
         raise RecipeError(f"task_args are given, but task = {config.task!r} takes none; remove them.")
     if not isinstance(found, Task):
@@ -68,10 +71,12 @@ def load_task(config: RunConfig) -> Task:
     return found
 
 
-def _make_task(config: RunConfig, make: Callable[..., Any]) -> Any:
+def _make_task(config: RunConfig, make: Callable[..., Any], tool_protocol: str | None) -> Any:
     assert config.task_args is None or isinstance(config.task_args, dict)
-    given = config.task_args or {}
+    given = dict(config.task_args or {})
     signature = inspect.signature(make)
+    if tool_protocol is not None and "tool_protocol" in signature.parameters:
+        given.setdefault("tool_protocol", tool_protocol)
     try:
         signature.bind(**given)
     except TypeError as error:

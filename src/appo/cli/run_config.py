@@ -16,7 +16,7 @@ class RunConfig:
 
     task: str = field(
         metadata={
-            "help": "kinship, reasoning_gym, tool_qa, or a module of yours with a `TASK` (my.task, or my.task:NAME)."
+            "help": "rows (a file of yours), kinship, reasoning_gym, tool_qa, or a module with `TASK` (my.task:NAME)."
         }
     )
     task_args: dict[str, Any] | str | None = field(

@@ -26,17 +26,15 @@ from appo.data.rows import (
     ANSWER_FIELDS,
     ID_FIELDS,
     QUESTION_FIELDS,
-    SUFFIXES,
     BadRows,
     DataError,
     Row,
     as_texts,
     distinct,
     find_field,
-    hub_rows,
     is_unanswerable,
-    read_rows,
     repair_latex,
+    source_rows,
 )
 
 Prompt = str | list[dict[str, str]]
@@ -59,7 +57,7 @@ def load_rl_data(path_or_hub_name: str | Path) -> "Dataset":
     A row without an answer, or marked as not answerable, cannot be rewarded; it is left out, and logged.
 
     Args:
-        path_or_hub_name: A .parquet, .jsonl or .json file, else a data set of the hub, whose split `train` is read.
+        path_or_hub_name: A .parquet, .jsonl, .json or .csv file, else a data set of the hub: its split `train`.
 
     Raises:
         DataError: a ValueError, in one sentence: for a file or data set that cannot be read, and for rows without a
@@ -67,13 +65,9 @@ def load_rl_data(path_or_hub_name: str | Path) -> "Dataset":
     """
     path, name = Path(path_or_hub_name), str(path_or_hub_name)
     bad = BadRows(name)
-    if path.is_file() or path.suffix in SUFFIXES:
-        places = read_rows(path, bad)
-    else:
-        places = hub_rows(name, [None], "train", "download it and give the path of its file")
     rows: list[Row] = []
     unanswered = []
-    for place, row in places:
+    for place, row in source_rows(path_or_hub_name, bad):
         try:
             converted = _convert(row, path.stem, len(rows))
         except ValueError as error:

@@ -1,7 +1,8 @@
 """Rows of the files and tables that data sets come in: reading them, finding their fields, reporting the bad ones.
 
-`read_rows` reads .jsonl, .json (a list, or `{"data": [..]}`) and .parquet; `hub_rows` a table of the Hugging Face hub.
-Both give every row with its place (`line 7`), so that whoever makes something of it can say which one was wrong:
+`read_rows` reads .jsonl, .json (a list, or `{"data": [..]}`), .parquet and .csv; `hub_rows` a table of the Hugging
+Face hub; `source_rows` whichever a name means. All give every row with its place (`line 7`), so that whoever makes
+something of it can say which one was wrong:
 
     bad = BadRows("train.jsonl")
     for place, row in read_rows(Path("train.jsonl"), bad):
@@ -11,9 +12,12 @@ Both give every row with its place (`line 7`), so that whoever makes something o
             bad.add(place, str(error))
     bad.raise_if_any()
 
-Left out on purpose: CSV, compressed files and streaming; the sets that agents are trained and measured on are small.
+A CSV's cells are texts, as they stand there, and an empty one is None: whether 007 is a number, nobody can tell.
+
+Left out on purpose: compressed files and streaming; the sets that agents are trained and measured on are small.
 """
 
+import csv
 import json
 import math
 import re
@@ -25,7 +29,8 @@ from typing import Any
 from appo.errors import UserError
 
 Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".json", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+DELIMITERS = ",;\t|"  # of a CSV: the one that divides its header into most columns
 SHOWN = 3  # rows named per reason
 
 # Names that circulate, compared without case and with "_" for " "; the first that holds something counts.
@@ -82,13 +87,13 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
     """The rows of a file, each with its place (`line 7`, or `row 7` where lines mean nothing).
 
     Args:
-        path: Ends in .jsonl, .json or .parquet.
+        path: Ends in .jsonl, .json, .parquet or .csv.
         bad: Gets the rows that are no objects.
 
     Raises:
         DataError: for another kind of file, and for one that cannot be read as a whole.
     """
-    readers = dict(zip(SUFFIXES, (_read_jsonl, _read_json, _read_parquet), strict=True))
+    readers = dict(zip(SUFFIXES, (_read_jsonl, _read_json, _read_parquet, _read_csv), strict=True))
     if path.suffix not in readers:
         raise DataError(f"{path} must end in {', '.join(SUFFIXES)}.")
     if not path.is_file():
@@ -137,6 +142,70 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     except pyarrow.ArrowException as error:
         raise OSError(str(error)) from None
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow.csv
+
+    delimiter, names = _header(path)
+    broken: dict[int, _Broken] = {}
+
+    def skip(row: Any) -> str:
+        broken[row.number - 1] = _Broken(f"{row.actual_columns} cell(s), where the header has {row.expected_columns}")
+        return "skip"
+
+    try:
+        table = pyarrow.csv.read_csv(
+            path,
+            # One block, as a row may not be longer than that.
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, column_names=names, block_size=max(1, path.stat().st_size)
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pyarrow.string()), strings_can_be_null=True, null_values=[""]
+            ),
+        )
+    except pyarrow.ArrowException as error:
+        raise OSError(f"{error}; save it as UTF-8") from None
+    rows = iter(table.to_pylist()[1:])  # without the header
+    for number in range(1, table.num_rows + len(broken)):
+        yield f"row {number}", broken[number] if number in broken else next(rows)
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """A CSV's delimiter and the names of its columns; one without a name gets its number."""
+    found: dict[str, list[str]] = {}
+    for delimiter in DELIMITERS:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            found[delimiter] = next(csv.reader(lines, delimiter=delimiter), [])
+    delimiter = max(DELIMITERS, key=lambda one: len(found[one]))
+    names = [name.strip() or f"column_{number}" for number, name in enumerate(found[delimiter], 1)]
+    if not names:
+        raise DataError(f"{path} is empty; its first row must name the columns.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{path} has two columns called {twice[0]!r}; rename one.")
+    return delimiter, names
+
+
+def source_rows(source: str | Path, bad: BadRows, split: str = "train") -> Iterator[tuple[str, Row]]:
+    """The rows of a file, or of a data set of the hub where the name is no file's, each with its place.
+
+    Args:
+        source: A path, or a name on the hub.
+        bad: Gets the rows that are no objects.
+        split: Of the hub's data set.
+
+    Raises:
+        DataError: where there is no such file, or it cannot be read; HubError, its kind, for the hub.
+    """
+    path, name = Path(source), str(source)
+    is_path = path.suffix in SUFFIXES or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if path.exists() or is_path or (path.suffix and "/" not in name):
+        return read_rows(path, bad)
+    return hub_rows(name, [None], split, "download it and give the path of its file")
 
 
 def hub_rows(hub_id: str, configs: Iterable[str | None], split: str, remedy: str) -> Iterator[tuple[str, Row]]:

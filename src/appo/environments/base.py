@@ -6,9 +6,10 @@ state, so that a branch starts from the state its prefix left. Without it a deep
 copying fails, the prefix's calls are replayed.
 
 Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`, or a
-function of that name that returns one and takes the recipe's `task_args`.
+function of that name that returns one and takes the recipe's `task_args`; a parameter `tool_protocol` gets the run's.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,14 @@ from typing import Any
 from datasets import Dataset
 
 from appo.errors import UserError
+
+NOT_TOOLS = ("reset", "get_reward", "fork")
+
+
+def tool_methods(environment: Any) -> list[Callable[..., Any]]:
+    """The bound public methods of an environment that the policy may call."""
+    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
+    return [getattr(environment, name) for name, _ in members if name not in NOT_TOOLS and not name.startswith("_")]
 
 
 @dataclass

@@ -1,14 +1,17 @@
 """The paper's system prompt, and the same text for other tools than its two.
 
 `PAPER_PROMPT` is word for word what the RL data hold (with `\\boxed` repaired, see `appo.data.rl_sets`). It asks
-for the tags that `TagProtocol` and `appo.rewards` read. `system_prompt(names)` is that text, for fewer tools.
+for the tags that `TagProtocol` and `appo.rewards` read. `system_prompt(names)` is that text, for fewer tools, and
+`short_prompt(tools)` a few lines for tools of one's own.
 
 Try it: `python -c "from appo.environments.prompts import system_prompt; print(system_prompt(['python']))"`.
-Left out on purpose: what a tool of yours is for and what it takes; say so in a prompt of your own.
+Left out on purpose: examples of what a tool of yours is for; give them in a prompt of your own.
 """
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,24 @@ def system_prompt(tool_names: Iterable[str]) -> str:
 def _joined(parts: Iterable[str]) -> str:
     *others, last = parts
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def short_prompt(tools: Iterable[Callable[..., Any]], answers: bool = True) -> str:
+    """A short prompt for tools in tags, and for an answer in `<answer>`; empty where there is nothing to say.
+
+    Args:
+        tools: Those that no chat template tells of.
+        answers: Whether the answer is to stand in its tags.
+    """
+    lines = []
+    for tool in tools:
+        names = [name for name in inspect.signature(tool).parameters if name != "self"]
+        written = names[0] if len(names) == 1 else "{" + ", ".join(f'"{name}": ..' for name in names) + "}"
+        about = (inspect.getdoc(tool) or "").strip().partition("\n")[0]
+        lines.append(f"<{tool.__name__}>{written}</{tool.__name__}>{f'  {about}' if about else ''}")
+    if lines:
+        lines = ["You can call a tool, and read what it gives in <result></result>:", *lines]
+    return "\n".join([*lines, *(["End with the answer alone in <answer></answer>."] if answers else [])])
 
 
 PAPER_PROMPT = system_prompt(("search", "python"))

@@ -12,12 +12,13 @@ purpose: reading flags and printing the table (`appo.cli.benchmark`), and succes
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
 
 from appo.data.benchmarks import BenchmarkRow, load_benchmark
+from appo.data.own_benchmark import load_own_benchmark
 from appo.engines.vllm_server import served_model
 from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig
 from appo.evaluation.eval_tools import open_tools, tool_specs
@@ -28,6 +29,7 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.files import append_lines
+from appo.rewards.equality import is_math
 
 Rows = dict[str, list[BenchmarkRow]]
 
@@ -75,7 +77,22 @@ def evaluate_benchmarks(config: EvalConfig, console: Console) -> BenchmarkResult
 
 
 def _load_rows(config: EvalConfig) -> Rows:
-    return {name: load_benchmark(name, config.data, config.limit, config.math_by_judge) for name in config.benchmarks}
+    return {
+        name: load_benchmark(name, config.data, config.limit, config.math_by_judge)
+        if file is None
+        else _own_rows(config, name, file)
+        for name, file in config.benchmarks.items()
+    }
+
+
+def _own_rows(config: EvalConfig, name: str, file: str) -> list[BenchmarkRow]:
+    """The rows of a user's file; where no metric is given, by equality if all answers are mathematics, else by F1."""
+    rows = load_own_benchmark(
+        name, file, prompt=config.prompt, answer=config.answer, metric=config.metric or "f1", limit=config.limit
+    )
+    if config.metric is None and all(is_math(answer) for row in rows for answer in row.answers):
+        rows = [replace(row, metric="judge" if config.math_by_judge else "math") for row in rows]
+    return rows
 
 
 def _settings(config: EvalConfig) -> dict[str, Any]:

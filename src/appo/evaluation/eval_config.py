@@ -6,6 +6,7 @@ Left out on purpose: reading flags (`appo.cli.benchmark`), and a file of options
 import difflib
 import inspect
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from appo.engines.settings import check_sampling, check_url
 from appo.errors import UserError
 
 PROTOCOLS = ("tags", "chat_template")
+METRICS = ("f1", "em", "math", "judge")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
 NOT_SETTINGS = (
-    "benchmark", "data", "limit", "samples", "allow_unisolated", "batch_size", "output_dir", "math_by_judge",
-    "judge_url", "judge_model", "judge_concurrency", "show_wrong", "overwrite", "server_url",
-    "vllm_gpu_memory_utilization",
+    "benchmark", "data", "prompt", "answer", "metric", "limit", "samples", "allow_unisolated", "batch_size",
+    "output_dir", "math_by_judge", "judge_url", "judge_model", "judge_concurrency", "show_wrong", "overwrite",
+    "server_url", "vllm_gpu_memory_utilization",
     "add_tools",  # where it is true, it is one (`benchmarks._settings`)
 )  # fmt: skip
 # What transformers and the template engine define in a template themselves.
@@ -36,9 +38,19 @@ class EvalConfig:
     """What is asked of a model, and how."""
 
     model: str = field(metadata={"help": "Model directory or hub name, a LoRA adapter's directory, or smollm2."})
-    benchmark: str = field(metadata={"help": f"One or more of {', '.join(BENCHMARKS)}; commas between them."})
+    benchmark: str = field(
+        metadata={"help": f"One or more of {', '.join(BENCHMARKS)}, NAME=FILE for one of yours; commas between them."}
+    )
     data: str | None = field(
         default=None, metadata={"help": "Directory with the benchmarks' files (docs/data.md); by default the hub."}
+    )
+    prompt: str | None = field(
+        default=None, metadata={"help": "Of NAME=FILE: a column, or a template such as '{city}: who rules it?'."}
+    )
+    answer: str | None = field(default=None, metadata={"help": "Of NAME=FILE: the column with the right answer."})
+    metric: str | None = field(
+        default=None,
+        metadata={"help": f"Of NAME=FILE: {', '.join(METRICS)}; by default math where all answers are, else f1."},
     )
     limit: int | None = field(default=None, metadata={"help": "Only the first so many questions of each benchmark."})
     samples: int = field(default=1, metadata={"help": "Samples per question; pass@1 to pass@samples are shown."})
@@ -149,16 +161,34 @@ class EvalConfig:
             raise UserError("judge_url and judge_model belong together; give both or neither.")
         if self.math_by_judge and self.judge_url is None:
             raise UserError("math_by_judge needs a judge; give judge_url and judge_model.")
-        unknown = [name for name in self.benchmarks if name not in BENCHMARKS]
+        self._check_benchmarks()
+
+    def _check_benchmarks(self) -> None:
+        unknown = [name for name, file in self.benchmarks.items() if file is None and name not in BENCHMARKS]
         if unknown or not self.benchmarks:
             close = difflib.get_close_matches(unknown[0], BENCHMARKS, 1) if unknown else []
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(BENCHMARKS)}."
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(BENCHMARKS)}, and NAME=FILE."
             raise UserError(f"unknown benchmark {unknown[0] if unknown else ''!r}; {hint}")
+        for name, file in self.benchmarks.items():
+            if file is not None and (not re.fullmatch(r"[\w.-]+", name) or name in BENCHMARKS or not file):
+                raise UserError(
+                    f"benchmark = '{name}={file}' must read NAME=FILE, with a name of letters that none of "
+                    f"{', '.join(BENCHMARKS)} has."
+                )
+        of_own = [name for name in ("prompt", "answer", "metric") if getattr(self, name) is not None]
+        if of_own and not any(self.benchmarks.values()):
+            raise UserError(f"{of_own[0]} belongs to a file of yours; give --benchmark NAME=FILE.")
+        if self.metric is not None and self.metric not in METRICS:
+            raise UserError(f"metric must be one of {', '.join(METRICS)}, got {self.metric!r}.")
 
     @property
-    def benchmarks(self) -> list[str]:
-        """The benchmarks' names, each once."""
-        return list(dict.fromkeys(name.strip() for name in self.benchmark.split(",") if name.strip()))
+    def benchmarks(self) -> dict[str, str | None]:
+        """The benchmarks' names, each once, with the file of those that are the user's own."""
+        found: dict[str, str | None] = {}
+        for part in filter(None, map(str.strip, self.benchmark.split(","))):
+            name, given, file = part.partition("=")
+            found[name.strip()] = file.strip() if given else None
+        return found
 
     @property
     def directory(self) -> Path:

@@ -54,6 +54,8 @@ Verdict: incorrect
 """
 KEY = "OPENAI_API_KEY"
 MAX_ANSWER_CHARS = 1000  # of an answer; of a text without one its end, where it would stand
+PROBES = {"2": True, "3": False}  # answers to 1 + 1
+SHOWN_CHARS = 80  # of a reply
 _VERDICT = re.compile(r"^\W*verdict\W+(correct|incorrect)\W*\Z", re.IGNORECASE | re.MULTILINE)
 
 
@@ -119,23 +121,38 @@ class Judge:
         self._quick = Retries(min(patience, 60.0), 1, 0.5, None, what="the judge"), min(timeout, 60.0)
 
     def check(self) -> None:
-        """Asks a trivial question, to find mistakes before hours of sampling. Finds the `/v1` of an address without.
+        """Asks about a right and a wrong answer to a trivial question, to find mistakes before hours of sampling.
+        Finds the `/v1` of an address without.
 
         Raises:
-            ValueError: where the endpoint gives no readable reply.
+            UserError: where the endpoint gives no readable reply, or a wrong verdict.
         """
-        prompt = judge_prompt("What is 1 + 1?", ["2"], "2", "")
         given = self.url
         for url in [given] if given.endswith("/v1") else [given, f"{given}/v1"]:
             self.url = url
             try:
-                self._ask(prompt, *self._quick)
+                self._probe()
                 return
             except ToolError as error:
                 reason = str(error)
             if "answered 404" not in reason:
                 break
         raise UserError(f"judge_url = {given!r} does not work with judge_model = {self.model!r}: {reason}.")
+
+    def _probe(self) -> None:
+        for answer, right in PROBES.items():
+            prompt = judge_prompt("What is 1 + 1?", ["2"], answer, "")
+            for _ in range(2):  # as in `_verdict`
+                reply = self._ask(prompt, *self._quick)
+                if (verdict := read_verdict(reply)) is not None:
+                    break
+            if verdict is not right:
+                shown = " ".join(reply.split())[-SHOWN_CHARS:]
+                wanted = "correct" if right else "incorrect"
+                raise UserError(
+                    f"judge_model = {self.model!r} cannot judge: asked whether {answer} answers 1 + 1, it must end "
+                    f"with 'Verdict: {wanted}', but wrote {shown!r}; take a larger instruct model."
+                )
 
     def verdicts(self, prompts: Iterable[str], on_verdict: Callable[[], None] = lambda: None) -> dict[str, Verdict]:
         """A verdict for each different prompt.

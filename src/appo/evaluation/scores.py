@@ -12,6 +12,7 @@ from typing import Any
 
 from appo.report.intervals import bootstrap_interval, wilson_interval
 from appo.rewards import exact_match, extract_answer, f1, format_errors, math_equal
+from appo.rollout.zeros import Ending, likely_reason
 
 METRICS = ("em", "f1", "math", "judge")
 DRAWS = 2000  # of the bootstrap: memory grows with draws x questions
@@ -82,8 +83,9 @@ def summarise(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, An
         metric: The benchmark's; it comes first in `metrics`. `judge` may have no score in any record.
 
     Returns:
-        Counts, means per sample, and `metrics`: name -> a list of means with intervals for k = 1, 2, .. A question
-        with fewer than k scores is left out of that k.
+        Counts, means per sample, `why_zero` (where the metric is 0, the likely reason, if there is one), and
+        `metrics`: name -> a list of means with intervals for k = 1, 2, .. A question with fewer than k scores is left
+        out of that k.
     """
     questions: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -109,5 +111,20 @@ def summarise(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, An
         "no_answer": sum(record["extracted"] is None for record in records) / count,
         "tokens": sum(record["tokens"] for record in records) / count,
         "truncated": sum(record["finish_reason"] == "length" for record in records) / count,
+        "why_zero": _why_zero(records, metrics.get(metric) or metrics["f1"]),
         "metrics": metrics,
     }
+
+
+def _why_zero(records: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]]) -> str | None:
+    if values[-1]["mean"] != 0:
+        return None
+    return likely_reason(
+        Ending(
+            record["finish_reason"],
+            record["tokens"],
+            [call["error"] for call in record["tool_calls"]],
+            answered=record["extracted"] is not None,
+        )
+        for record in records
+    )

@@ -16,6 +16,7 @@ from appo.rollout.metrics import mean
 from appo.rollout.trainer import RolloutTrainer
 from appo.rollout.tree import RolloutTree
 from appo.rollout.writer import EVALUATION_STREAM
+from appo.rollout.zeros import Ending, likely_reason
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Evaluation:
         tool_calls, tool_failures, tokens: Means per question; tokens are those of the policy.
         truncated: Share of rollouts that reached the token limit.
         unscored: Rollouts that no reward function scored; they are in no share or mean of success and reward.
+        why_zero: Where nothing succeeded, the likely reason, if there is one.
     """
 
     questions: int
@@ -41,10 +43,12 @@ class Evaluation:
     tokens: float
     truncated: float
     unscored: int = 0
+    why_zero: str | None = None
 
     def __str__(self) -> str:
         left_out = f" ({self.unscored} without a reward left out)" if self.unscored else ""
-        return f"{self.success:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.questions} questions{left_out}"
+        why = f" ({self.why_zero})" if self.why_zero else ""
+        return f"{self.success:.1%} [{self.low:.1%}, {self.high:.1%}] of {self.questions} questions{left_out}{why}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -57,10 +61,7 @@ class _Outcome:
     index: int
     success: bool
     reward: float | None
-    tool_calls: int
-    tool_failures: int
-    tokens: int
-    truncated: bool
+    ending: Ending
 
 
 def evaluate(
@@ -98,7 +99,7 @@ def evaluate(
         outcomes.update((outcome.index, outcome) for outcome in found)
         on_batch(len(outcomes))
     trainer.model.train(training)
-    return _summary([outcomes[index] for index in sorted(outcomes)])
+    return _summary([outcomes[index] for index in sorted(outcomes)], bool(trainer.pool.all_tools()))
 
 
 def _write(trainer: RolloutTrainer, questions: Dataset, indices: list[int]) -> list[RolloutTree]:
@@ -117,18 +118,17 @@ def _outcomes(trees: list[RolloutTree], indices: list[int], least: float) -> lis
             index,
             success=rollout.reward is not None and rollout.reward >= least,
             reward=rollout.reward,
-            tool_calls=len(rollout.tool_calls),
-            tool_failures=sum(call.error is not None for call in rollout.tool_calls),
-            tokens=sum(rollout.policy_mask),
-            truncated=rollout.finish_reason == "length",
+            ending=Ending.of(rollout),
         )
         for index, tree in zip(indices, trees, strict=True)
         for rollout in tree.initial
     ]
 
 
-def _summary(outcomes: list[_Outcome]) -> Evaluation:
+def _summary(outcomes: list[_Outcome], with_tools: bool) -> Evaluation:
     count = len(outcomes)
+    endings = [outcome.ending for outcome in outcomes]
+    errors = [error for ending in endings for error in ending.errors]
     scored = [outcome.success for outcome in outcomes if outcome.reward is not None]
     low, high = wilson_interval(sum(scored), len(scored))
     return Evaluation(
@@ -137,9 +137,10 @@ def _summary(outcomes: list[_Outcome]) -> Evaluation:
         low=low,
         high=high,
         reward=mean(outcome.reward for outcome in outcomes),
-        tool_calls=sum(outcome.tool_calls for outcome in outcomes) / count,
-        tool_failures=sum(outcome.tool_failures for outcome in outcomes) / count,
-        tokens=sum(outcome.tokens for outcome in outcomes) / count,
-        truncated=sum(outcome.truncated for outcome in outcomes) / count,
+        tool_calls=len(errors) / count,
+        tool_failures=sum(error is not None for error in errors) / count,
+        tokens=sum(ending.tokens for ending in endings) / count,
+        truncated=sum(ending.finish_reason == "length" for ending in endings) / count,
         unscored=count - len(scored),
+        why_zero=likely_reason(endings, with_tools) if scored and not any(scored) else None,
     )

@@ -36,6 +36,9 @@ def print_results(results: Mapping[str, Mapping[str, Any]], console: Console) ->
             cells = [NAMES[metric], _cell(result["metrics"][metric][0])]
             table.add_row(*([name, *counts, *cells, *facts] if row == 0 else ["", "", "", *cells, *[""] * 4]))
     console.print("", table, "")
+    for name, result in results.items():
+        if why := result.get("why_zero"):
+            console.print(f"{name}: nothing is right; {why}.")
     most = max(result["samples"] for result in results.values())
     for first in range(1 if most > 1 else most, most, PER_TABLE):
         ks = range(first, min(first + PER_TABLE, most))

@@ -29,8 +29,9 @@ class Usage:
     """What is known of how a model was trained; None is not known, or the default of transformers.
 
     Args:
-        tool_protocol, result_format, chat_template_kwargs, max_completion_length, max_tool_calling_iterations,
-            max_tool_calls, max_tool_result_chars, tool_timeout, temperature, top_p, top_k, min_p: As in `APPOConfig`.
+        tool_protocol, result_format, add_tools, chat_template_kwargs, max_completion_length,
+            max_tool_calling_iterations, max_tool_calls, max_tool_result_chars, tool_timeout, temperature, top_p,
+            top_k, min_p: As in `APPOConfig`.
         prompts: "messages", or "text" where prompts were plain texts.
         system_prompt: The system message of all prompts; "" where they had none, None where they had several.
         tools: Names of the tools, those of environments too.
@@ -38,6 +39,7 @@ class Usage:
 
     tool_protocol: str | None = None
     result_format: str | None = None
+    add_tools: bool | None = None
     prompts: str | None = None
     system_prompt: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None

@@ -75,7 +75,7 @@ def do(study: Study, job: Job, on_update: Callable[[float], None]) -> dict[str, 
     assert job.testbed and job.phase
     args.disable_tqdm = True
     code = code_of(config.task)
-    task = load_task(config)
+    task = load_task(config, args.tool_protocol)
     model, tokenizer = load_model(config, args, task, config.model)
     questions = task.questions(study.option("questions", job.testbed), QUESTIONS[job.phase])
     budget = study.option("generated_tokens", job.testbed)

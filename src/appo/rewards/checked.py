@@ -4,8 +4,9 @@ TRL iterates over it and fills a column, so a text or a number breaks without a 
 every rollout's reward in silence. Left out on purpose: reward models, whose shape is TRL's to see.
 """
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from numbers import Real
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from appo.errors import UserError
+
+# What TRL gives a reward function besides the columns, and which of these it leaves out.
+GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+MAYBE = {"environments"}  # where there are any
+LEFT_OUT = ("prompt", "completion", "completion_ids")
 
 
 def checked(function: Any, name: str) -> Any:
@@ -25,6 +31,39 @@ def checked(function: Any, name: str) -> Any:
         return function
     call = _async_call(function, name) if _is_async(function) else _call(function, name)
     return wraps(function)(call)
+
+
+def check_parameters(function: Any, name: str, columns: Iterable[str]) -> None:
+    """Whether a reward function takes what it will be given.
+
+    Args:
+        name: The function's, for errors.
+        columns: Of the training data.
+
+    Raises:
+        UserError: for a parameter that is no column, and where nothing takes the other columns.
+    """
+    if isinstance(function, nn.Module):
+        return
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # some of C's
+        return
+    given = {*GIVEN, *(column for column in columns if column not in LEFT_OUT)}
+    named = {one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)}
+    missing = [one.name for one in parameters if one.name in named - given - MAYBE and one.default is one.empty]
+    if missing:
+        there = sorted(set(columns) - {"prompt"})
+        close = difflib.get_close_matches(missing[0], there, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "add the column, or give the parameter a default."
+        raise UserError(
+            f"reward function {name} takes {missing[0]!r}, which is no column of the data ({', '.join(there)}); {hint}"
+        )
+    if not any(one.kind is one.VAR_KEYWORD for one in parameters) and (others := sorted(given - named)):
+        raise UserError(
+            f"reward function {name} is given {', '.join(others)} too; take them with **columns: "
+            f"def {name}(completions, .., **columns)."
+        )
 
 
 def _is_async(function: Any) -> bool:

@@ -11,23 +11,15 @@ such a call replays the others: the policy read that this one failed.
 Left out on purpose: running the policy's calls (`tools/runner.py`).
 """
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from appo.environments.base import tool_methods
 from appo.errors import UserError
 from appo.rollout.loop import snapshot
 from appo.rollout.types import Rollout
 from appo.tools.described import check_is_function
 from appo.tools.runner import ToolRunner
-
-NOT_TOOLS = ("reset", "get_reward", "fork")
-
-
-def tool_methods(environment: Any) -> list[Callable[..., Any]]:
-    """The bound public methods of an environment that the policy may call."""
-    members = inspect.getmembers(type(environment), predicate=inspect.isfunction)
-    return [getattr(environment, name) for name, _ in members if name not in NOT_TOOLS and not name.startswith("_")]
 
 
 def with_observation(prompt: Any, observation: Any) -> Any:

@@ -16,12 +16,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
+from appo.data.content import check_apart
 from appo.errors import UserError
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.report.trackio_log import without_a_run
-from appo.rewards.checked import checked
+from appo.rewards.checked import check_parameters, checked
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
 from appo.rollout.prompts import check_prompts, check_rendered
@@ -122,6 +123,10 @@ class RolloutTrainer(SeamTrainer):
             check_prompts(name, getattr(self, name), with_environment)
             check_rendered(name, getattr(self, name), self.tokenizer)
         check_reset_takes(next(iter(self.train_dataset), None), self.pool)
+        check_apart(self.train_dataset, self.eval_dataset, with_environment)
+        if isinstance(self.train_dataset, Dataset):
+            for function, reward in zip(self.reward_funcs, self.reward_func_names, strict=True):
+                check_parameters(function, reward, self.train_dataset.column_names)
         # TRL's sampler drops what does not fill a generation: a smaller data set would train nothing, in silence.
         tasks = self.args.generation_batch_size // self.num_generations
         if isinstance(self.train_dataset, Dataset) and len(self.train_dataset) < tasks:

@@ -16,6 +16,7 @@ from appo.data.rows import (
     is_unanswerable,
     read_rows,
     repair_latex,
+    source_rows,
 )
 
 
@@ -65,7 +66,7 @@ def test_bad_rows_are_counted_and_the_first_named_by_reason(tmp_path):
 
 
 def test_files_that_cannot_be_read_at_all(tmp_path):
-    cases = {"missing.jsonl": None, "a.csv": b"x", "broken.json": b"{", "latin.jsonl": b"\xff", "a.parquet": b"no"}
+    cases = {"missing.jsonl": None, "a.txt": b"x", "broken.json": b"{", "latin.jsonl": b"\xff", "a.parquet": b"no"}
     for name, content in cases.items():
         path = tmp_path / name
         if content is not None:
@@ -143,3 +144,70 @@ def test_a_row_may_say_in_many_ways_that_its_question_has_no_answer(no):
 )
 def test_a_row_that_does_not_say_so_has_an_answer(row):
     assert not is_unanswerable(row)
+
+
+# ---- CSV ----
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_csv_is_divided_as_its_header_is_and_its_cells_are_texts(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    lines = ['\ufeffid|text|"the answer"', '007|"so ""it"" is\nhere"|3.0', "||1e5"]
+    path.write_text("\n".join(lines).replace("|", delimiter) + "\n", encoding="utf-8")
+    assert read(path) == [
+        ("row 1", {"id": "007", "text": 'so "it" is\nhere', "the answer": "3.0"}),
+        ("row 2", {"id": None, "text": None, "the answer": "1e5"}),
+    ]
+
+
+def test_a_comma_in_a_text_divides_nothing_in_a_csv_of_semicolons(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text;label\none, two, three;x\n")
+    assert read(path) == [("row 1", {"text": "one, two, three", "label": "x"})]
+
+
+def test_rows_of_a_csv_with_other_numbers_of_cells_are_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1,2\n1,2,3\n4,5\n6\n")
+    with pytest.raises(DataError) as error:
+        read(path)
+    assert str(error.value) == (
+        "a.csv: 2 rows cannot be read; row 2: 3 cell(s), where the header has 2; row 4: 1 "
+        "cell(s), where the header has 2."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty; its first row must name the columns"),
+        (b"a,b,a\n1,2,3\n", "has two columns called 'a'; rename one"),
+        (b"a,b\n1,\xff\n", "cannot be read: "),
+    ],
+)
+def test_a_csv_that_cannot_be_read_is_one_sentence(tmp_path, content, sentence):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=sentence) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_without_a_name_gets_its_number(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(",q\n0,a?\n")  # as pandas writes its index
+    assert read(path) == [("row 1", {"column_1": "0", "q": "a?"})]
+
+
+def test_a_name_that_is_no_path_is_looked_up_on_the_hub(monkeypatch, tmp_path):
+    from datasets import Dataset
+
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or Dataset.from_list([{"x": 1}]))
+    bad = BadRows("b")
+    assert list(source_rows("some/set", bad)) == [("train row 1", {"x": 1})]
+    assert asked == [(("some/set", None), {"split": "train"})]
+    for name in ("none.csv", "none.cvs", "./none", str(tmp_path / "none.jsonl")):
+        with pytest.raises(DataError, match="none"):
+            list(source_rows(name, bad))
+    assert len(asked) == 1

@@ -151,7 +151,22 @@ def test_an_endpoint_without_v1_is_taken_as_it_is(monkeypatch, tmp_path):
     server = JudgeServer(base="")
     make(server, tmp_path, path="/").check()
     server.close()
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2  # a right and a wrong answer
+
+
+@pytest.mark.parametrize(
+    ("reply", "asked"),
+    [
+        ("Verdict: correct", "whether 3 answers 1 + 1, it must end with 'Verdict: incorrect', but wrote 'Verdict: co"),
+        ("Verdict: incorrect", "whether 2 answers 1 + 1, it must end with 'Verdict: correct', but wrote 'Verdict: in"),
+        ("I think so.", "whether 2 answers 1 + 1, it must end with 'Verdict: correct', but wrote 'I think so.'"),
+    ],
+)
+def test_a_judge_that_cannot_tell_right_from_wrong_is_refused(server, tmp_path, reply, asked):
+    server.reply, server.honest = lambda prompt: reply, False
+    with pytest.raises(ValueError, match=r"^judge_model = 'big' cannot judge: asked ") as error:
+        make(server, tmp_path).check()
+    assert asked in str(error.value) and "\n" not in str(error.value)
 
 
 def test_an_address_is_tried_with_v1_only_if_it_is_not_there(monkeypatch, tmp_path):

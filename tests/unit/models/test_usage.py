@@ -12,7 +12,13 @@ from appo.models.usage import FILE, Usage, read_usage, usage_of
 @pytest.fixture
 def args(tmp_path):
     return APPOConfig(
-        str(tmp_path), bf16=False, use_cpu=True, tool_protocol="tags", result_format="({})", temperature=0.7
+        str(tmp_path),
+        bf16=False,
+        use_cpu=True,
+        tool_protocol="tags",
+        result_format="({})",
+        temperature=0.7,
+        add_tools=True,
     )
 
 
@@ -25,6 +31,7 @@ def test_what_is_written_is_read_again(args, tmp_path):
     usage = usage_of(args, ["python"], [asks("Compute.", "1 + 1?"), asks("Compute.", "2 + 2?")])
     assert (usage.tool_protocol, usage.result_format, usage.temperature) == ("tags", "({})", 0.7)
     assert (usage.prompts, usage.system_prompt, usage.tools) == ("messages", "Compute.", ["python"])
+    assert usage.add_tools is True
     (tmp_path / FILE).write_text(json.dumps(usage.as_json()))
     assert read_usage(str(tmp_path)) == usage
 

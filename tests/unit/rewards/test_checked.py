@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from appo import APPOConfig, APPOTrainer
 from appo.errors import UserError
-from appo.rewards.checked import checked
+from appo.rewards.checked import check_parameters, checked
 
 RULE = "return a list of 2, a number or None for each completion."
 
@@ -71,3 +71,34 @@ def test_the_trainer_looks_at_what_its_functions_return(tmp_path, tiny):
     trainer = APPOTrainer(model, short, args, rows, processing_class=tokenizer)
     with pytest.raises(UserError, match="reward function short returned 1 rewards for 2 completions"):
         trainer.train()
+
+
+def given_everything(prompts, completions, completion_ids, trainer_state, log_extra, log_metric, answer):
+    return [0.0]
+
+
+def with_more(completions, answer, bonus=1, environments=None, **columns):
+    return [0.0]
+
+
+def test_parameters_that_are_columns_or_have_defaults_are_taken():
+    check_parameters(given_everything, "r", ["prompt", "answer", "completion"])
+    check_parameters(with_more, "r", ["prompt", "answer", "other"])
+    check_parameters(lambda environments, **_: [], "r", ["prompt"])
+
+
+def test_a_parameter_that_is_no_column_is_named_with_the_closest():
+    with pytest.raises(UserError) as error:
+        check_parameters(with_more, "with_more", ["prompt", "answers", "id"])
+    assert str(error.value) == (
+        "reward function with_more takes 'answer', which is no column of the data (answers, id); did you mean "
+        "'answers'?"
+    )
+
+
+def test_columns_that_nothing_takes_are_named():
+    with pytest.raises(UserError) as error:
+        check_parameters(given_everything, "r", ["prompt", "answer", "id"])
+    assert str(error.value) == (
+        "reward function r is given id too; take them with **columns: def r(completions, .., **columns)."
+    )

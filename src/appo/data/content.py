@@ -1,0 +1,182 @@
+"""What a row says, whatever its spaces and letter case: which rows are the same question, and which are held out.
+
+    key_of(row, deciding_columns(names, with_environment=False))    # equal for two rows that ask the same
+    is_held_out("Where is Accra?", 0.1)                             # by the text alone: stable when rows are added
+    without_shared(train, evaluation)                               # training rows that the evaluation does not ask
+
+Two rows are the same question where the prompt and the answer are the same text. Where no column is called as answers
+are, every column counts but those that only number a row. Where an environment is reset with the row, every column
+counts: the same words may begin another episode.
+
+Left out on purpose: paraphrases, and questions within longer ones (`appo.data.overlap` finds the latter).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+from appo.data.rows import ANSWER_FIELDS, ID_FIELDS, Row
+from appo.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PART = 1000  # rows that are read at once
+SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a training set and an evaluation have in common.
+
+    Args:
+        train_rows: Positions of the training rows that are questions of the evaluation.
+        questions: How many of the evaluation's questions are among them, of `of`.
+        example: The end of one such prompt.
+    """
+
+    train_rows: list[int]
+    questions: int
+    of: int
+    example: str
+
+    def __str__(self) -> str:
+        are = "is" if self.questions == 1 else "are"
+        return (
+            f"{self.questions} of {self.of} questions of the evaluation {are} in the training data too, such as "
+            f"{self.example!r}"
+        )
+
+
+def normalised(text: str) -> str:
+    """A text in small letters, with single spaces."""
+    return " ".join(text.casefold().split())
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a text belongs to the share that is held out; one held out at a share is so at a larger one, too.
+
+    Args:
+        share: 0 to 1.
+    """
+    digest = blake2b(normalised(text).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt's words: a text itself, or the contents of its messages, a line each."""
+    if isinstance(prompt, str) or prompt is None:
+        return prompt or ""
+    return "\n".join(_content(message.get("content")) for message in prompt if isinstance(message, Mapping))
+
+
+def deciding_columns(names: Iterable[str], with_environment: bool) -> list[str]:
+    """The columns that make a row the question that it is (see the module)."""
+    names = sorted(names)
+    if with_environment:
+        return names
+    answers = [name for name in names if _plain(name) in ANSWER_FIELDS]
+    return ["prompt", *answers] if answers else [name for name in names if _plain(name) not in ID_FIELDS]
+
+
+def key_of(row: Row, columns: Iterable[str]) -> bytes:
+    """16 bytes, equal for rows whose columns say the same."""
+    parts = [
+        prompt_text(row[name]) if name == "prompt" else json.dumps(row[name], sort_keys=True, default=str)
+        for name in columns
+    ]
+    content = "\0".join(map(normalised, parts))
+    return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Shared | None:
+    """What two data sets have in common, or None where there is nothing, or where that cannot be told.
+
+    It cannot be told of data that is streamed, of rows that a transform makes, and of an environment whose rows are
+    all alike: it draws its episodes itself.
+
+    Args:
+        train, evaluation: `datasets.Dataset`; anything else is streamed.
+        with_environment: Whether an environment is reset with the rows.
+    """
+    if not (_is_table(train) and _is_table(evaluation)):
+        return None
+    names = set(train.column_names) & set(evaluation.column_names)
+    if "prompt" not in names and not with_environment:
+        return None
+    columns = deciding_columns(names, with_environment)
+    asked = {key_of(row, columns): row for row in _rows(evaluation, columns)}
+    if with_environment and len(asked) == 1 and len(evaluation) > 1:
+        return None
+    found: dict[bytes, list[int]] = {}
+    for number, row in enumerate(_rows(train, columns)):
+        if (key := key_of(row, columns)) in asked:
+            found.setdefault(key, []).append(number)
+    if not found:
+        return None
+    count = sum(key_of(row, columns) in found for row in _rows(evaluation, columns))
+    example = asked[next(iter(found))]
+    text = prompt_text(example.get("prompt")) or json.dumps(example, default=str)
+    rows = sorted(number for numbers in found.values() for number in numbers)
+    return Shared(rows, count, len(evaluation), _end(" ".join(text.split())))
+
+
+def check_apart(train: Any, evaluation: Any, with_environment: bool) -> None:
+    """
+    Args:
+        evaluation: A data set, or a mapping of several; None for none.
+
+    Raises:
+        UserError: where questions of an evaluation are trained on.
+    """
+    if isinstance(evaluation, Mapping):
+        for own in evaluation.values():
+            check_apart(train, own, with_environment)
+    elif found := shared(train, evaluation, with_environment):
+        given = ", with_environment=True" if with_environment else ""
+        raise UserError(
+            f"eval_dataset: {found}; take them out: "
+            f"train_dataset=appo.data.without_shared(train_dataset, eval_dataset{given})."
+        )
+
+
+def without_shared(train: "Dataset", evaluation: "Dataset", with_environment: bool = False) -> "Dataset":
+    """The training rows that are no questions of an evaluation; arguments as those of `shared`."""
+    found = shared(train, evaluation, with_environment)
+    return without_rows(train, found.train_rows) if found else train
+
+
+def without_rows(data: "Dataset", rows: Iterable[int]) -> "Dataset":
+    """A data set without the rows at these positions."""
+    gone = set(rows)
+    return data.select([number for number in range(len(data)) if number not in gone])
+
+
+def _is_table(data: Any) -> bool:
+    from datasets import Dataset
+
+    return isinstance(data, Dataset) and data.format["type"] != "custom"
+
+
+def _rows(data: "Dataset", columns: list[str]) -> Iterator[Row]:
+    # As Arrow, because pictures would be decoded otherwise.
+    table = data.select_columns(columns).with_format("arrow")
+    for first in range(0, len(table), PART):
+        yield from table[first : first + PART].to_pylist()
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, list):
+        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return str(content or "")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
+def _end(text: str) -> str:
+    """The end of a text, where the question stands."""
+    return text if len(text) <= SHOWN_CHARS else f"..{text[-SHOWN_CHARS:]}"

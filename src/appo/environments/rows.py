@@ -1,0 +1,253 @@
+"""A task from a file of yours: rows with a prompt and an answer, your functions as tools, a reward by name.
+
+    task: rows
+    task_args:
+      file: tickets.csv
+      prompt: "{ticket_text}"
+      answer: status
+      tools: [my_tools:order_status]
+      reward: exact_match
+
+In Python `appo.rows_task(file=..., ...)` takes the same, with functions in place of their names. `docs/your_data.md`
+walks through it. A share of the rows, chosen by the prompt's text alone, is held out of training and used for
+evaluations: the same text is never on both sides, and a row that is added moves no other.
+
+Left out on purpose: demonstrations (`traces:` in a recipe), and the paper's tools with their options (`tool_qa`).
+"""
+
+import inspect
+import logging
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+from datasets import Dataset
+
+from appo import rewards
+from appo.data.content import deciding_columns, is_held_out, key_of
+from appo.data.own_rows import OwnRows, read_own_rows
+from appo.data.prompt_template import is_messages
+from appo.data.rows import DataError
+from appo.environments.base import Task, tool_methods
+from appo.environments.named import load_named
+from appo.environments.prompts import short_prompt, system_prompt
+from appo.errors import UserError
+from appo.rewards.answers import CALLS
+from appo.tools.python import python
+
+logger = logging.getLogger(__name__)
+
+Spec = str | Callable[..., Any]
+SUFFIX = "_reward_func"
+REWARDS = {name.removesuffix(SUFFIX): getattr(rewards, name) for name in rewards.__all__ if name.endswith(SUFFIX)}
+PAPERS = ("paper", "format")  # they read the paper's tags, in which no other tools are called
+TOOLS = {"python": python}
+# What TRL gives a reward function besides the columns.
+TAKEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+
+
+def rows_task(
+    file: str | Path,
+    prompt: str | None = None,
+    answer: str | None = None,
+    *,
+    reward: Spec | Sequence[Spec] | None = None,
+    tools: Spec | Sequence[Spec] = (),
+    environment: Spec | None = None,
+    system: str | None = None,
+    held_out: float = 0.1,
+    eval_file: str | Path | None = None,
+    chat: bool = True,
+    tool_protocol: str = "chat_template",
+) -> Task:
+    """The task.
+
+    Args:
+        file: A .csv, .jsonl, .json or .parquet file, else a name on the hub, whose split `train` is read.
+        prompt: A column, or a template such as `"{city}: what is its {property}?"`; may be left out where the
+            environment's `reset` returns the prompt.
+        answer: The column with the right answer. Reward functions get it as `answer`, or as `answers` where the file
+            holds lists; the file's other columns reach them and the environment under their own names.
+        reward: paper, math, exact_match, f1 or format (`appo.rewards`), `my_rewards:function`, or several.
+        tools, environment: `my_tools:function`, several, or `python`; `my_env:Class` (`appo.environments.base`).
+        system: The system prompt; None: one that tells what `reward` and `tool_protocol` need; empty: none.
+        held_out: Share of the file for evaluations, 0 to 1; 0 trains on all and evaluates on nothing.
+        eval_file: A file for evaluations, with the same columns; nothing of `file` is held out then.
+        chat: Whether prompts are messages; else plain text, for models without a chat template.
+        tool_protocol: The run's; a recipe's is given by itself.
+
+    Raises:
+        UserError: for values that contradict each other, and names that there are not. The file is read later.
+    """
+    _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
+    if prompt is None and environment is None:
+        raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+    functions = [_tool(tool) for tool in _several(tools)]
+    factory = None if environment is None else _environment(environment)
+    in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
+    scoring = _reward_functions(_several(reward), answer, factory, in_tags)
+    said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
+    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
+    held = eval_file or f"the held-out part of {file}"
+    return Task(
+        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file)),
+        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held)),
+        reward_funcs=scoring,
+        tools=functions,
+        environment_factory=factory,
+    )
+
+
+TASK = rows_task
+
+
+def _several(given: Any) -> list[Any]:
+    return [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _name(reward: Any) -> str:
+    """The short name of a reward, where it has one."""
+    name = reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
+    return name.removesuffix(SUFFIX)
+
+
+def _check(texts: dict[str, Any], held_out: Any) -> None:
+    """Raises a UserError for what is not of its kind."""
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str | Path):
+            raise UserError(f"{name} must be a text, got {value!r}.")
+    if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        raise UserError(f"held_out must lie in [0, 1), got {held_out!r}.")
+
+
+def _tool(given: Any) -> Callable[..., Any]:
+    if isinstance(given, str) and given in TOOLS:
+        return TOOLS[given]
+    found = load_named("tools", given)
+    if inspect.isclass(found):
+        raise UserError(f"tools = {given!r} is a class; name its instance, or give environment: {given}.")
+    return found
+
+
+def _environment(given: Any) -> Callable[[], Any]:
+    found = load_named("environment", given)
+    if inspect.isclass(found) and not callable(getattr(found, "reset", None)):
+        raise UserError(f"environment = {given!r} has no method reset(self, **row); give it one.")
+    return found
+
+
+def _tools_in_tags(functions: list[Any], factory: Any) -> list[Any]:
+    """What a prompt has to tell of. A chat template tells itself, and keeps calls apart from what a reward reads."""
+    return [*functions, *(tool_methods(factory()) if factory else [])]
+
+
+def _reward_functions(given: list[Any], answer: str | None, factory: Any, in_tags: list[Any]) -> list[Any]:
+    """The functions that score; none where the environment does.
+
+    Raises:
+        UserError: where nothing scores, or by what the task does not have.
+    """
+    known = ", ".join(REWARDS)
+    if not given and not hasattr(factory, "get_reward"):
+        raise UserError(f"reward is missing; give one of {known}, or my_rewards:function.")
+    functions = []
+    for one in given:
+        name = one.removesuffix(SUFFIX) if isinstance(one, str) else None
+        if name is None or ":" in name:
+            functions.append(load_named("reward", one))
+            continue
+        if name not in REWARDS:
+            raise UserError(f"reward = {one!r} is none of {known}; a function of yours reads my_rewards:function.")
+        if name != "format" and answer is None:
+            raise UserError(f"reward = {one!r} compares with the right answer; give answer: COLUMN.")
+        functions.append(REWARDS[name])
+    _check_paper(given, in_tags)
+    return functions
+
+
+def _check_paper(rewarded: list[Any], in_tags: list[Any]) -> None:
+    """Raises a UserError for the paper's format with calls that it does not have."""
+    papers = [one for one in map(_name, rewarded) if one in PAPERS]
+    others = [tool.__name__ for tool in in_tags if tool.__name__ not in CALLS]
+    if papers and others:
+        raise UserError(
+            f"reward = {papers[0]!r} takes calls of {others[0]} for a broken format, as the paper has search and "
+            "python alone; use exact_match, f1 or math."
+        )
+
+
+def _system(rewarded: list[Any], in_tags: list[Any], tags: bool) -> str:
+    """What the model is told where the user says nothing: how to call in tags, how to answer for the rewards."""
+    names = list(map(_name, rewarded))
+    if set(PAPERS).intersection(names):
+        return system_prompt(tool.__name__ for tool in in_tags)
+    return short_prompt(in_tags, answers=tags or bool(REWARDS.keys() & set(names)))
+
+
+def _split(
+    file: Any, eval_file: Any, held_out: float, prompt: Any, answer: Any, with_environment: bool, how: tuple[str, bool]
+) -> tuple[Dataset, Dataset]:
+    """Rows to train on and rows to evaluate on."""
+    found = read_own_rows(file, prompt, answer)
+    rows = _dataset(found, answer, how)
+    if eval_file is not None:
+        return rows, _dataset(read_own_rows(eval_file, prompt, answer, "eval_file"), answer, how)
+    texts = found.texts
+    if with_environment:  # the same words may begin another episode
+        columns = deciding_columns(rows.column_names, True)
+        texts = [key_of(row, columns).hex() for row in rows]
+    out = [is_held_out(text, held_out) for text in texts]
+    train, held = (rows.select([i for i, o in enumerate(out) if o is side]) for side in (False, True))
+    return train, held
+
+
+def _dataset(found: OwnRows, answer: str | None, how: tuple[str, bool]) -> Dataset:
+    """The file's columns, `prompt`, and `answer` or `answers`.
+
+    Raises:
+        DataError: for columns whose names mean something else, and for those that hold values of several kinds.
+    """
+    columns = list(found.rows[0])
+    if taken := [name for name in columns if name in TAKEN]:
+        raise DataError(f"{found.source} has a column {taken[0]!r}, which means something else to rewards; rename it.")
+    target = "answers" if found.lists or answer == "answers" else "answer"
+    others = [name for name in ("answers", "answer") if name in columns and name != answer]
+    if answer is not None and others:
+        raise DataError(
+            f"answer = {answer!r}, but {found.source} has a column {others[0]!r} too, which rewards would read; "
+            "rename it, or name it."
+        )
+    rows = []
+    for row, prompt, answers in zip(found.rows, found.prompts, found.answers, strict=True):
+        own = {**row, "prompt": _prompt(prompt, *how)}
+        if answer is not None:
+            own[target] = answers if target == "answers" else answers[0]
+        rows.append(own)
+    try:
+        return Dataset.from_list(rows)
+    except pyarrow.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise DataError(f"{found.source}: a column holds values of several kinds ({said}); make them texts.") from None
+
+
+def _prompt(prompt: Any, system: str, chat: bool) -> Any:
+    if is_messages(prompt):
+        own = [{"role": "system", "content": system}] if system and prompt[0]["role"] != "system" else []
+        return [*own, *prompt]
+    if not chat:
+        return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
+
+
+def _choose(rows: Dataset, size: int, seed: int, field: str, source: str) -> Dataset:
+    """`size` rows in an order of that seed, or all where there are fewer, which is logged."""
+    if not len(rows):
+        raise UserError(f"{source} has no rows; raise held_out, or give eval_file, or set eval_size to 0.")
+    if size > len(rows):
+        logger.warning("%s has %d rows, fewer than %s = %d: all of them are used.", source, len(rows), field, size)
+    order = list(range(len(rows)))
+    random.Random(f"rows {seed}").shuffle(order)
+    return rows.select(order[:size])
