@@ -23,6 +23,7 @@ EXTRAS = {
 EVERYTHING = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
 INTEGRATIONS = REPOSITORY / "src" / "appo" / "integrations"  # each lives in an environment of its own
 SOURCE = {path: tree for path, tree in EVERYTHING.items() if INTEGRATIONS not in path.parents}
+TOOLS = ("dev", "docs")  # extras of programs beside the package, which does not import them
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -50,12 +51,12 @@ def packages(names: set[str], *ours: str) -> set[str]:
 def test_what_a_file_imports_is_declared_or_in_one_extra() -> None:
     for path, tree in SOURCE.items():
         others = packages(imported(ast.walk(tree))) - DEPENDENCIES.keys()
-        assert any(others <= extra.keys() for name, extra in EXTRAS.items() if name != "dev"), (path.name, others)
+        assert any(others <= extra.keys() for name, extra in EXTRAS.items() if name not in TOOLS), (path.name, others)
 
 
 def test_what_is_declared_is_imported() -> None:
     used = set().union(*(packages(imported(ast.walk(tree))) for tree in SOURCE.values()))
-    declared = DEPENDENCIES.keys() | {name for extra, found in EXTRAS.items() if extra != "dev" for name in found}
+    declared = DEPENDENCIES.keys() | {name for extra, found in EXTRAS.items() if extra not in TOOLS for name in found}
     assert declared == used
 
 
