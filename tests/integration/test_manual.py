@@ -1,0 +1,136 @@
+"""The manual is built without a warning, and every public name is in it."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sphinx", reason="the manual needs the extra docs: pip install 'appo[docs]'")
+
+import pages
+import reference_pages
+from sphinx.util.inventory import InventoryFile
+
+DOCS = pages.REPOSITORY / "docs"
+# Packages whose names are no part of the reference, and why.
+LEFT_OUT = {
+    "appo.cli": "commands: `appo COMMAND --help`",
+    "appo.doctor": "a command",
+    "appo.integrations": "needs verl, in an environment of its own",
+    "appo.engines.vllm_worker": "runs inside of vLLM",
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The manual's directory. Links between pages and to their headings are looked up by the build."""
+    out = tmp_path_factory.mktemp("manual")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
+    done = subprocess.run([*command, str(DOCS), str(out)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return out
+
+
+@pytest.fixture(scope="module")
+def shown(built):
+    """The names of the reference's entries."""
+    inventory = InventoryFile.loads((built / "objects.inv").read_bytes(), uri="")
+    return {name for kind, names in inventory.data.items() if kind.startswith("py:") for name in names}
+
+
+def named(name):
+    """What a dotted name stands for."""
+    module, _, rest = name, "", ""
+    while True:
+        try:
+            found = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            rest = f"{last}.{rest}" if rest else last
+    for part in filter(None, rest.split(".")):
+        found = getattr(found, part)
+    return found
+
+
+def module_names():
+    """Every module of both packages, from the files."""
+    for path in sorted((pages.REPOSITORY / "src").rglob("*.py")):
+        name = ".".join(path.relative_to(pages.REPOSITORY / "src").with_suffix("").parts).removesuffix(".__init__")
+        private = any(part.startswith("_") for part in name.split("."))
+        left_out = any(f"{name}.".startswith(f"{folder}.") for folder in LEFT_OUT)
+        if not private and not left_out and (name == "appo_sandbox" or not name.startswith("appo_sandbox.")):
+            yield name
+
+
+def public_names():
+    """(module, name, value) of what a package exports, and of the functions and classes that a module defines."""
+    for module_name in module_names():
+        module = importlib.import_module(module_name)
+        exported = getattr(module, "__all__", None)
+        for name in exported or vars(module):
+            value = getattr(module, name)
+            defined = inspect.isclass(value) or inspect.isfunction(value)
+            if exported or (defined and not name.startswith("_") and value.__module__ == module_name):
+                yield module_name, name, value
+
+
+def test_every_public_name_is_in_the_reference(shown):
+    entries = {id(named(name)) for name in shown}
+    names = list(public_names())
+    assert len(names) > 300
+    assert [f"{module}.{name}" for module, name, value in names if id(value) not in entries] == []
+
+
+def test_every_public_name_says_what_it_is():
+    silent = [
+        f"{module}.{name}"
+        for module, name, value in public_names()
+        if (inspect.isclass(value) or inspect.isfunction(value)) and not (value.__doc__ or "").strip()
+    ]
+    assert silent == []
+
+
+def test_a_dataclass_without_a_docstring_would_be_found():
+    """Python gives a dataclass its signature as a docstring, which says nothing."""
+    generated = [
+        f"{module}.{name}"
+        for module, name, value in public_names()
+        if inspect.isclass(value) and (value.__doc__ or "").startswith(f"{value.__name__}(")
+    ]
+    assert generated == []
+
+
+def test_every_page_is_reached_from_the_front_page(built):
+    front = (built / "index.html").read_text()
+    names = {page.stem for page in DOCS.glob("*.md")} - {"index"}
+    assert {name for name in names if f'href="{name}.html"' not in front} == set()
+
+
+def test_code_in_docstrings_is_shown_as_code():
+    lines = ["Writes `a_b` to *args, see `x`s.", "    indented"]
+    reference_pages.as_written(None, "function", "f", None, None, lines)
+    assert lines[0] == r"Writes \ ``a_b``\  to \*args, see \ ``x``\ s."
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    text = (pages.REPOSITORY / "README.md").read_text()
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
+    assert links
+    missing = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = pages.REPOSITORY / path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            missing.append(link)
+    assert missing == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
