@@ -60,6 +60,7 @@ def make_hub(directory: Path) -> None:
         "Weather in Paris?", [("weather", {"city": city})], [weather(city)], [weather]
     )]  # fmt: skip
     model, tokenizer = taught(turns)
+    model.config.max_position_embeddings = 40_960  # as Qwen3's; positions are rotated, so no weight depends on it
     for part in (model, tokenizer):
         part.save_pretrained(directory / "Qwen" / "Qwen3-0.6B")
 
@@ -98,7 +99,7 @@ def make_run(directory: Path) -> None:
 
 
 def make_data(directory: Path) -> None:
-    """A corpus, a search cache, a benchmark, and RL data in verl's layout."""
+    """A corpus, a search cache, a benchmark, RL data in verl's layout, and a table of tickets."""
     pages = {"Accra": "Accra is the capital of Ghana.", "Ghana": "Ghana is a country in West Africa."}
     lines = [json.dumps({"title": title, "text": text}) for title, text in pages.items()]
     (directory / "wiki.jsonl").write_text("\n".join(lines))
@@ -120,6 +121,8 @@ def make_data(directory: Path) -> None:
             for number, question in enumerate(questions)
         ]
     ).to_parquet(str(directory / "train_10k.parquet"))
+    tickets = [f"Where is order A{number}?,{'sent' if number % 3 else 'lost'}" for number in range(120)]
+    (directory / "tickets.csv").write_text("\n".join(["ticket_text,status", *tickets]) + "\n")
     valid = [json.dumps({"question": f"What is {n} + 2?", "answer": str(n + 2)}) for n in range(20)]
     (directory / "my_valid.jsonl").write_text("\n".join(valid))
 
@@ -156,7 +159,7 @@ def names(page: str) -> dict[str, Any]:
         "my_search": my_search,
         "my_weather_service": my_weather_service,
         "my_reward": my_reward,
-        "my_rows": my_rows(),
+        "my_rows": my_rows(8),
         "my_dataset": my_rows,
         "my_demonstrations": kinship.make_demonstrations,
     }

@@ -229,7 +229,9 @@ def test_few_blocks_are_not_run_and_each_says_why():
 
 def test_a_block_that_is_wrong_is_noticed(tmp_path, here):
     page = tmp_path / "page.md"
-    page.write_text("# P\n\n```python\nimport appo\nappo.nothing\n```\n\n<!-- not run: why not -->\n\n```bash\nx\n```\n")
+    page.write_text(
+        "# P\n\n```python\nimport appo\nappo.nothing\n```\n\n<!-- not run: why not -->\n\n```bash\nx\n```\n"
+    )
     wrong, marked = pages.blocks(page)
     assert (wrong.line, marked.not_run) == (4, "why not")
     with pytest.raises(AttributeError):
