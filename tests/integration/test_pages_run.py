@@ -1,23 +1,21 @@
 """What README and the manual tell a reader to type does what they say: every block is run, page by page, in its order.
 
-Python is run in one namespace a page, in a folder with the parts that pages take for granted (`page_parts.py`). Commands
-that read are run; those that train are dry runs, or have their fields checked where data or GPUs are missing; of
-programs that are not ours the files and options that we name are looked up. YAML is a recipe, or a part of one.
+Python is run in one namespace a page, in a folder with the parts that pages take for granted (`page_parts.py`).
+Commands that read are run; those that train are dry runs, or have their fields checked where data or GPUs are missing;
+of programs that are not ours the files that we name are looked up. YAML is a recipe, or a part of one.
 """
 
 import contextlib
 import io
-import os
 import re
 import shutil
-import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import page_parts
 import pages
 import pytest
-import tomllib
 import yaml
 
 from appo.cli.main import main
