@@ -17,6 +17,7 @@ copyright = "the authors of appo, Apache 2.0"
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "notebooks"]
 myst_heading_anchors = 4  # [text](page.md#heading) is looked up, too
+highlight_language = "text"  # of blocks that say none
 html_theme = "furo"
 html_title = "appo"
 html_copy_source = False

@@ -116,16 +116,34 @@ def home_of(constant: str, package: str) -> str:
 
 
 def as_written(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with `code` and Google's sections; Sphinx reads RST."""
+    """Docstrings are plain text with `code` and Google's sections; Sphinx reads RST.
+
+    An indented paragraph of a module's is code, and one with columns is shown as it is.
+    """
     text: list[str] = []
-    for line in lines:
-        is_code = what == "module" and line.startswith("    ")
-        if is_code and not (text and text[-1]):
-            text += [] if "::" in text[-2:] else ["::", ""]
-        text.append(line if is_code else rst(line))
+    for paragraph in paragraphs(lines):
+        is_code = what == "module" and paragraph[0].startswith("    ")
+        if is_code or re.search(r"\S {2,}\S", paragraph[0]):
+            text += ["::", "", *(f"    {line}" for line in paragraph), ""]
+        else:
+            text += [*map(rst, paragraph), ""]
     # Of a property it would take what stands before a colon for a type.
     kind = "function" if what in ("property", "attribute", "data") else what
     lines[:] = [*GoogleDocstring(text, SECTIONS, None, kind, name, obj, options).lines(), *own_fields(obj)]
+
+
+def paragraphs(lines: list[str]) -> Iterator[list[str]]:
+    """The lines between empty ones. Names of arguments that go on in a second line stand in one, as napoleon wants."""
+    found: list[str] = []
+    for line in [*lines, ""]:
+        if line.strip():
+            if found and re.fullmatch(r" +[\w, ]+,", found[-1]):
+                found[-1] += f" {line.strip()}"
+            else:
+                found.append(line)
+        elif found:
+            yield found
+            found = []
 
 
 def rst(line: str) -> str:

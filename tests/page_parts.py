@@ -5,15 +5,18 @@ a finished run with records and a model; a corpus; data sets in the layouts that
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pages
 import torch
 from datasets import Dataset
 from taught_model import THINKING, taught, turns_of
 
 from appo import APPOConfig, APPOTrainer
 from appo.environments import kinship
+from appo.evaluation import evaluate
 
 
 def weather(city: str) -> str:
@@ -65,8 +68,11 @@ def make_hub(directory: Path) -> None:
         part.save_pretrained(directory / "Qwen" / "Qwen3-0.6B")
 
 
+TASK = "2.0.2"  # one of the run's last update
+
+
 def make_run(directory: Path) -> None:
-    """`runs/kinship`: two updates on the testbed, with records and a model."""
+    """`runs/kinship`: four updates on the testbed, with records, an evaluation and a model."""
     torch.manual_seed(0)
     model, tokenizer = kinship.make_model()
     args = APPOConfig(
@@ -94,14 +100,15 @@ def make_run(directory: Path) -> None:
         environment_factory=kinship.KinshipEnvironment,
     )
     trainer.train()
+    evaluate(trainer, kinship.make_dataset(8, seed=1), batch_size=8, records="after")
     trainer.save_model(str(directory / "runs" / "kinship" / "model"))
     tokenizer.save_pretrained(directory / "runs" / "kinship" / "model")
 
 
 def make_data(directory: Path) -> None:
-    """A corpus, a search cache, a benchmark, RL data in verl's layout, and a table of tickets."""
-    pages = {"Accra": "Accra is the capital of Ghana.", "Ghana": "Ghana is a country in West Africa."}
-    lines = [json.dumps({"title": title, "text": text}) for title, text in pages.items()]
+    """The files of an example, a corpus, a search cache, a benchmark, and RL data in verl's layout."""
+    texts = {"Accra": "Accra is the capital of Ghana.", "Ghana": "Ghana is a country in West Africa."}
+    lines = [json.dumps({"title": title, "text": text}) for title, text in texts.items()]
     (directory / "wiki.jsonl").write_text("\n".join(lines))
     cache = {"capital of Ghana": "Page 1: Accra is the capital.", "Campfire Tales": "Page 1: A film of 1997."}
     (directory / "search_cache.json").write_text(json.dumps(cache))
@@ -121,8 +128,8 @@ def make_data(directory: Path) -> None:
             for number, question in enumerate(questions)
         ]
     ).to_parquet(str(directory / "train_10k.parquet"))
-    tickets = [f"Where is order A{number}?,{'sent' if number % 3 else 'lost'}" for number in range(120)]
-    (directory / "tickets.csv").write_text("\n".join(["ticket_text,status", *tickets]) + "\n")
+    for file in (pages.REPOSITORY / "examples" / "tickets").glob("*"):
+        shutil.copy(file, directory)
     valid = [json.dumps({"question": f"What is {n} + 2?", "answer": str(n + 2)}) for n in range(20)]
     (directory / "my_valid.jsonl").write_text("\n".join(valid))
 

@@ -122,6 +122,18 @@ def test_code_in_docstrings_is_shown_as_code():
     assert lines[0] == r"Writes \ ``a_b``\  to \*args, see \ ``x``\ s."
 
 
+def test_columns_in_docstrings_stay_columns():
+    lines = ["One.", "", "a     the first", "long  the second"]
+    reference_pages.as_written(None, "function", "f", None, None, lines)
+    assert lines[:6] == ["One.", "", "::", "", "    a     the first", "    long  the second"]
+
+
+def test_names_of_arguments_may_go_on_in_a_second_line():
+    assert list(reference_pages.paragraphs(["Args:", "    a, b,", "        c: Three."])) == [
+        ["Args:", "    a, b, c: Three."]
+    ]
+
+
 def test_the_links_of_the_readme_lead_somewhere():
     text = (pages.REPOSITORY / "README.md").read_text()
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
