@@ -100,6 +100,8 @@ def appo(words: list[str], place: str) -> None:
     if command in ("train", "sft", "eval") and not rest[0].startswith("-"):
         recipe = rest[0] if Path(rest[0]).exists() else {"RECIPE": KINSHIP, "my_recipe.yaml": KINSHIP}[rest[0]]
         flags = [placeholder(word) for word in rest[1:]]
+        if "--report_to" in flags:  # its package need not be here
+            flags[flags.index("--report_to") + 1] = "none"
         is_other = "/" in recipe and recipe != KINSHIP and recipe != "recipes/kinship.yaml"
         if command != "eval" and not is_other:  # tests/unit/cli/test_dry_run.py has the others
             flags = [flag for flag in flags if flag != "--dry-run"]
@@ -186,6 +188,7 @@ PROGRAMS = {
     "vllm": not_ours,
     "echo": not_ours,
     "head": not_ours,
+    "trackio": not_ours,
     "appo": appo,
     "make": make,
     "python": python,
