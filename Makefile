@@ -1,5 +1,6 @@
 # make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
 # make study-smoke: the study's instrument from end to end, in miniature. make mutants: what the tests would not notice.
+# make docs: the manual, into docs/_build/html. make docs-links: whether the addresses that it links to are there.
 # make test-vllm, make test-verl: the tests with vLLM and with verl, each in an environment of its own.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
@@ -7,7 +8,7 @@ RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 CHILDREN ?= 2
 
-.PHONY: setup train test test-vllm test-verl study-smoke mutants clean
+.PHONY: setup train test docs docs-links test-vllm test-verl study-smoke mutants clean
 
 setup: .venv/installed
 
@@ -20,6 +21,17 @@ test: .venv/installed-dev .venv/browser
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 docs/notebooks
+
+SPHINX := .venv/bin/sphinx-build --fail-on-warning --keep-going --quiet
+
+docs: .venv/installed-dev
+	$(SPHINX) -b html docs docs/_build/html
+	@echo "the manual: docs/_build/html/index.html"
+
+# It needs the network; what a link leads to may change without us, so no test runs it.
+docs-links: .venv/installed-dev
+	$(SPHINX) -b linkcheck docs docs/_build/links
 
 # In an environment of its own, as vLLM's pins exclude those above.
 test-vllm: .venv-vllm/installed
@@ -43,7 +55,7 @@ mutants: .venv/installed-dev
 		print(f"{lived} of {total} mutants lived: {lived / total:.1%}"); sys.exit(lived >= 0.1 * total)'
 
 clean:
-	rm -rf .venv .venv-vllm .venv-verl runs mutants
+	rm -rf .venv .venv-vllm .venv-verl runs mutants docs/_build docs/reference docs/notebooks/runs
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'

@@ -61,6 +61,7 @@ class Launcher:
         return self.name == "bwrap"
 
 
+#: Programs with the rights of the process that starts them: no isolation at all.
 PLAIN = Launcher("plain")
 
 

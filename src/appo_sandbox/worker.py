@@ -23,6 +23,7 @@ from pathlib import Path
 from appo_sandbox.launch import SCRATCH, Launcher, interpreter, next_uid, packages
 from appo_sandbox.seccomp import seccomp_filter
 
+#: What a program may print before it is stopped.
 MAX_COLLECTED_BYTES = 1_000_000
 START_SECONDS = 60.0  # loading the libraries takes half a second, but much longer where all workers start at once
 GRACE_SECONDS = 5.0  # for ending a program that was stopped, and for cleaning up

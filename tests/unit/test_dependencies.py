@@ -23,6 +23,7 @@ EXTRAS = {
 EVERYTHING = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
 INTEGRATIONS = REPOSITORY / "src" / "appo" / "integrations"  # each lives in an environment of its own
 SOURCE = {path: tree for path, tree in EVERYTHING.items() if INTEGRATIONS not in path.parents}
+TOOLS = ("dev", "docs")  # extras of programs beside the package, which does not import them
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -52,12 +53,12 @@ def packages(names: set[str], *ours: str) -> set[str]:
 def test_what_a_file_imports_is_declared_or_in_one_extra() -> None:
     for path, tree in SOURCE.items():
         others = packages(imported(ast.walk(tree))) - DEPENDENCIES.keys()
-        assert any(others <= extra.keys() for name, extra in EXTRAS.items() if name != "dev"), (path.name, others)
+        assert any(others <= extra.keys() for name, extra in EXTRAS.items() if name not in TOOLS), (path.name, others)
 
 
 def test_what_is_declared_is_imported() -> None:
     used = set().union(*(packages(imported(ast.walk(tree))) for tree in SOURCE.values()))
-    declared = DEPENDENCIES.keys() | {name for extra, found in EXTRAS.items() if extra != "dev" for name in found}
+    declared = DEPENDENCIES.keys() | {name for extra, found in EXTRAS.items() if extra not in TOOLS for name in found}
     assert declared == used
 
 
@@ -85,7 +86,7 @@ def test_verls_environment_has_what_the_loop_imports_and_verl_does_not_bring() -
 
 
 def test_what_the_tests_import_is_declared() -> None:
-    files = [path for top in ("tests", "benchmarks", "examples") for path in (REPOSITORY / top).rglob("*.py")]
+    files = [path for top in ("tests", "benchmarks", "examples", "docs") for path in (REPOSITORY / top).rglob("*.py")]
     files = [path for path in files if path.parent.name != "with_verl"]
     names = set().union(*(imported(ast.walk(ast.parse(path.read_text()))) for path in files))
     declared = DEPENDENCIES.keys() | {name for extra in EXTRAS.values() for name in extra}
@@ -101,7 +102,7 @@ def test_the_rest_of_the_package_is_imported_without_the_extras() -> None:
         assert not at_once[name] & need_extra, name
 
 
-@pytest.mark.parametrize("name", [*DEPENDENCIES, *{name for extra in EXTRAS.values() for name in extra}])
+@pytest.mark.parametrize("name", [*DEPENDENCIES, *sorted({name for extra in EXTRAS.values() for name in extra})])
 def test_what_is_installed_is_within_the_declared_bounds(name: str) -> None:
     requirement = next(found[name] for found in (DEPENDENCIES, *EXTRAS.values()) if name in found)
     if requirement.marker is None or requirement.marker.evaluate():

@@ -1,6 +1,7 @@
 """What holds the repository's shape: sizes of files and functions, and what stands beside the package."""
 
 import ast
+import json
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 SOURCE = sorted((REPOSITORY / "src").rglob("*.py"))
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
+NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
 FILE_LINES, FUNCTION_LINES = 350, 50
 
 
@@ -54,6 +56,12 @@ def test_a_functions_lines_are_counted_from_its_first_decorator() -> None:
     body = "    x = 1\n" * 48
     assert long_functions(f"@a\ndef f():\n{body}") == {}  # 50 lines
     assert long_functions(f"@a\n@b\nasync def f():\n{body}") == {"f, line 1": 51}
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_stored_without_outputs(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells and [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None] == []
 
 
 def test_every_place_names_the_same_version() -> None:

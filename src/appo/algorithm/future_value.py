@@ -12,7 +12,7 @@ from torch import Tensor
 
 from appo.algorithm._checks import check_matrices, to_bool_mask
 
-# One clip for branching and for the loss: the two must never disagree about what a token's future is worth.
+#: The bounds of Omega. One clip for branching and for the loss: they must never disagree about what a future is worth.
 FUTURE_CLIP = (1.0, 1.2)
 
 _MAX_EXPONENT = 20.0

@@ -23,10 +23,15 @@ def group_scores(value_R: Tensor, group_R: Tensor, eps: float | None) -> Tensor:
 
 
 def one_group(value_R: Tensor) -> Tensor:
+    """The groups of values that all belong together: zeros, int64."""
     return torch.zeros_like(value_R, dtype=torch.long)
 
 
 def check_vector(name: str, vector: Tensor, *, finite: bool = True) -> None:
+    """
+    Raises:
+        ValueError: for what is no floating-point vector, or holds values that are not finite.
+    """
     if vector.dim() != 1:
         raise ValueError(f"{name} must have one dimension, got shape {tuple(vector.shape)}.")
     if not vector.is_floating_point():
@@ -36,6 +41,16 @@ def check_vector(name: str, vector: Tensor, *, finite: bool = True) -> None:
 
 
 def check_finite(name: str, tensor: Tensor, *, offset: int = 0, missing: bool = False) -> None:
+    """
+    Args:
+        name: Of the tensor, for the error.
+        tensor: Whose values are looked at.
+        offset: What is added to the place that the error names.
+        missing: Whether NaN is allowed.
+
+    Raises:
+        ValueError: for the first value that is not finite, with its place.
+    """
     bad = (tensor.isinf() if missing else ~tensor.isfinite()).nonzero()
     if len(bad):
         place = bad[0].tolist()
@@ -44,6 +59,10 @@ def check_finite(name: str, tensor: Tensor, *, offset: int = 0, missing: bool = 
 
 
 def check_index(name: str, index: Tensor, like_name: str, like: Tensor) -> None:
+    """
+    Raises:
+        ValueError: where `index` does not hold integers, or has another shape than `like`.
+    """
     if index.shape != like.shape or index.is_floating_point() or index.dtype == torch.bool:
         raise ValueError(
             f"{name} must be an integer tensor of shape {tuple(like.shape)}, as {like_name}, got {index.dtype} "

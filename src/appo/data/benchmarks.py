@@ -75,6 +75,7 @@ class Source:
     gated: bool = False
 
 
+#: Where each benchmark is on the hub, and how it is measured (docs/data.md).
 BENCHMARKS = {
     "aime24": Source("HuggingFaceH4/aime_2024", "train", "math"),
     "aime25": Source("math-ai/aime25", "test", "math"),

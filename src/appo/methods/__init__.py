@@ -16,6 +16,7 @@ from appo.methods.tree_grpo import TreeGRPO
 from appo.methods.vineppo import VinePPO
 from appo.methods.whole_tree import WholeTree
 
+#: The methods that a recipe can name (docs/methods.md), and their classes.
 METHODS: dict[str, type[Method]] = {
     "appo": APPO,
     "arpo": ARPO,

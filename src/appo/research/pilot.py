@@ -317,7 +317,7 @@ def describe_omega(moved: Studied) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
+def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="directory of the policy that is looked at")
     parser.add_argument("--task", required=True)
@@ -347,4 +347,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

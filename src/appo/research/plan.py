@@ -258,6 +258,7 @@ def cold_starts(study: Study) -> list[Job]:
 
 
 def validation_runs(study: Study) -> list[Job]:
+    """The runs that choose each arm's learning rate: every rate on every validation seed, on seeds of their own."""
     return [
         Job(number % study.cold_starts, testbed, arm, "validation", VALIDATION_SEED + number, float(rate))
         for number in range(study.validation_seeds or study.cold_starts)

@@ -33,6 +33,7 @@ SECONDS_TO_END = 10  # of a process that has nothing left to do
 
 
 def log_of(logs: Path, job: Job) -> Path:
+    """The file that a job's output goes to."""
     return logs / (re.sub(r"[^\w.+-]+", "-", str(job)) + ".log")
 
 
