@@ -7,6 +7,8 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --pro
 RECIPE ?= recipes/kinship.yaml
 ARGS ?=
 CHILDREN ?= 2
+# Test processes, of one thread each: two threads of torch in each of them would starve one another.
+JOBS ?= 2
 
 .PHONY: setup train test docs docs-links test-vllm test-verl study-smoke mutants clean
 
@@ -20,7 +22,7 @@ test: .venv/installed-dev .venv/browser
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 docs/notebooks
 
 SPHINX := .venv/bin/sphinx-build --fail-on-warning --keep-going --quiet

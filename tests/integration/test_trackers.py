@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training_parts import make_searching_trainer
 
-import appo.trainer
+import appo.report.trainer
 from appo.rollout.records import read_records
 
 # A training that reports to a tracker, in a process of its own: a tracker reads its settings when it is imported.
@@ -60,7 +60,7 @@ def close(found, recorded):
 def handed_over(monkeypatch):
     """(step, traces) of each time that a trainer logged to W&B, in whose place TRL logs nothing without a run."""
     seen = []
-    monkeypatch.setattr(appo.trainer, "log_to_wandb", lambda traces, step: seen.append((step, traces)))
+    monkeypatch.setattr(appo.report.trainer, "log_to_wandb", lambda traces, step: seen.append((step, traces)))
     return seen
 
 

@@ -27,7 +27,7 @@ def search(query: str) -> str:
 
 
 def rows(size, seed):
-    return Dataset.from_list([{"prompt": "boss e1"}] * size)
+    return Dataset.from_list([{"prompt": f"boss e{seed}"}] * size)
 
 
 def reward(completions, **columns):

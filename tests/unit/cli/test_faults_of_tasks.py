@@ -11,7 +11,7 @@ from appo.methods import GRPO
 
 
 def rows(size, seed):
-    return Dataset.from_list([{"prompt": "boss e1"}] * size)
+    return Dataset.from_list([{"prompt": f"boss e{seed}"}] * size)
 
 
 def reward(completions, **columns):
