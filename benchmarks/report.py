@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from appo.report.write import write_report
+from appo.report.html.write import write_report
 from appo.rollout.record_columns import Layout
 from appo.rollout.record_files import record_files
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from appo.report.columns import read_parts
+from appo.report.html.columns import read_parts
 from appo.rollout.record_files import record_files
 from appo.rollout.records import RecordWriter
 

@@ -128,7 +128,7 @@ def test_a_recipes_models_are_asked_with_the_tools_of_its_task(tmp_path, capsys,
 
 
 def test_the_report_is_written_at_the_end_and_named(tmp_path, capsys):
-    pytest.importorskip("appo.report.write")
+    pytest.importorskip("appo.report.html.write")
     trainer = make_trainer(tmp_path, max_steps=1, save_report=True)
     trainer.train()
     assert f"report      {tmp_path / 'report.html'}" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import pytest
 from report_parts import read_index, read_pack, read_shards, unpacked
 from training_parts import make_searching_trainer
 
-from appo.report.write import write_report
+from appo.report.html.write import write_report
 
 RUNS = [
     ("appo", {"token_weight": "fork"}),

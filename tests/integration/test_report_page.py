@@ -11,7 +11,7 @@ from training_parts import RESULT, make_config, parity_reward
 
 from appo import APPOTrainer
 from appo.environments import kinship
-from appo.report.write import write_report
+from appo.report.html.write import write_report
 from appo.rollout.records import read_records
 from appo.tools.results import ToolError
 

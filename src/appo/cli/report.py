@@ -29,7 +29,7 @@ def report(flags: list[str]) -> int:
 
     from rich.console import Console
 
-    from appo.report.write import write_report
+    from appo.report.html.write import write_report
 
     console = Console(stderr=True)
     path = write_report(options.run, options.out, other=options.other, sample=options.sample, console=console)

@@ -30,8 +30,8 @@ from typing import Any
 from rich.console import Console
 
 from appo.errors import UserError
-from appo.report.plain_text import open_console
-from appo.report.recorded_tasks import (
+from appo.report.text.plain_text import open_console
+from appo.report.text.recorded_tasks import (
     Record,
     RecordedTask,
     files_of,
@@ -40,9 +40,9 @@ from appo.report.recorded_tasks import (
     mean_reward,
     recorded_tasks,
 )
-from appo.report.task_table import COLUMNS, TaskTable
-from appo.report.token_table import show_tokens
-from appo.report.transcript import Transcript
+from appo.report.text.task_table import COLUMNS, TaskTable
+from appo.report.text.token_table import show_tokens
+from appo.report.text.transcript import Transcript
 from appo.rollout.record_columns import FIXED
 from appo.rollout.record_files import LINES
 from appo.rollout.records import read_meta, read_vocabulary

@@ -11,7 +11,7 @@ from typing import Any
 from rich.text import Text
 
 from appo.evaluation.table import NAMES, shown_metrics
-from appo.report.plain_text import as_text, hanging, number, one_line, open_console, printable
+from appo.report.text.plain_text import as_text, hanging, number, one_line, open_console, printable
 
 END = 400  # characters of a text's end
 CALL = 100  # characters of a call, or of its result

@@ -72,7 +72,7 @@ def write_pictures(
 
 
 def _report_of(directory: Path, console: Console) -> None:
-    from appo.report.write import write_report
+    from appo.report.html.write import write_report
 
     write_report(directory, console=console)
 

@@ -25,9 +25,9 @@ from appo.protocols.calls import decode
 from appo.report.finish import places, print_ending, recorded_evaluations, write_pictures
 from appo.report.model_card import CardFacts, model_card
 from appo.report.progress import SHOWN, RichProgress
-from appo.report.rollout_trace import rollout_traces
-from appo.report.trackio_log import log_to_trackio
-from appo.report.wandb_log import log_to_wandb
+from appo.report.trackers.rollout_trace import rollout_traces
+from appo.report.trackers.trackio_log import log_to_trackio
+from appo.report.trackers.wandb_log import log_to_wandb
 from appo.resumable_trainer import ResumableTrainer
 from appo.rollout import metrics
 from appo.rollout.rollout_records import rollout_records

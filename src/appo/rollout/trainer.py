@@ -21,7 +21,7 @@ from appo.errors import UserError
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
-from appo.report.trackio_log import without_a_run
+from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters

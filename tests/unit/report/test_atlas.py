@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from report_parts import call, parts_of_run, record, write_run
 
-from appo.report import atlas
-from appo.report.atlas import Atlas
-from appo.report.columns import parts_of
+from appo.report.html import atlas
+from appo.report.html.atlas import Atlas
+from appo.report.html.columns import parts_of
+from appo.report.html.resample import Resampled
 from appo.report.intervals import wilson_interval
-from appo.report.resample import Resampled
 
 TEXTS = {10 + n: f"w{n}" for n in range(10)}
 
@@ -144,7 +144,7 @@ def test_a_category_without_values_is_nan_and_none_of_the_rest():
 
 
 def test_many_clusters_are_drawn_a_few_at_a_time(monkeypatch):
-    monkeypatch.setattr("appo.report.resample.WEIGHTS_AT_ONCE", 1)
+    monkeypatch.setattr("appo.report.html.resample.WEIGHTS_AT_ONCE", 1)
     values = np.arange(20.0)
     slow = Resampled(np.arange(20), np.zeros(20, int), 1).means(values)
     assert slow[1][0] < 9.5 < slow[2][0]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from report_parts import parts_of_run, record, write_run
 
-from appo.report import clusters
-from appo.report.clusters import Clusters
+from appo.report.html import clusters
+from appo.report.html.clusters import Clusters
 
 
 def gathered(tmp_path, branches):

@@ -7,7 +7,7 @@ from report_parts import call, parts_of_run, record, write_run
 
 from appo.errors import UserError
 from appo.files import append_lines
-from appo.report.columns import ANSWER, CALLED, RESULT, THOUGHT, parts_of
+from appo.report.html.columns import ANSWER, CALLED, RESULT, THOUGHT, parts_of
 
 
 def test_what_is_per_token_stands_flat_and_missing_numbers_are_nan(tmp_path):

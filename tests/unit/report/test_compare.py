@@ -3,8 +3,8 @@
 import pytest
 from report_parts import parts_of_run, read_pack, record, write_run
 
-from appo.report.compare import RowSuccess, compare
-from appo.report.write import write_report
+from appo.report.html.compare import RowSuccess, compare
+from appo.report.html.write import write_report
 
 
 def rows_of(run):

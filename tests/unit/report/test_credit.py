@@ -15,10 +15,10 @@ from appo.algorithm import FUTURE_CLIP
 from appo.algorithm.fork_weight import FORK_SCALE
 from appo.methods import METHODS, options_of
 from appo.methods.appo import ADVANTAGES, APPOOptions
-from appo.report import credit, credit_words
-from appo.report.credit import TOLERANCE, CreditCheck
-from appo.report.credit_words import base_of, factor_help
-from appo.report.write import write_report
+from appo.report.html import credit, credit_words
+from appo.report.html.credit import TOLERANCE, CreditCheck
+from appo.report.html.credit_words import base_of, factor_help
+from appo.report.html.write import write_report
 from appo.rollout.records import RecordWriter
 from appo.rollout.rollout_records import rollout_records
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_parts import exact_values, heat_values, unpacked
 
-from appo.report.quantise import exact, heat, ids_column, json_column, rounded
+from appo.report.html.quantise import exact, heat, ids_column, json_column, rounded
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 

@@ -10,8 +10,8 @@ from report_parts import call, read_pack, record, write_run
 
 from appo.errors import UserError
 from appo.files import append_lines, write_json
-from appo.report.run import evaluation_name, read_run
-from appo.report.write import write_report
+from appo.report.html.run import evaluation_name, read_run
+from appo.report.html.write import write_report
 from appo.rollout.records import RecordWriter
 
 EVALUATION = {"questions": 4, "success": 0.5, "low": 0.15, "high": 0.85}
@@ -144,8 +144,7 @@ def test_nan_and_infinity_become_null(tmp_path):
 
 def test_a_report_needs_no_torch(tmp_path):
     run = str(write_run(tmp_path, [record(0, 1.0, base=0.5)]))
-    code = (
-        f"import sys; from appo.report.write import write_report; write_report({run!r}); print('torch' in sys.modules)"
-    )
+    write = f"from appo.report.html.write import write_report; write_report({run!r})"
+    code = f"{write}\nimport sys; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from appo.report.rollout_trace import rollout_traces
-from appo.report.wandb_log import COLUMNS, table_row
+from appo.report.trackers.rollout_trace import rollout_traces
+from appo.report.trackers.wandb_log import COLUMNS, table_row
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout, ToolCall

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from report_parts import parts_of_run, read_index, read_pack, record, write_run
 
-from appo.report.sampling import among, chosen_trees
-from appo.report.write import write_report
+from appo.report.html.sampling import among, chosen_trees
+from appo.report.html.write import write_report
 
 
 @pytest.fixture

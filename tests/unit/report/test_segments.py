@@ -1,6 +1,6 @@
 """The parts of a rollout, found without a tokenizer."""
 
-from appo.report.segments import segments
+from appo.report.text.segments import segments
 
 
 def parts(texts, mask=None, calls=(), tags=True, end="stop"):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from appo.report.trackio_log import without_a_run
+from appo.report.trackers.trackio_log import without_a_run
 
 
 @pytest.mark.parametrize(("training", "left"), [(True, ["trackio", "wandb"]), (False, ["wandb"])])

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from appo.cli.main import main
 from appo.errors import UserError
-from appo.report import pack
-from appo.report.write import write_report
+from appo.report.html import pack
+from appo.report.html.write import write_report
 
 EVIL = "</script><img src=x onerror=alert(1)><!--"
 
@@ -210,7 +210,7 @@ def test_the_pack_says_its_format(tmp_path):
 def test_the_files_of_the_page_are_part_of_the_package():
     root = Path(__file__).parents[3]
     patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["appo"]
-    files = list((root / "src" / "appo" / "report" / "page").iterdir())
+    files = list((root / "src" / "appo" / "report" / "html" / "page").iterdir())
     assert len(files) > 3
     for file in files:
         assert any(fnmatch(str(file.relative_to(root / "src" / "appo")), pattern) for pattern in patterns)

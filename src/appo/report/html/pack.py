@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from appo.files import fingerprint, strict_json
-from appo.report.columns import Part
-from appo.report.credit import Differences
-from appo.report.details import details
-from appo.report.quantise import column, exact, heat, ids_column, json_column, rounded
-from appo.report.run import Run
+from appo.report.html.columns import Part
+from appo.report.html.credit import Differences
+from appo.report.html.details import details
+from appo.report.html.quantise import column, exact, heat, ids_column, json_column, rounded
+from appo.report.html.run import Run
 
 # Shapes: R rollouts of a part, P tokens of all of them.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from appo.report.rollout_trace import RolloutTrace
+from appo.report.trackers.rollout_trace import RolloutTrace
 
 
 def log_to_trackio(traces: Sequence[RolloutTrace], step: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from appo.files import strict_json
-from appo.report.segments import Segment, segments
+from appo.report.text.segments import Segment, segments
 from appo.rollout.record_columns import FACTORS
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout, ToolCall

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from appo.report.columns import Part
+from appo.report.html.columns import Part
 from appo.rollout.records import read_records
 
 SEED = 0

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from appo.report.rollout_trace import RolloutTrace
+from appo.report.trackers.rollout_trace import RolloutTrace
 
 FACTS = (
     "task", "rollout", "reward", "advantage", "advantage_min", "advantage_max", "finish_reason", "tokens",

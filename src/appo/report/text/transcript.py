@@ -10,9 +10,9 @@ from itertools import groupby
 from rich.console import Console
 from rich.text import Text
 
-from appo.report.plain_text import as_text, counted, hanging, number, one_line, printable, quoted
-from appo.report.recorded_tasks import Record, RecordedTask, message_text
-from appo.report.segments import Segment, segments
+from appo.report.text.plain_text import as_text, counted, hanging, number, one_line, printable, quoted
+from appo.report.text.recorded_tasks import Record, RecordedTask, message_text
+from appo.report.text.segments import Segment, segments
 
 STYLES = {"thought": "dim", "call": "cyan", "result": "blue", "answer": "bold", "error": "bold red"}
 ANSWER = 40  # characters of a branch's answer

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from appo.report.plain_text import number, quoted
-from appo.report.recorded_tasks import Record, RecordedTask
-from appo.report.segments import token_parts
-from appo.report.transcript import Transcript
+from appo.report.text.plain_text import number, quoted
+from appo.report.text.recorded_tasks import Record, RecordedTask
+from appo.report.text.segments import token_parts
+from appo.report.text.transcript import Transcript
 from appo.rollout.record_columns import FACTORS, FIXED
 
 Values = Sequence[float | None]

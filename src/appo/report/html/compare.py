@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from appo.files import fingerprint
-from appo.report.columns import Part
-from appo.report.resample import Resampled
-from appo.report.run import evaluation_order
+from appo.report.html.columns import Part
+from appo.report.html.resample import Resampled
+from appo.report.html.run import evaluation_order
 
 TRAINING = None  # the group of the training's rollouts; others are named as their evaluation
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.columns import Part
+from appo.report.html.columns import Part
 
 # Shapes: R rollouts of a part, V branches.
 

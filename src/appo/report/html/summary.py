@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.columns import Part
+from appo.report.html.columns import Part
+from appo.report.html.run import Run, logged_series
 from appo.report.intervals import wilson_interval
-from appo.report.run import Run, logged_series
 
 # Shapes: R rollouts of a part, P tokens of all of them.
 

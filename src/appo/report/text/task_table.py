@@ -7,8 +7,8 @@ Left out on purpose: rich's tables, which need all rows first.
 from rich.console import Console
 from rich.text import Text
 
-from appo.report.plain_text import as_text, counted, one_line, printable
-from appo.report.recorded_tasks import Record, RecordedTask, mean_reward, question
+from appo.report.text.plain_text import as_text, counted, one_line, printable
+from appo.report.text.recorded_tasks import Record, RecordedTask, mean_reward, question
 
 COLUMNS = ("kind", "row", "prompt", "reward", "tool_calls", "finish_reason")  # of the records, which it needs
 TASK, REFERENCE = 12, 16  # characters

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.clusters import Clusters
-from appo.report.columns import ANSWER, CALLED, RESULT, THOUGHT, Part
-from appo.report.resample import Resampled
-from appo.report.summary import parent_rows
+from appo.report.html.clusters import Clusters
+from appo.report.html.columns import ANSWER, CALLED, RESULT, THOUGHT, Part
+from appo.report.html.resample import Resampled
+from appo.report.html.summary import parent_rows
 
 # Shapes: R rollouts of a part, P tokens of all of them, V picks (branches with a reward, as has their parent).
 

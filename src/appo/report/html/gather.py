@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.atlas import Atlas
 from appo.report.bar import SECONDS_BETWEEN_LINES, Stages
-from appo.report.columns import Part, parts_of, read_parts
-from appo.report.compare import TRAINING, RowSuccess
-from appo.report.credit import CreditCheck
-from appo.report.credit_words import base_of, factor_help
-from appo.report.pack import NO_EVALUATION, RunPacker
-from appo.report.run import Run, evaluation_name
-from appo.report.sampling import Trees, among, chosen_trees
-from appo.report.summary import Evaluations, Series, settings_of
+from appo.report.html.atlas import Atlas
+from appo.report.html.columns import Part, parts_of, read_parts
+from appo.report.html.compare import TRAINING, RowSuccess
+from appo.report.html.credit import CreditCheck
+from appo.report.html.credit_words import base_of, factor_help
+from appo.report.html.pack import NO_EVALUATION, RunPacker
+from appo.report.html.run import Run, evaluation_name
+from appo.report.html.sampling import Trees, among, chosen_trees
+from appo.report.html.summary import Evaluations, Series, settings_of
 from appo.rollout.record_files import record_files
 
 # Shapes: R rollouts of a part.

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.columns import Part
-from appo.report.credit_words import BASES, base_of_kind
+from appo.report.html.columns import Part
+from appo.report.html.credit_words import BASES, base_of_kind
 
 # Shapes: R rollouts of a part, P tokens of all of them, L those that carry loss.
 

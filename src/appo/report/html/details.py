@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from appo.report.columns import Part
+from appo.report.html.columns import Part
 from appo.rollout.record_times import KEY
 
 DEFAULTS = (None, None, True, None, None)  # error, seconds, ran, arguments, result

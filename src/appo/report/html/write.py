@@ -22,9 +22,9 @@ from typing import Any
 import appo
 from appo.errors import UserError
 from appo.files import PARTIAL, new_file, strict_json
-from appo.report.compare import compare
-from appo.report.gather import Gathered
-from appo.report.run import read_run
+from appo.report.html.compare import compare
+from appo.report.html.gather import Gathered
+from appo.report.html.run import read_run
 
 FORMAT = 1
 FOLDER_FROM = 20_000_000  # tokens
@@ -110,7 +110,7 @@ def write_report(
     """
     runs = [read_run(path) for path in (run, other) if path is not None]
     out = Path(out) if out is not None else runs[0].report
-    shards = Shards(out, folder_from)
+    parts, shards = page_parts(), Shards(out, folder_from)  # a page that is missing is no fault of the user's
     try:
         packed, rows = [], []
         for one in runs:
@@ -124,7 +124,7 @@ def write_report(
             found["shards"] = shards.list_of(number)
         with new_file(out) as partial:
             with open(partial, "w", encoding="utf-8") as file:
-                file.writelines(_page(pack, shards))
+                file.writelines(_page(parts, pack, shards))
             shards.settle()
     except OSError as error:
         raise UserError(
@@ -140,7 +140,7 @@ def write_report(
 
 def page_parts() -> tuple[str, str, str]:
     """The page's HTML, CSS and JavaScript; scripts in the order of their names."""
-    folder = resources.files("appo.report") / "page"
+    folder = resources.files("appo.report.html") / "page"
     names = sorted(entry.name for entry in folder.iterdir())
     css, scripts = (
         "\n".join((folder / name).read_text(encoding="utf-8") for name in names if name.endswith(end))
@@ -149,9 +149,9 @@ def page_parts() -> tuple[str, str, str]:
     return (folder / "page.html").read_text(encoding="utf-8"), css, scripts
 
 
-def _page(pack: dict[str, Any], shards: Shards) -> Iterator[str]:
+def _page(parts: tuple[str, str, str], pack: dict[str, Any], shards: Shards) -> Iterator[str]:
     """The pieces of the file in order: the page with the index in it, then the shards."""
-    html, css, scripts = page_parts()
+    html, css, scripts = parts
     style, script = f"'{_hash(css)}'", f"'{_hash(scripts)}'" + (" file: 'self'" if shards.in_folder else "")
     html = html.replace("APPO_STYLE_SRC", style, 1).replace("APPO_SCRIPT_SRC", script, 1)
     data = _harmless(json.dumps(strict_json(pack), ensure_ascii=True, separators=(",", ":"), allow_nan=False))

@@ -1,0 +1,1 @@
+"""A run's rollouts as text for a terminal (`appo show`)."""

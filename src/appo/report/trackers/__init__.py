@@ -1,0 +1,1 @@
+"""Rollouts as traces for trackio and W&B."""
