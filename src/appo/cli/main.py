@@ -37,7 +37,16 @@ HELP = {"-h", "--help", "--help-all"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, or 2 after a mistake in the recipe or the flags."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
     find_modules_here()
     command, rest = arguments[:1], arguments[1:]
     if command == ["--version"]:

@@ -11,8 +11,6 @@ Left out on purpose: pictures (`appo.report.curves`), and torch: this answers at
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,12 +37,8 @@ def records(flags: list[str]) -> int:
         parser.error("--step, --kind and --texts choose among the records that --jsonl prints; add --jsonl.")
     kind = None if options.kind == "all" else options.kind
     lines = json_lines(options.run, kind, options.step, options.texts) if options.jsonl else summary(options.run)
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for line in lines:
+        print(line)
     return 0
 
 

@@ -19,7 +19,6 @@ Left out on purpose: a page for a browser, and torch: this answers at once.
 import argparse
 import heapq
 import io
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -63,14 +62,10 @@ def show(flags: list[str]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
     settings = read_meta(options.run).get("settings") or {}
     console = open_console()
-    try:
-        if options.task is None and not options.failed and options.worst is None:
-            _table(options, settings, console)
-        else:
-            _rollouts(options, settings, console)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; nothing may be written at the end either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.task is None and not options.failed and options.worst is None:
+        _table(options, settings, console)
+    else:
+        _rollouts(options, settings, console)
     return 0
 
 
@@ -140,7 +135,7 @@ def _table(options: argparse.Namespace, settings: dict[str, Any], console: Conso
     place = "" if first.step is None else f" --step {first.step}"
     rows = [
         (f"{place} --task {first.id}", "a task's texts, calls, rewards and branches"),
-        (f"{place} --task {first.id} --rollout 0", "one rollout, and the numbers of its tokens"),
+        (f"{place} --task {first.id} --rollout 0", "one rollout, and the numbers of its weightiest tokens"),
         (" --failed", "those without success; --step all: of the whole run"),
         (" --worst 5", "the lowest rewards"),
     ]

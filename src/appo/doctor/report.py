@@ -260,6 +260,9 @@ def main(arguments: list[str] | None = None) -> int:
         url = arguments[1]
     elif len(arguments) == 1 and arguments[0].startswith("--server="):
         url = arguments[0].partition("=")[2]
+    elif arguments in (["--help"], ["-h"]):
+        print("appo doctor [--server URL]: versions, devices, engines, a vLLM server, and what would fail here")
+        return 0
     elif arguments:
         print(f"appo doctor takes --server URL alone, got {' '.join(arguments)}.", file=sys.stderr)
         return 2

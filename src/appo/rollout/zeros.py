@@ -104,6 +104,6 @@ class EqualRewards:
         why = likely_reason(endings, self._with_tools) if reward <= 0 else None
         return (
             f"all of the first {len(endings)} rollouts have the reward {reward:g}, and equal rewards teach nothing"
-            f"{f'; {why}' if why else ''}: look at what was written (`appo records RUN --jsonl`) and at the reward "
+            f"{f'; {why}' if why else ''}: look at what was written (`appo show RUN --worst 3`) and at the reward "
             "function."
         )

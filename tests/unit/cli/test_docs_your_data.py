@@ -47,7 +47,7 @@ def test_the_pages_parts_make_a_run_without_mistakes(here, capsys):
 
 
 def test_the_examples_recipe_is_a_run_without_mistakes(monkeypatch, capsys):
-    pytest.importorskip("gguf", reason="needs pip install appo[smollm2]")
+    pytest.importorskip("gguf", reason="needs pip install 'appo[smollm2]'")
     monkeypatch.chdir(TICKETS)
     monkeypatch.syspath_prepend(TICKETS)
     monkeypatch.delitem(sys.modules, "my_tools", raising=False)

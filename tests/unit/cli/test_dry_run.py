@@ -85,7 +85,7 @@ def test_a_flag_of_any_form_asks_for_it_and_false_does_not(recipe, tmp_path, cap
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_every_recipe_passes(name, capsys):
     if name.startswith("smollm2"):
-        pytest.importorskip("reasoning_gym", reason="needs pip install appo[smollm2]")
+        pytest.importorskip("reasoning_gym", reason="needs pip install 'appo[smollm2]'")
     code = main(["train", str(RECIPES / name), "--dry-run", "--allow_unisolated", "true"])
     out = capsys.readouterr().out
     mistakes = [line for line in out.splitlines() if line.startswith("mistake:")]

@@ -3,6 +3,8 @@
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 from types import NoneType, UnionType
 from typing import Union, get_args, get_origin
 
@@ -167,3 +169,13 @@ def test_what_cannot_be_worked_out_is_shown_as_it_stands(tmp_path, monkeypatch):
         FieldInfo("names", "list", [], "AB", "Own"),
     ]
     assert list(help.lines(found)) == ["  --cores: int = os.cpu_count()", "  --names: list = []", "      AB"]
+
+
+@pytest.mark.parametrize("arguments", [["sft", "--help"], ["chat", "--help"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_fault(arguments):
+    program = subprocess.Popen(
+        [sys.executable, "-m", "appo", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    program.stdout.close()
+    assert program.stderr.read() == ""
+    assert program.wait() == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install appo[smollm2]")
+pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'appo[smollm2]'")
 
 from appo.environments import reasoning_gym as task
 from appo.environments.reasoning_gym import FAMILIES, TASK, accuracy_reward, solve

@@ -193,3 +193,10 @@ def test_options_reach_the_template_of_prompts_and_results(directory, protocol):
 def test_options_need_a_template(directory):
     with pytest.raises(UserError, match="it has no chat template, which chat_template_kwargs are for"):
         load_policy(directory, "tags", {}, None, {"enable_thinking": False})
+
+
+def test_a_runs_directory_is_no_model_but_names_it(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"that is the directory of a run; give its model, .*/model"):
+        load_policy(str(tmp_path), "tags", {})

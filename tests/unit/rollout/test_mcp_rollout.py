@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
+pytest.importorskip("mcp", reason="the package mcp is not installed: pip install 'appo[mcp]'")
 
 from test_loop import ScriptedEngine
 from test_protocol import chat_trainer, qwen  # noqa: F401 - fixtures

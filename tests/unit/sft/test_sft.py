@@ -163,7 +163,7 @@ def test_prompts_are_rendered_as_the_trainer_renders_them(model_and_tokenizer):
 
 
 def test_an_adapter_is_trained_alone(model_and_tokenizer, tmp_path):
-    peft = pytest.importorskip("peft", reason="needs pip install appo[peft]")
+    peft = pytest.importorskip("peft", reason="needs pip install 'appo[peft]'")
     model, tokenizer = model_and_tokenizer
     adapter = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     args = make_config(tmp_path, max_steps=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mcp", reason="the package mcp is not installed: pip install appo[mcp]")
+pytest.importorskip("mcp", reason="the package mcp is not installed: pip install 'appo[mcp]'")
 
 from appo.cli.loading import load_task
 from appo.cli.run_config import RunConfig
@@ -560,7 +560,7 @@ def test_the_command_without_the_package_is_one_sentence(tmp_path):
     command = [sys.executable, "-m", "appo.tools.mcp", "true"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1
-    assert done.stderr == "The package mcp is missing: run `pip install appo[mcp]`.\n"
+    assert done.stderr == "The package mcp is missing: run `pip install 'appo[mcp]'`.\n"
 
 
 def test_a_task_of_mcp_tools_without_the_package_is_one_sentence(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("jsonschema", reason="it comes with the package mcp: pip install appo[mcp]")
+pytest.importorskip("jsonschema", reason="it comes with the package mcp: pip install 'appo[mcp]'")
 
 from transformers.utils.chat_parsing.response_parser import parse_response
 from trl.chat_template_utils import qwen3_5_template

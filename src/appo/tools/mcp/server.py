@@ -13,7 +13,7 @@ breaks is a `ConnectionError`, as it may or may not have had its effect; the nex
 connects anew. So it does where a call was given up and the server does not answer a ping. Lines of a server that are
 no messages are skipped, and logged by `mcp`.
 
-Needs the package `mcp`: `pip install appo[mcp]`. Left out on purpose: resources, prompts, sampling and elicitation,
+Needs the package `mcp`: `pip install 'appo[mcp]'`. Left out on purpose: resources, prompts, sampling and elicitation,
 which are not tools; OAuth; tools that a server adds later; pickling of the tools.
 """
 
@@ -51,7 +51,7 @@ try:
 
     from appo.tools.mcp.connection import Connection
 except ModuleNotFoundError as error:
-    raise MissingPackage(f"The package {error.name} is missing: run `pip install appo[mcp]`.") from None
+    raise MissingPackage(f"The package {error.name} is missing: run `pip install 'appo[mcp]'`.") from None
 except ImportError as error:
     raise MissingPackage(f"The package mcp is another version ({error}): run `pip install -U appo[mcp]`.") from None
 
