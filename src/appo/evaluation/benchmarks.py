@@ -29,7 +29,7 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.files import append_lines
-from appo.rewards.equality import is_math
+from appo.rewards.equality import are_math
 
 Rows = dict[str, list[BenchmarkRow]]
 
@@ -90,7 +90,7 @@ def _own_rows(config: EvalConfig, name: str, file: str) -> list[BenchmarkRow]:
     rows = load_own_benchmark(
         name, file, prompt=config.prompt, answer=config.answer, metric=config.metric or "f1", limit=config.limit
     )
-    if config.metric is None and all(is_math(answer) for row in rows for answer in row.answers):
+    if config.metric is None and are_math([answer for row in rows for answer in row.answers]):
         rows = [replace(row, metric="judge" if config.math_by_judge else "math") for row in rows]
     return rows
 
