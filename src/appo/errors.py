@@ -4,6 +4,8 @@ The commands print it and exit with code 2; every other exception keeps its trac
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # What reads a user's values while a trainer is made, beside this package.
 LIBRARIES = (
@@ -18,6 +20,31 @@ class UserError(ValueError):
 
 class MissingPackage(UserError, ModuleNotFoundError):
     """A package that an extra brings is not installed; the sentence says which extra."""
+
+
+class Mistakes:
+    """Sentences on what is wrong with what belongs together, so that all are told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def kept(self, but: type[UserError] | tuple[()] = ()) -> Iterator[None]:
+        """Keeps a mistake that is raised inside; one of the kind `but` is dropped."""
+        try:
+            yield
+        except UserError as error:
+            if not isinstance(error, but):
+                self.found.append(str(error))
+
+    def raise_if_any(self) -> None:
+        """
+        Raises:
+            UserError: with all of them.
+        """
+        if self.found:
+            *others, last = dict.fromkeys(self.found)
+            raise UserError("".join(f"{said.rstrip('.')}; also: " for said in others) + last)
 
 
 def is_complaint(error: BaseException) -> bool:

@@ -136,7 +136,14 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
     given = config.chat_template_kwargs or {}
     assert isinstance(given, dict)
     policy = load_policy(
-        config.model, config.protocol, tools, config.system_prompt, given, config.engine, add_tools=config.add_tools
+        config.model,
+        config.protocol,
+        tools,
+        config.system_prompt,
+        given,
+        config.engine,
+        {} if config.result_format is None else {"result_format": config.result_format},
+        add_tools=config.add_tools,
     )
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:
