@@ -19,7 +19,7 @@ from transformers.utils import logging
 from trl import GRPOConfig
 
 from appo.engines.settings import check_training
-from appo.errors import UserError
+from appo.errors import UserError, batches_in_given_fields
 from appo.methods import METHODS, Method, open_method
 from appo.methods.misplaced import refuses_unknown_fields
 from appo.rollout.mismatch import MODES
@@ -250,24 +250,9 @@ class APPOConfig(GRPOConfig):
         self._check_unsupported()
         if self.use_vllm:
             check_training(self)
-        made_up = self.generation_batch_size is None
-        try:
+        with batches_in_given_fields(self):
             super().__post_init__()
-        except ValueError as error:
-            if not (made_up and str(error).startswith("generation_batch_size (")):
-                raise
-            raise UserError(self._undivided()) from None
         self._check_batches()
-
-    def _undivided(self) -> str:
-        """What TRL says of a batch of its own making, in the fields that a user has given."""
-        per_device, steps = self.per_device_train_batch_size, self.steps_per_generation
-        processes = f" x {self.world_size} processes" if self.world_size > 1 else ""
-        return (
-            f"per_device_train_batch_size x steps_per_generation ({per_device} x {steps}{processes} = "
-            f"{self.generation_batch_size}) must be divisible by num_generations ({self.num_generations}); change one "
-            "of the three."
-        )
 
     def _check_choices(self) -> None:
         for name, choices in CHOICES.items():

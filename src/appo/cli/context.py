@@ -5,7 +5,6 @@
 Left out on purpose: what is a mistake (`checks.py`).
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -18,14 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from appo.cli.loading import check_source, load_model, load_task, lora_config, make_model, runs_programs, tools_of
-from appo.cli.mistakes import RecipeError
+from appo.cli.mistakes import RecipeError, placed_in_task_args
 from appo.cli.run_config import RunConfig
 from appo.cli.run_plan import RunPlan
 from appo.config import APPOConfig
 from appo.data.content import Shared, shared, without_rows
 from appo.data.rows import HubError
 from appo.environments.base import Demonstration, Task, each_demonstration
-from appo.errors import UserError
 from appo.models import smollm2
 from appo.models.loading import read_outline, settle_embeddings
 from appo.rollout.environments import EnvironmentPool
@@ -177,7 +175,7 @@ class Context:
     def given_rows(self) -> Dataset:
         """What the task gives to train on."""
         config = self.config
-        return self._checked("the task's data", self._drawn(self.task.dataset, config.train_size, config.train_seed))
+        return self._checked("the task's data", self.task.dataset, config.train_size, config.train_seed)
 
     @part("data")
     def shared(self) -> Shared | None:
@@ -205,22 +203,12 @@ class Context:
         config = self.config
         if not config.eval_size:
             return None
-        return self._checked(
-            "the task's questions", self._drawn(self.task.questions, config.eval_size, config.eval_seed)
-        )
+        return self._checked("the task's questions", self.task.questions, config.eval_size, config.eval_seed)
 
-    def _drawn(self, draw: Callable[[int, int], Dataset], size: int, seed: int) -> Dataset:
-        """Rows of the task; a mistake that begins with the name of an argument says where that stands."""
-        try:
-            return draw(size, seed)
-        except UserError as error:
-            given = self.config.task_args
-            if isinstance(given, dict) and (named := re.match(r"(\w+)(:| =)", str(error))) and named[1] in given:
-                error.args = (f"task_args: {error}",)
-            raise
-
-    def _checked(self, name: str, rows: Dataset) -> Dataset:
+    def _checked(self, name: str, draw: Callable[[int, int], Dataset], size: int, seed: int) -> Dataset:
         task = self.task
+        with placed_in_task_args(self.config.task_args):
+            rows = draw(size, seed)
         check_rows(self.config.task, name, rows, task.environment_factory is not None)
         if task.environment_factory is not None:
             check_reset(name, rows, EnvironmentPool(list(task.tools), task.environment_factory))
