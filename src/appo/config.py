@@ -19,7 +19,7 @@ from transformers.utils import logging
 from trl import GRPOConfig
 
 from appo.engines.settings import check_training
-from appo.errors import UserError
+from appo.errors import UserError, batches_in_given_fields
 from appo.methods import METHODS, Method, open_method
 from appo.methods.misplaced import refuses_unknown_fields
 from appo.rollout.mismatch import MODES
@@ -250,7 +250,8 @@ class APPOConfig(GRPOConfig):
         self._check_unsupported()
         if self.use_vllm:
             check_training(self)
-        super().__post_init__()
+        with batches_in_given_fields(self):
+            super().__post_init__()
         self._check_batches()
 
     def _check_choices(self) -> None:

@@ -4,6 +4,9 @@ The commands print it and exit with code 2; every other exception keeps its trac
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 # What reads a user's values while a trainer is made, beside this package.
 LIBRARIES = (
@@ -18,6 +21,48 @@ class UserError(ValueError):
 
 class MissingPackage(UserError, ModuleNotFoundError):
     """A package that an extra brings is not installed; the sentence says which extra."""
+
+
+class Mistakes:
+    """Sentences on what is wrong with what belongs together, so that all are told at once."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def kept(self, but: type[UserError] | tuple[()] = ()) -> Iterator[None]:
+        """Keeps a mistake that is raised inside; one of the kind `but` is dropped."""
+        try:
+            yield
+        except UserError as error:
+            if not isinstance(error, but):
+                self.found.append(str(error))
+
+    def raise_if_any(self) -> None:
+        """
+        Raises:
+            UserError: with all of them.
+        """
+        if self.found:
+            *others, last = dict.fromkeys(self.found)
+            raise UserError("".join(f"{said.rstrip('.')}; also: " for said in others) + last)
+
+
+@contextmanager
+def batches_in_given_fields(args: Any) -> Iterator[None]:
+    """What TRL says of a batch of its own making, in the fields that a user gives; `args` is a `GRPOConfig`."""
+    of_user = args.generation_batch_size is not None
+    try:
+        yield
+    except ValueError as error:
+        if of_user or not str(error).startswith("generation_batch_size ("):
+            raise
+        factors = f"{args.per_device_train_batch_size} x {args.steps_per_generation}"
+        processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
+        raise UserError(
+            f"per_device_train_batch_size x steps_per_generation ({factors}{processes} = {args.generation_batch_size}) "
+            f"must be divisible by num_generations ({args.num_generations}); change one of the three."
+        ) from None
 
 
 def is_complaint(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,15 @@ def samples(out):
 
 def results(out):
     return json.loads((out / "results.json").read_text())["benchmarks"]
+
+
+def test_a_model_is_asked_as_in_its_training_and_that_is_told(tmp_path, data, answering, capsys):
+    model = shutil.copytree(answering, tmp_path / "model")
+    (model / "appo.json").write_text(json.dumps({"tool_protocol": "tags", "system_prompt": "", "max_tool_calls": 2}))
+    flags = ["--model", str(model), "--benchmark", "gsm8k", "--data", data, "--limit", "1", "--tools", "none"]
+    assert run(tmp_path / "out", *flags) == 0
+    assert samples(tmp_path / "out")[0]["prompt"] == "What is 1 + 1?\n"
+    assert "(appo.json): protocol, system_prompt, max_tool_calls; flags win." in capsys.readouterr().out
 
 
 def test_a_model_that_never_calls_a_tool(tmp_path, data, answering, capsys):

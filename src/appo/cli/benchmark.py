@@ -4,7 +4,8 @@ Left out on purpose: sampling, judging and scoring (`appo.evaluation.benchmarks`
 """
 
 import difflib
-from dataclasses import fields
+from dataclasses import fields, replace
+from typing import Any
 
 import transformers
 from rich.console import Console
@@ -15,6 +16,14 @@ from appo.evaluation.benchmarks import evaluate_benchmarks
 from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.table import print_results
 from appo.evaluation.wrong_samples import print_wrong
+from appo.models.usage import read_usage
+
+ALIAS = "tool_protocol"  # what the other commands call `protocol`
+# How a model is asked. Sampling stays the same for all models, so that their numbers can be compared.
+TRAINED = (
+    ALIAS, "result_format", "add_tools", "system_prompt", "chat_template_kwargs", "max_completion_length",
+    "max_tool_calling_iterations", "max_tool_calls", "max_tool_result_chars", "tool_timeout",
+)  # fmt: skip
 
 
 def benchmark(flags: list[str]) -> None:
@@ -27,9 +36,12 @@ def benchmark(flags: list[str]) -> None:
         UserError: for whatever is wrong with the flags and what they name, and for a full disk.
     """
     config = read_flags(flags)
+    own = trained_with(config.model)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     console = Console(markup=False, highlight=False, soft_wrap=True)
+    if used := [name for name, value in own.items() if getattr(config, name) == value]:
+        console.print(f"as in the model's training (appo.json): {', '.join(used)}; flags win.")
     try:
         results = evaluate_benchmarks(config, console)
     except OSError as error:  # such as a full disk
@@ -43,16 +55,35 @@ def benchmark(flags: list[str]) -> None:
 
 
 def read_flags(flags: list[str]) -> EvalConfig:
-    """
+    """The options; those of `TRAINED` that no flag gives are as in the model's training, where it says so.
+
     Raises:
         RecipeError: for unknown flags, wrong types and contradictory values, in one sentence.
     """
     names = [f.name for f in fields(EvalConfig)]
     for flag in [flag for number, flag in enumerate(flags) if flag.startswith("--") or number == 0]:
         name = head(flag.split("=")[0].removeprefix("--")).replace("-", "_")
-        if not flag.startswith("--") or name not in names:
+        if not flag.startswith("--") or name not in (*names, ALIAS):
             close = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean --{close[0]}?" if close else "see `appo benchmark --help`."
             raise RecipeError(f"unknown option {flag}; {hint}")
-    (config,) = read_dataclasses((EvalConfig,), {}, split_flags(flags)[0], FLAGS)
-    return config
+    given = split_flags(flags)[0]
+    if ALIAS in given:
+        if "protocol" in given:
+            raise RecipeError(f"{FLAGS}: --protocol and --{ALIAS} are the same; give one.")
+        given["protocol"] = given.pop(ALIAS)
+    (config,) = read_dataclasses((EvalConfig,), {}, given, FLAGS)
+    flagged = {*map(head, given)}
+    own = {name: value for name, value in trained_with(config.model).items() if name not in flagged}
+    return replace(config, **own)
+
+
+def trained_with(model: str) -> dict[str, Any]:
+    """What a model says of its training (`appo.json`) that a benchmark can do alike, by option.
+
+    Raises:
+        UserError: for a file that is broken.
+    """
+    known = read_usage(model).as_json()
+    own = {"protocol" if name == ALIAS else name: known[name] for name in TRAINED if name in known}
+    return own if own.get("protocol") == "tags" else {name: own[name] for name in own if name != "result_format"}

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig
 
 from appo.cli.loading import check_source, load_model, load_task, lora_config, make_model, runs_programs, tools_of
-from appo.cli.mistakes import RecipeError
+from appo.cli.mistakes import RecipeError, placed_in_task_args
 from appo.cli.run_config import RunConfig
 from appo.cli.run_plan import RunPlan
 from appo.config import APPOConfig
@@ -175,7 +175,7 @@ class Context:
     def given_rows(self) -> Dataset:
         """What the task gives to train on."""
         config = self.config
-        return self._checked("the task's data", self.task.dataset(config.train_size, config.train_seed))
+        return self._checked("the task's data", self.task.dataset, config.train_size, config.train_seed)
 
     @part("data")
     def shared(self) -> Shared | None:
@@ -203,10 +203,12 @@ class Context:
         config = self.config
         if not config.eval_size:
             return None
-        return self._checked("the task's questions", self.task.questions(config.eval_size, config.eval_seed))
+        return self._checked("the task's questions", self.task.questions, config.eval_size, config.eval_seed)
 
-    def _checked(self, name: str, rows: Dataset) -> Dataset:
+    def _checked(self, name: str, draw: Callable[[int, int], Dataset], size: int, seed: int) -> Dataset:
         task = self.task
+        with placed_in_task_args(self.config.task_args):
+            rows = draw(size, seed)
         check_rows(self.config.task, name, rows, task.environment_factory is not None)
         if task.environment_factory is not None:
             check_reset(name, rows, EnvironmentPool(list(task.tools), task.environment_factory))

@@ -144,7 +144,7 @@ def dry_run(command: str, path: str, overrides: list[str]) -> int:
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else it tells of every try
     settings, mistakes = collect_settings(path, overrides)
-    lines: list[str] = []
+    lines = ["not checked: plan, task, data and model, because the settings could not be made."]
     if settings is not None:
         run = DryRun(command, *settings, mistakes)
         run.look()

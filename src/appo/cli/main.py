@@ -4,6 +4,7 @@ Only the standard library is imported here, so that help and mistakes answer at 
 `benchmark.py`.
 """
 
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed 
 checkpoint when started again.
 """
 
+COMMANDS = ("sft", "train", "eval", "benchmark", "chat", "records", "report", "show", "study", "doctor")
 HELP = {"-h", "--help", "--help-all"}
 
 
@@ -57,9 +59,10 @@ def _main(arguments: list[str]) -> int:
     if not command or command[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    if command[0] not in ("sft", "train", "eval", "benchmark", "chat", "records", "report", "show", "study", "doctor"):
-        known = "sft, train, eval, benchmark, chat, records, report, show, study or doctor"
-        print(f"appo: unknown command {command[0]}; use {known}.", file=sys.stderr)
+    if command[0] not in COMMANDS:
+        close = difflib.get_close_matches(command[0], COMMANDS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"use {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}."
+        print(f"appo: unknown command {command[0]}; {hint}", file=sys.stderr)
         return 2
     if command[0] == "study":
         from appo.research.__main__ import main as study

@@ -1,8 +1,10 @@
 """`RecipeError`: a mistake in a recipe or a flag, in one sentence; and what libraries say of values, in one, too."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jinja2
 
@@ -36,6 +38,18 @@ def in_one_sentence() -> Iterator[None]:
         if isinstance(error, UserError) or not is_complaint(error):
             raise
         raise RecipeError(sentence_of(error)) from error
+
+
+@contextmanager
+def placed_in_task_args(given: Any) -> Iterator[None]:
+    """Says of a mistake that begins with the name of an argument of the task where that stands."""
+    try:
+        yield
+    except UserError as error:
+        named = re.match(r"(\w+)(:| =)", str(error))
+        if isinstance(given, dict) and named and named[1] in given:
+            error.args = (f"task_args: {error}",)
+        raise
 
 
 def fault_of(name: str, error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from appo.data.content import normalised, prompt_text
 from appo.data.prompt_template import PromptTemplate, check_column
 from appo.data.rows import BadRows, DataError, Row, as_texts, source_rows
-from appo.errors import UserError
+from appo.errors import Mistakes, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,15 @@ def read_own_rows(source: str | Path, prompt: str | None, answer: str | None, fi
     if not places:
         raise DataError(f"{field}: {name} has no rows.")
     columns = list(dict.fromkeys(key for _, row in places for key in row))
-    template = None if prompt is None else PromptTemplate(prompt, columns, name)
+    template, mistakes = None, Mistakes()
+    with mistakes.kept():
+        template = None if prompt is None else PromptTemplate(prompt, columns, name)
     if answer is not None:
-        check_column("answer", answer, columns, name)
-        if template is not None and answer in template.columns:
-            raise UserError(f"prompt = {prompt!r} shows the answer, column {answer!r}; leave it out of the prompt.")
+        with mistakes.kept():
+            check_column("answer", answer, columns, name)
+    mistakes.raise_if_any()
+    if answer is not None and template is not None and answer in template.columns:
+        raise UserError(f"prompt = {prompt!r} shows the answer, column {answer!r}; leave it out of the prompt.")
     places = [(place, {column: row.get(column) for column in columns}) for place, row in places]
     found = _convert(name, places, template, answer)
     _tell(found, answer, prompt)

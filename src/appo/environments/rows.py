@@ -30,11 +30,11 @@ from appo import rewards
 from appo.data.content import deciding_columns, is_held_out, key_of
 from appo.data.own_rows import OwnRows, read_own_rows
 from appo.data.prompt_template import is_messages
-from appo.data.rows import DataError
+from appo.data.rows import DataError, HubError
 from appo.environments.base import Task, tool_methods
 from appo.environments.named import load_named
 from appo.environments.prompts import short_prompt, system_prompt
-from appo.errors import UserError
+from appo.errors import Mistakes, UserError
 from appo.rewards.answers import CALLS
 from appo.tools.python import python
 
@@ -80,15 +80,29 @@ def rows_task(
         tool_protocol: The run's; a recipe's is given by itself.
 
     Raises:
-        UserError: for values that contradict each other, and names that there are not. The file is read later.
+        UserError: for values that contradict each other, and names that there are not: all of them in one. The file
+            is read later, unless there are mistakes.
     """
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
-    functions = [_tool(tool) for tool in _several(tools)]
-    factory = None if environment is None else _environment(environment)
+    mistakes = Mistakes()
+    functions: list[Callable[..., Any]] = []
+    scoring: list[Callable[..., Any]] = []
+    factory = None
+    for tool in _several(tools):
+        with mistakes.kept():
+            functions.append(_tool(tool))
+    with mistakes.kept():
+        factory = environment if environment is None else _environment(environment)
     in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
-    scoring = _reward_functions(_several(reward), answer, factory, in_tags)
+    for given in _several(reward) or ([] if environment is not None and factory is None else [None]):
+        with mistakes.kept():
+            scoring += _reward_functions(_several(given), answer, factory, in_tags)
+    if mistakes.found:  # else the file is read when it is needed
+        with mistakes.kept(but=HubError):
+            _split(file, eval_file, held_out, prompt, answer, False, ("", chat))
+    mistakes.raise_if_any()
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
     held = eval_file or f"the held-out part of {file}"

@@ -29,7 +29,7 @@ from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
 from appo.files import append_lines
-from appo.rewards.equality import is_math
+from appo.rewards.equality import are_math
 
 Rows = dict[str, list[BenchmarkRow]]
 
@@ -90,7 +90,7 @@ def _own_rows(config: EvalConfig, name: str, file: str) -> list[BenchmarkRow]:
     rows = load_own_benchmark(
         name, file, prompt=config.prompt, answer=config.answer, metric=config.metric or "f1", limit=config.limit
     )
-    if config.metric is None and all(is_math(answer) for row in rows for answer in row.answers):
+    if config.metric is None and are_math([answer for row in rows for answer in row.answers]):
         rows = [replace(row, metric="judge" if config.math_by_judge else "math") for row in rows]
     return rows
 
@@ -136,7 +136,14 @@ def _sample(config: EvalConfig, jobs: Sequence[Job], file: SampleFile, console: 
     given = config.chat_template_kwargs or {}
     assert isinstance(given, dict)
     policy = load_policy(
-        config.model, config.protocol, tools, config.system_prompt, given, config.engine, add_tools=config.add_tools
+        config.model,
+        config.protocol,
+        tools,
+        config.system_prompt,
+        given,
+        config.engine,
+        {} if config.result_format is None else {"result_format": config.result_format},
+        add_tools=config.add_tools,
     )
     file.start()
     with Meter("samples", "samples", len(jobs), there, console) as meter:

@@ -29,6 +29,7 @@ NOT_SETTINGS = (
     "server_url", "vllm_gpu_memory_utilization",
     "add_tools",  # where it is true, it is one (`benchmarks._settings`)
 )  # fmt: skip
+FEW = {"max_tool_calling_iterations": 0, "max_tool_calls": 0, "max_tool_result_chars": 16}
 # What transformers and the template engine define in a template themselves.
 TEMPLATE_NAMES = ("messages", "raise_exception", "strftime_now", "loop", *DEFAULT_NAMESPACE)
 
@@ -83,6 +84,9 @@ class EvalConfig:
         default=False,
         metadata={"help": "Whether tools are added to a template that has none (docs/protocols.md)."},
     )
+    result_format: str | None = field(
+        default=None, metadata={"help": "A tool's result in tags, with one {}; by default the paper's."}
+    )
     system_prompt: str | None = field(
         default=None, metadata={"help": 'The system prompt, "" for none; by default the paper\'s for these tools.'}
     )
@@ -98,6 +102,12 @@ class EvalConfig:
     )
     max_tool_calling_iterations: int | None = field(
         default=None, metadata={"help": "Turns with calls; asking for one more ends a sample. Default: no limit."}
+    )
+    max_tool_calls: int | None = field(
+        default=None, metadata={"help": "Calls in a sample; a further one is refused. Default: no limit."}
+    )
+    max_tool_result_chars: int | None = field(
+        default=None, metadata={"help": "Characters of a result; a longer one is cut in the middle. Default: 8192."}
     )
     tool_timeout: float = field(
         default=30.0, metadata={"help": "Seconds that one call may take; a Python program gets 5 at most."}
@@ -134,7 +144,7 @@ class EvalConfig:
         if self.search_options is not None and self.search is None:
             raise UserError("search_options belong to a search; give --search SOURCE.")
         least = {"samples": 1, "max_completion_length": 1, "batch_size": 1, "judge_concurrency": 1, "seed": 0}
-        for name, bound in {**least, "limit": 1, "max_tool_calling_iterations": 0, "show_wrong": 0}.items():
+        for name, bound in {**least, "limit": 1, **FEW, "show_wrong": 0}.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UserError(f"{name} must not be below {bound}, got {value}.")

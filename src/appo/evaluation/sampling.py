@@ -27,7 +27,8 @@ AT_ONCE = 4  # batches that are begun together; more would leave fewer rows idle
 
 def write_samples(config: EvalConfig, policy: Policy, jobs: Sequence[Job], file: SampleFile, meter: Meter) -> None:
     """Adds to the file every sample of `jobs` that it lacks, each as it ends."""
-    runner = ToolRunner(timeout=config.tool_timeout)
+    chars = {} if config.max_tool_result_chars is None else {"max_result_chars": config.max_tool_result_chars}
+    runner = ToolRunner(timeout=config.tool_timeout, **chars)
     loop = _make_loop(config, policy, runner)
     size = AT_ONCE * config.batch_size
     for first in range(0, len(jobs), size):
@@ -61,6 +62,7 @@ def _make_loop(config: EvalConfig, policy: Policy, runner: ToolRunner) -> AgentL
         max_completion_length=config.max_completion_length,
         max_tool_calling_iterations=config.max_tool_calling_iterations,
         context_length=min(bounds, default=None),
+        max_tool_calls=config.max_tool_calls,
         keep_snapshots=False,
     )
 

@@ -2,8 +2,8 @@
 
 From cheap to dear: equal after normalisation; both numbers (exact fractions, units, percent); what equations and
 inequalities say; both lists, tuples, intervals or sets (member by member, as math-verify takes `(1,2)` for
-`\\{1,2\\}`); and at last math-verify, in a worker process with a hard limit. Prose and dates are compared as text
-only: math-verify would read 2020-01-02 as 2017.
+`\\{1,2\\}`); and at last math-verify, in a worker process with a hard limit. Prose, dates and names such as A17 are
+compared as text only: math-verify would read 2020-01-02 as 2017, and A17 as the product 17A.
 
 Left out on purpose: what docs/rewards.md lists as known misses.
 Try it: `python -c "from appo.rewards import math_equal; print(math_equal('1/2', '0.5'))"`.
@@ -12,6 +12,7 @@ Try it: `python -c "from appo.rewards import math_equal; print(math_equal('1/2',
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from appo.rewards import _math_pool
 from appo.rewards._lists import split_list
@@ -36,6 +37,10 @@ _WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:{_FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{3
 _SHORT_WORD = re.compile(r"(?:^|\s)[A-Za-z]{2}\s|\s[A-Za-z]{2}(?:\s|$)")
 _DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{2,4}|\d{1,2}:\d{2}(?::\d{2})?")
 _LOOSE_SPACE = re.compile(r"(?<!\d) +| +(?!\d)")
+# Letters and digits in one token: an order number, a seat. Numbers with a unit or an exponent are read before.
+_NAME = re.compile(r"(?=\d*[A-Za-z])(?=[A-Za-z]*\d)[A-Za-z\d]+")
+_LETTER_FIRST = re.compile(r"[A-Za-z]+\d[A-Za-z\d]*")
+_TERM = re.compile(r"\d+[a-z]")
 _CHOICE = re.compile(r"\(?([A-Za-z])\)?")
 _TRAILING_UNIT = re.compile(
     r"(.*?\S)(\s*°[CF]?|\s(?:(?:square|cubic|sq|cu) )?[A-Za-z]+(?:\s*\^\s*\{?\d\}?)?(?:/[A-Za-z]+(?:\s*\^\{?\d\}?)?)?)"
@@ -79,15 +84,38 @@ def math_equal(prediction: str | None, truth: str | None, *, timeout: float = 3.
 
 
 def is_math(text: str) -> bool:
-    """Whether a text is an answer for `math_equal` rather than for F1: a number, a list of such or a formula."""
-    if len(text) > MAX_CHARS:
+    """Whether a text is an answer for `math_equal` rather than for F1: a number, a list of such or a formula.
+
+    Letters and digits in one token are a name (A17, 12a), and so is 2x, which cannot be told from it (`are_math`).
+    """
+    if len(text) > MAX_CHARS or is_name(text):
         return False
     normal = normalise(text)
     if parse_quantity(normal) is not None:
         return True
+    if all(is_name(part) for part in re.split(r"[,;]", normal)):
+        return False
     formula = re.sub(r"\b(?:and|or)\b", ",", normal)
     prose = _is_text(formula) or _SHORT_WORD.search(formula) is not None
     return re.search(r"[\d\\=<>^]", formula) is not None and not prose
+
+
+def are_math(texts: Sequence[str]) -> bool:
+    """Whether all of a data set's answers are mathematics. A term such as 2x is, where another answer is for sure."""
+    unclear = [text for text in texts if not is_math(text)]
+    return len(unclear) < len(texts) and all(_TERM.fullmatch(normalise(text)) for text in unclear)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is letters and digits in one token, as in A17, 17A or 2x; 5km and 2e3 are numbers."""
+    if len(text) > MAX_CHARS:
+        return False
+    normal = normalise(text)
+    return _names(normal) and (_LETTER_FIRST.fullmatch(normal) is not None or parse_quantity(normal) is None)
+
+
+def _names(*normals: str) -> bool:
+    return all(map(_NAME.fullmatch, normals))
 
 
 def _is_text(normal: str) -> bool:
@@ -117,9 +145,13 @@ class _Comparison:
             return False
         if _DATE.fullmatch(prediction) or _DATE.fullmatch(truth):
             return False
+        if _LETTER_FIRST.fullmatch(prediction) or _LETTER_FIRST.fullmatch(truth):
+            return prediction.casefold() == truth.casefold()
         quantity, right_quantity = parse_quantity(prediction), parse_quantity(truth)
         if quantity and right_quantity:
             return same_quantity(quantity, right_quantity)
+        if _names(prediction, truth):
+            return prediction.casefold() == truth.casefold()
         if depth < _MAX_DEPTH:
             statement, right_statement = self._statement(prediction, depth), self._statement(truth, depth)
             if statement or right_statement:

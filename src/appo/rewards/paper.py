@@ -11,7 +11,7 @@ Try it: `python -c "from appo.rewards import paper_reward; print(paper_reward('<
 from collections.abc import Iterable
 
 from appo.rewards.answers import CALLS, extract_answer, format_errors, used_tools
-from appo.rewards.equality import is_math, math_equal
+from appo.rewards.equality import is_math, is_name, math_equal
 from appo.rewards.words import f1
 
 BROKEN_FORMAT = -1.0
@@ -38,6 +38,6 @@ def answer_score(answer: str, truth: str) -> float:
     """1 for a mathematically equal answer; 0 for another one where both are mathematics; F1 elsewhere."""
     if math_equal(answer, truth):
         return 1.0
-    if is_math(truth) and is_math(answer):
-        return float(answer.casefold() == truth.casefold())  # U2 and u2: names that look like formulas
+    if all(is_math(text) or is_name(text) for text in (truth, answer)):  # 2x is called a name, and is not -2x
+        return float(answer.casefold() == truth.casefold())
     return f1(answer, truth)

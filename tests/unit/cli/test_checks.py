@@ -45,6 +45,28 @@ def test_every_mistake_is_told_at_once(recipe, tmp_path, capsys, model_directory
     assert "must hold whole tasks" not in out
 
 
+def test_a_batch_of_parts_of_tasks_is_told_in_the_recipes_fields_and_hides_no_plan(recipe, capsys, model_directory):
+    assert main(["train", recipe(model=model_directory, per_device_train_batch_size=7), "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    mistake = (
+        "per_device_train_batch_size x steps_per_generation (7 x 2 = 14) must be divisible by num_generations (4)"
+    )
+    assert mistake in out and "\n  tools " in out and out.endswith("\n1 mistake(s).\n")
+
+
+def test_where_no_settings_can_be_made_the_rest_is_told_to_be_unchecked(recipe, capsys):
+    assert main(["train", recipe(task=None), "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    unchecked, mistake = out.splitlines()[:2]
+    assert unchecked == "not checked: plan, task, data and model, because the settings could not be made."
+    assert mistake.startswith("mistake: ")
+
+
+def test_a_misspelt_command_is_told_the_closest(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == "appo: unknown command trian; did you mean train?\n"
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -8,6 +8,8 @@ import pytest
 from datasets import Dataset
 
 import appo
+from appo import APPOConfig
+from appo.cli.context import Context
 from appo.cli.loading import load_task, tools_of
 from appo.cli.recipe import RecipeError, RunConfig
 from appo.environments.prompts import system_prompt
@@ -217,6 +219,22 @@ def test_what_cannot_be_meant_is_one_sentence(file, changes, sentence):
     with pytest.raises(ValueError) as error:
         made(file, **changes).dataset(1, 0)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_all_mistakes_are_told_at_once(file):
+    with pytest.raises(ValueError) as caught:
+        made(file, prompt="ticket", answer="state", tools=["own_parts:nobody"], reward="accuracy")
+    said = str(caught.value)
+    assert said.count("; also: ") == 3
+    for mistake in ("tools = 'own_parts:nobody'", "reward = 'accuracy' is", "prompt = 'ticket'", "answer = 'state'"):
+        assert mistake in said
+
+
+def test_a_mistake_that_the_file_shows_says_that_it_is_in_the_tasks_arguments(tmp_path):
+    args = {"file": "none.csv", "prompt": "q", "answer": "a", "reward": "f1"}
+    context = Context("train", RunConfig("rows", task_args=args), APPOConfig(str(tmp_path), use_cpu=True), None)
+    with pytest.raises(ValueError, match=r"^task_args: file: there is no file none.csv"):
+        context.give("rows")
 
 
 @pytest.mark.parametrize(

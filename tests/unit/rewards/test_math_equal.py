@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appo.rewards import _math_pool, math_equal
-from appo.rewards.equality import is_math
+from appo.rewards.equality import are_math, is_math
 
 SAME = [
     # fractions and decimals
@@ -163,6 +163,11 @@ DIFFERENT = [
     ("x", "X"),
     ("x^2", "x^3"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\4&3\end{pmatrix}"),
+    ("17A", "A17"),
+    ("A17, B42", "17A, 42B"),
+    ("e21", "0"),
+    ("x2", "2x"),
+    ("12ab", "12ba"),
     ("2020-01-02", "2017"),
     ("2020-01-02", "2020-01-03"),
     ("12/25/2020", "0.48"),
@@ -358,10 +363,33 @@ def test_a_thousand_ordinary_answers_take_seconds():
         ("Boeing 747", False),
         ("12/25/2020", False),
         ("1" * 3000, False),
+        ("A17", False),
+        ("17A", False),
+        ("12a", False),
+        ("e21", False),
+        ("A17, B42", False),
+        ("2e3", True),
+        ("5km", True),
+        ("2x+1", True),
+        (r"2\pi", True),
     ],
 )
 def test_what_counts_as_mathematics(text, expected):
     assert is_math(text) is expected
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["5", "x^2", "2x"], True),
+        (["17A", "5"], False),
+        (["A17", "5"], False),
+        (["12a", "13b"], False),
+        ([], False),
+    ],
+)
+def test_a_term_is_mathematics_beside_some_and_order_numbers_never_are(answers, expected):
+    assert are_math(answers) is expected
 
 
 PIECES = [
