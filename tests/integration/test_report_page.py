@@ -350,3 +350,87 @@ def test_what_could_have_been_written_has_words(browser, report, run):
     words = browser.evaluate("[...document.querySelectorAll('.bars .chip')].map((chip) => chip.textContent)")
     assert len(words) >= len(branch["alternatives"])
     assert not any(word.startswith("[token") for word in words)
+
+
+def test_a_run_tells_versions_and_the_options_of_its_method(browser, report):
+    browser.open(at(report, "#/overview"))
+    text = browser.evaluate("document.querySelector('main').innerText")
+    assert "num_initial_rollouts: 4\n" in text.replace("\n\n", "\n")
+    names = browser.evaluate(
+        "[...document.querySelectorAll('[aria-label=\"Made with\"] dt')].map((e) => e.textContent)"
+    )
+    assert names == ["appo", "torch", "transformers", "trl", "records", "directory", "report"]
+
+
+@pytest.mark.parametrize(
+    ("gained", "words"),
+    [
+        ({"difference": 0.25, "low": 0.1, "high": 0.4, "n": 90}, "[+10.0, +40.0]paired by question, n = 90"),
+        ({"difference": 1.0, "low": None, "high": None, "n": 2}, "paired by question, n = 2"),
+        # Newcombe: 0.3 - sqrt(0.03^2 + 0.1^2) = 0.1956, 0.3 + sqrt(0.04^2 + 0.1^2) = 0.4077
+        (dict.fromkeys(("difference", "low", "high", "n")), "[+19.6, +40.8]interval without pairing"),
+    ],
+)  # fmt: skip
+def test_the_gain_says_whether_it_is_paired(browser, report, gained, words):
+    browser.open(at(report, "#/overview"))
+    evaluations = [
+        {"key": "a", "name": "a", "success": 0.5, "low": 0.4, "high": 0.6},
+        {"key": "b", "name": "b", "success": 0.8, "low": 0.77, "high": 0.84},
+    ]
+    gained = {**gained, "first": "a", "last": "b"}
+    tile = f"gainTile({json.dumps(gained)}, {json.dumps(evaluations)})"
+    found = browser.evaluate(f"[...{tile}.querySelectorAll('span')].map((e) => e.textContent)")
+    assert "".join(found) == f"gained, a to b {words}"
+
+
+def test_only_all_branches_of_a_task_together_have_intervals(browser, report):
+    browser.open(at(report, "#/tree/0/0"))
+    browser.wait("document.querySelector('[aria-label=\"did it matter\"]')")
+    rows = browser.evaluate(
+        "[...document.querySelectorAll('[aria-label=\"did it matter\"] tbody tr')].map((row) => row.textContent)"
+    )
+    assert len(rows) > 1
+    assert ["[" in row for row in rows] == [False] * (len(rows) - 1) + [True]
+    few = browser.evaluate("matterWords([0, -1, -1].map((difference) => ({difference})))")
+    assert (few["low"], few["high"]) == (None, None)
+    many = browser.evaluate("matterWords([0, -1, -1, 0, -1, -1].map((difference) => ({difference})))")
+    # Mean -2/3, standard error sqrt(4/15) / sqrt(6) = 0.2108, t = 2.571 with five degrees of freedom
+    assert (many["low"], many["high"]) == pytest.approx((-2 / 3 - 0.542, -2 / 3 + 0.542), abs=1e-3)
+
+
+def test_letters_of_all_charts_of_decisions_are_of_about_one_size(browser, report):
+    browser.resize(1400, 900)
+    browser.open(at(report, "#/atlas"))
+    word = {"text": "a", "mean": 1, "low": 0, "high": 2, "n": 9}
+    words = json.dumps({"words": {"entropy": [word], "score": [word]}})
+    browser.evaluate(f"document.querySelector('main').append(wordsCard({words}))")
+    scale = "(chart) => chart.getBoundingClientRect().width / chart.viewBox.baseVal.width"
+    scales = browser.evaluate(f"[...document.querySelectorAll('main svg')].map({scale})")
+    assert len(scales) > 2
+    assert max(scales) < 1.2 * min(scales)
+
+
+def test_decisions_may_be_called_so(browser, report):
+    browser.open(at(report, "#/decisions"))
+    assert browser.evaluate("document.title").startswith("Decisions")
+    assert browser.evaluate("document.querySelector('#bar [aria-current]').textContent") == "Decisions"
+
+
+def test_a_task_is_found_by_the_name_that_show_prints(browser, report, run):
+    records = list(read_records(run))
+    i, record = next((i, one) for i, one in enumerate(records) if one["step"] == 3)
+    browser.open(at(report, f"#/task/{record['task']}"))
+    browser.wait("ROUTE.view == 'tree' && document.querySelector('.lane')")
+    place = next(j for j, one in enumerate(records) if (one["step"], one["task"]) == (3, record["task"]))
+    assert browser.evaluate("location.hash") == f"#/tree/0/{place}"
+    assert i == place
+
+
+@pytest.mark.parametrize("address", ["nowhere", "task/no.such", "tree/0/9999", "rollout/0/9999"])
+def test_what_is_not_there_leads_back(browser, report, address):
+    browser.open(at(report, "#/atlas"))
+    browser.evaluate(f"location.hash = '#/{address}'")
+    browser.wait("document.querySelector('main p[role=alert]')")
+    assert "There is no" in browser.evaluate("document.querySelector('main').textContent")
+    browser.click("main button", "Back")
+    browser.wait("ROUTE.view == 'atlas' && document.querySelector('main h1')")

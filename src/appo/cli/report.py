@@ -2,7 +2,7 @@
 
     appo report runs/kinship                       writes runs/kinship/report.html
     appo report runs/appo runs/raft --out both.html    two runs side by side, tasks matched by their row
-    appo report runs/kinship --sample 500          a file to mail: about 500 rollouts, whole tasks together
+    appo report runs/kinship --sample 500          a file to mail: about 500 rollouts, evaluations among them
 
 RUN is a run's `output_dir`, its folder `records`, or a `records.jsonl` of an older run; it may still be going on.
 
@@ -24,7 +24,12 @@ def report(flags: list[str]) -> int:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("other", metavar="RUN2", nargs="?", help="a second run to show beside it")
     parser.add_argument("--out", metavar="FILE", help="default: report.html in RUN")
-    parser.add_argument("--sample", type=_count, metavar="N", help="keep about N rollouts of each run")
+    parser.add_argument(
+        "--sample",
+        type=_count,
+        metavar="N",
+        help="keep about N rollouts of each run: whole tasks, a fifth of evaluations",
+    )
     options = parser.parse_args(flags)
 
     from rich.console import Console

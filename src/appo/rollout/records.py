@@ -4,7 +4,7 @@
     evaluation-NAME.parquet    rollouts of an evaluation, in the same columns (`record_columns.py`)
     times/                     seconds of tool calls, which no two runs share (`record_times.py`)
     vocabulary.parquet         the text of each token id
-    meta.json                  version of the columns, the run's settings, its tokenizer
+    meta.json                  versions of the columns and of packages, the run's settings, its tokenizer
 
 Any Parquet reader reads them (`SELECT * FROM 'runs/kinship/records/0*.parquet'` in DuckDB); `read_records` gives them
 back as dicts, a small part of an update at a time, and reads the `records.jsonl` of older runs too. A file is written
@@ -14,6 +14,7 @@ writes its own rollouts. While a run is going on, of its last update the files o
 Left out on purpose: what a record says (`rollout_records.py`); torch, which reading must not need.
 """
 
+import importlib.metadata as metadata
 import json
 import os
 import re
@@ -34,6 +35,7 @@ from appo.rollout.vocabulary import vocabulary_table
 
 STEP = re.compile(r"(\d+)(?:-\d+)?$")  # of an evaluation's name
 VOCABULARY = "vocabulary.parquet"
+PACKAGES = ("torch", "transformers", "trl")  # whose versions a run keeps
 TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
 ROWS_AT_ONCE = 16  # as Python objects
 
@@ -162,11 +164,25 @@ class RecordWriter:
         if self._process:
             return
         name = getattr(self._encoder, "name_or_path", None)
-        about = {"version": VERSION, "appo": appo.__version__, "tokenizer": name, "settings": self._settings}
+        about = {
+            "version": VERSION, "appo": appo.__version__, "versions": _versions(), "tokenizer": name,
+            "settings": self._settings,
+        }  # fmt: skip
         write_json(self.directory / META, json.loads(json.dumps(about, default=str)))
         if self._encoder is not None:
             with new_file(self.directory / VOCABULARY) as partial:
                 pq.write_table(vocabulary_table(self._encoder), partial, compression="zstd")
+
+
+def _versions() -> dict[str, str]:
+    """Of `PACKAGES`, without those that are not installed; none of them is imported."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # verl's environment has no TRL
+            continue
+    return found
 
 
 def _groups(records: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:

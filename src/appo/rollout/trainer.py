@@ -101,7 +101,7 @@ class RolloutTrainer(SeamTrainer):
         self.writer = RolloutWriter(self, self.protocol, self.pool, self.counters, collisions=needs.collisions)
         self.records = RecordWriter(
             Path(self.args.output_dir) / DIRECTORY,
-            self.args.to_dict(),
+            {**self.args.to_dict(), "method_options": vars(self.method.options)},  # defaults included
             self.tokenizer,
             self.accelerator.process_index,
             self.accelerator.num_processes,

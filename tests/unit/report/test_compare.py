@@ -3,6 +3,7 @@
 import pytest
 from report_parts import parts_of_run, read_pack, record, write_run
 
+from appo.files import write_json
 from appo.report.html.compare import RowSuccess, compare
 from appo.report.html.write import write_report
 
@@ -68,3 +69,51 @@ def test_a_run_compared_with_itself_differs_by_nothing(tmp_path):
     rows = rows_of(write_run(tmp_path, [record(0, 1.0), record(0, 0.0, task="1")]))
     found = compare(rows, rows)["train"]
     assert (found["difference"], found["low"], found["high"]) == (pytest.approx(0.0), 0.0, 0.0)
+
+
+def gain_of(directory, before, after, asked=None):
+    """The gain of a run whose evaluations gave these rewards, task by task."""
+    evaluations = {
+        name: [record(0, reward, step=0, task=str(task)) for task, reward in enumerate(rewards)]
+        for name, rewards in (("after", after), ("before", before))
+    }
+    run = write_run(directory, [record()], evaluations=evaluations)
+    if asked:
+        told = {"questions": asked, "success": 0.5, "low": 0.3, "high": 0.7}
+        write_json(run / "evaluation-before.json", told)
+    return read_pack(write_report(run))["runs"][0]["summary"]["gain"]
+
+
+def test_a_gain_is_paired_by_row_from_the_first_evaluation_to_the_last(tmp_path):
+    found = gain_of(tmp_path, [0.0, 0.0, 1.0, 1.0] * 25, [1.0, 0.0, 1.0, 1.0] * 25)
+    assert (found["first"], found["last"], found["n"]) == ("before", "after", 100)
+    assert found["difference"] == 0.25
+    # Of 100 rows with 25 ones among zeros: 0.25 +- 1.96 sqrt(0.25 x 0.75 / 100) = 0.165 to 0.335
+    assert (found["low"], found["high"]) == pytest.approx((0.165, 0.335), abs=0.015)
+
+
+def test_a_question_that_comes_twice_counts_twice_in_a_gain(tmp_path):
+    evaluations = {
+        "before": [record(0, 0.0, task="a"), record(1, 0.0, task="a"), record(0, 1.0, task="b")],
+        "after": [record(0, 1.0, task="a"), record(1, 1.0, task="a"), record(0, 1.0, task="b")],
+    }
+    run = write_run(tmp_path, [record()], evaluations=evaluations)
+    found = read_pack(write_report(run))["runs"][0]["summary"]["gain"]
+    assert found["difference"] == pytest.approx(2 / 3)
+    assert found["n"] == 2
+
+
+def test_a_gain_of_other_questions_or_of_unrecorded_ones_is_not_paired(tmp_path):
+    unpaired = {"first": "before", "last": "after", "difference": None, "low": None, "high": None, "n": None}
+    assert gain_of(tmp_path / "others", [0.0], [1.0] * 4) == unpaired
+    assert gain_of(tmp_path / "unrecorded", [0.0, 1.0], [1.0, 1.0], asked=10) == unpaired
+
+
+def test_a_gain_that_is_the_same_on_every_row_has_no_interval(tmp_path):
+    found = gain_of(tmp_path, [0.0, 0.0], [1.0, 1.0])
+    assert (found["difference"], found["low"], found["high"], found["n"]) == (1.0, None, None, 2)
+
+
+def test_a_run_with_one_evaluation_has_no_gain(tmp_path):
+    run = write_run(tmp_path, [record()], evaluations={"after": [record()]})
+    assert read_pack(write_report(run))["runs"][0]["summary"]["gain"] is None

@@ -1,5 +1,6 @@
 """What a report says of a run besides its records, whatever of it is missing."""
 
+import importlib.metadata as metadata
 import json
 import math
 import subprocess
@@ -27,6 +28,19 @@ def test_settings_come_from_the_start_of_the_run_and_else_from_its_records(tmp_p
     write_json(run / "run.json", {"settings": {"method": "raft", "task": "kinship"}})
     found = read_run(run)
     assert (found.method, found.settings["task"], found.success_reward) == ("raft", "kinship", 0.5)
+
+
+def test_versions_and_a_methods_options_are_those_of_the_beginning(tmp_path):
+    own = {"method": "appo", "method_args": {"num_branch_points": 2}}
+    run = write_run(
+        tmp_path, [record()], settings={**own, "method_options": {"num_initial_rollouts": 4, "num_branch_points": 2}}
+    )
+    write_json(run / "run.json", {"settings": own})
+    found = summary(run)
+    assert found["settings"]["method_args"] == {"num_initial_rollouts": 4, "num_branch_points": 2}
+    assert found["settings"]["method"] == "appo"
+    assert list(found["versions"]) == ["appo", "torch", "transformers", "trl", "records"]
+    assert found["versions"]["torch"] == metadata.version("torch")
 
 
 def test_a_run_of_which_nothing_but_records_is_there_has_a_report(tmp_path):

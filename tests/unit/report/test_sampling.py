@@ -47,15 +47,21 @@ def test_all_rollouts_of_a_tree_are_kept(run):
 def test_figures_are_of_the_whole_run_and_rollouts_of_the_sample(run):
     whole, part = (read_pack(write_report(run, sample=sample))["runs"][0] for sample in (None, 20))
     index = read_index(part)
-    assert (index["kind"] == 0).sum() == 20
-    assert (index["kind"] == 1).sum() == 4  # a quarter as many: of 5, rounded to whole tasks
-    assert part["summary"]["sampled"] == part["index"]["n"] == 24
+    assert (index["kind"] == 0).sum() == 16
+    assert (index["kind"] == 1).sum() == 4  # a fifth of 20
+    assert part["summary"]["sampled"] == part["index"]["n"] == 20
     assert whole["summary"]["sampled"] is None
-    for name in ("num_rollouts", "num_tokens", "num_steps", "series", "evaluations"):
+    for name in ("num_rollouts", "num_tokens", "num_steps", "series", "evaluations", "gain"):
         assert part["summary"][name] == whole["summary"][name]
     assert part["atlas"] == whole["atlas"]
     checks = [{k: v for k, v in one["summary"]["credit_check"].items() if k != "samples"} for one in (whole, part)]
     assert checks[0] == checks[1]
+
+
+def test_a_run_without_evaluations_gives_all_of_a_sample_to_training(tmp_path):
+    trees = [record(n, task=f"{task}") for task in range(6) for n in range(2)]
+    found = read_pack(write_report(write_run(tmp_path, trees), sample=10))["runs"][0]
+    assert found["summary"]["sampled"] == 10
 
 
 def test_the_check_of_a_sample_names_rollouts_that_are_in_it(run):

@@ -68,7 +68,8 @@ class APPOTrainerSync(PPOTrainerSync):
         self.protocol = equipment.protocol
         self.writer = VerlWriter(self, self.options.seed)
         directory = Path(self.config.trainer.default_local_dir) / DIRECTORY
-        self.records = RecordWriter(directory, dataclasses.asdict(self.options), self.tokenizer)
+        settings = {**dataclasses.asdict(self.options), "method_options": vars(self.method.options)}
+        self.records = RecordWriter(directory, settings, self.tokenizer)
         self._records_begun = False
 
     # ---- Algorithm 1 ----

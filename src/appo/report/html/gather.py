@@ -12,7 +12,7 @@ import numpy as np
 from appo.report.bar import SECONDS_BETWEEN_LINES, Stages
 from appo.report.html.atlas import Atlas
 from appo.report.html.columns import Part, parts_of, read_parts
-from appo.report.html.compare import TRAINING, RowSuccess
+from appo.report.html.compare import TRAINING, RowSuccess, gain
 from appo.report.html.credit import CreditCheck
 from appo.report.html.credit_words import base_of, factor_help
 from appo.report.html.pack import NO_EVALUATION, RunPacker
@@ -23,7 +23,7 @@ from appo.rollout.record_files import record_files
 
 # Shapes: R rollouts of a part.
 
-EVALUATIONS_SHARE = 4  # of a sample: an evaluation gets a quarter as many rollouts as training
+EVALUATIONS_SHARE = 5  # of a sample, a fifth is of evaluations, where there are some
 Emit = Callable[[str, int, int, int], None]
 
 
@@ -45,15 +45,17 @@ class Gathered:
         self._atlas = Atlas(run.texts)
         self._rollouts = self._tokens = 0
         self.rows = RowSuccess(run.success_reward)
-        training = self._chosen("train", sample)
+        files = record_files(run.place, "evaluation")
+        of_evaluations = max(1, sample // EVALUATIONS_SHARE) if sample and files else 0
+        training = self._chosen("train", sample and max(1, sample - of_evaluations))
         for part in self._parts("train", console):
             parts_P = parts_of(part, run.texts, run.protocol)
             numbers_R = self._pack(part, parts_P, training)
             self._series.add(part)
             self._atlas.add(part, parts_P, numbers_R)
             self.rows.add(part, TRAINING)
-        evaluated = self._chosen("evaluation", sample and max(1, sample // EVALUATIONS_SHARE))
-        for file in record_files(run.place, "evaluation"):
+        evaluated = self._chosen("evaluation", sample and of_evaluations)
+        for file in files:
             name = evaluation_name(file.stem)
             for part in read_parts(file, "evaluation"):
                 number = min(self._evaluations.number(name), NO_EVALUATION)
@@ -110,6 +112,7 @@ class Gathered:
     def _summary(self) -> dict[str, Any]:
         run = self._run
         settings, further = settings_of(run)
+        evaluations = self._evaluations.summary()
         return {
             "method": run.method,
             "task": run.settings.get("task"),
@@ -124,7 +127,8 @@ class Gathered:
             "num_tokens": self._tokens,
             "num_steps": len(self._series.steps),
             "sampled": None if self._sample is None else self._packer.rollouts,
-            "evaluations": self._evaluations.summary(),
+            "evaluations": evaluations,
+            "gain": gain(self.rows, evaluations),
             "series": self._series.curves(run.logged),
             "credit_check": self._check.summary(),
             "base": self._check.base,

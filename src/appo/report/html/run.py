@@ -28,7 +28,7 @@ class Run:
         place: Its records: a folder, or a file.
         directory: Its `output_dir`, as far as it can be told.
         settings: What it was started with; empty where nothing says so.
-        versions: Of appo and of the columns of records.
+        versions: Of appo, of torch, transformers and TRL, and of the columns of records.
         texts: The text of each token id; may be empty.
         logged: What the trainer logged, a mapping per log with its `step`.
         evaluations: Success before and after, with its interval, as `evaluation-NAME.json` has it, by name.
@@ -48,7 +48,9 @@ class Run:
 
     @property
     def method_options(self) -> dict[str, Any]:
-        return self.settings.get("method_args") or {}
+        """All of them where the records say so, else those that were given."""
+        known = _mapping(self.settings.get("method_options"))
+        return {**known, **_mapping(self.settings.get("method_args"))}
 
     @property
     def success_reward(self) -> float:
@@ -87,7 +89,8 @@ def read_run(path: str | Path) -> Run:
     started = _mapping(read_json(directory / "run.json")).get("settings") if of_now else None
     result = _mapping(read_json(directory / "result.json")) if of_now else {}
     settings = {**_mapping(meta.get("settings")), **_mapping(result.get("settings")), **_mapping(started)}
-    versions = {"appo": meta.get("appo"), "records": meta.get("version", 1 if place.suffix == ".jsonl" else None)}
+    of_records = meta.get("version", 1 if place.suffix == ".jsonl" else None)
+    versions = {"appo": meta.get("appo"), **_mapping(meta.get("versions")), "records": of_records}
     if isinstance(result.get("versions"), dict):
         versions.update(result["versions"])
     return Run(

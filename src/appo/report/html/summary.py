@@ -154,6 +154,7 @@ class Evaluations:
 def settings_of(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that say most, and all others that have a value; those of the cold start by `cold_start.NAME`."""
     flat = {name: value for name, value in run.settings.items() if not isinstance(value, dict) or name in SHOWN}
+    flat["method"], flat["method_args"] = run.method, run.method_options or None
     first = {name: flat[name] for name in SHOWN if flat.get(name) is not None}
     rest = {
         name: value for name, value in sorted(flat.items()) if name not in first and value not in (None, [], {}, "")

@@ -101,7 +101,8 @@ def write_report(
         run: A run's `output_dir`, its records, or an older `records.jsonl`.
         out: The file; by default `report.html` in the run's directory.
         other: A second run to show beside it, their tasks matched by their row.
-        sample: About how many rollouts to keep of each run, whole tasks together, evenly over its updates; None: all.
+        sample: About how many rollouts to keep of each run, whole tasks together, evenly over its updates, a fifth of
+            them of evaluations; None: all.
         console: A `rich` console to tell progress to; None: none.
         folder_from: More tokens than these go into a folder beside the file.
 

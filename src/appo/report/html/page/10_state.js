@@ -8,13 +8,14 @@ const NAMES = [
   ['atlas', 'Decisions'],
   ['compare', 'Compare'],
 ];
+const ALIASES = {decisions: 'atlas'}; // as the bar calls it
 let ROUTE = null;
 let shownRun = 0;
 
 function readHash(hash = location.hash) {
   const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
   const [view, ...args] = path.split('/').filter(Boolean);
-  return {view: view || 'overview', args, query: Object.fromEntries(new URLSearchParams(query)), keys: {}};
+  return {view: ALIASES[view] ?? (view || 'overview'), args, query: Object.fromEntries(new URLSearchParams(query)), keys: {}};
 }
 
 function link(view, args = [], query = {}) {
@@ -71,12 +72,28 @@ async function show() {
 VIEWS.missing = {
   title: 'Not found',
   render(page, route) {
-    page.append(h('p', {}, `There is no view “${route.view}”. `, h('a', {href: '#/overview'}, 'To the overview')));
+    page.append(nothingThere(`There is no view “${route.view}”.`));
   },
 };
 
+// What an address says that is not there, and the ways on.
+function nothingThere(words) {
+  return h(
+    'p',
+    {role: 'alert'},
+    words,
+    ' ',
+    h('button', {onclick: () => history.back()}, 'Back'),
+    ' or to the ',
+    h('a', {href: link('overview', [], {run: shownRun || null})}, 'overview'),
+    ' or the ',
+    h('a', {href: link('rollouts', [], {run: shownRun || null})}, 'list of rollouts'),
+    '.',
+  );
+}
+
 function drawBar() {
-  const current = {rollout: 'rollouts', tree: 'rollouts'}[ROUTE.view] ?? ROUTE.view;
+  const current = {rollout: 'rollouts', tree: 'rollouts', task: 'rollouts'}[ROUTE.view] ?? ROUTE.view;
   const run = RUNS[shownRun];
   const views = NAMES.filter(([view]) => view !== 'compare' || RUNS.length > 1);
   document.getElementById('bar').replaceChildren(

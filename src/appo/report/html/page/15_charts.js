@@ -150,6 +150,7 @@ function barChart({
     'svg',
     {
       viewBox: `0 0 ${width} ${height}`,
+      style: {'max-width': '440px'}, // letters are of one size, however wide the card
       role: 'img',
       'aria-label': `${title}: ${rows.map((row) => `${row.label} ${show(row.value)} of ${row.n}`).join('; ')}`,
     },

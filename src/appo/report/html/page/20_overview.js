@@ -116,7 +116,8 @@ function tile(value, words, extra = null) {
   return h('div.tile', {}, h('b', {}, value), h('span', {}, words), extra && h('span', {}, extra));
 }
 
-// The difference of two shares with the interval that Wilson's two make (Newcombe), as if of different questions.
+// The difference of two shares with the interval that Wilson's two make (Newcombe), as if of different questions: where the
+// records cannot pair them.
 function gain(before, after) {
   const difference = after.success - before.success;
   if (![before.low, before.high, after.low, after.high].every(known)) return [difference, null, null];
@@ -143,18 +144,21 @@ function evaluationTiles(run) {
         .replace(' per question, ', ', '),
     ),
   );
-  if (evaluations.length > 1) {
-    const points = (x) => signedFixed(100 * x, 1);
-    const [difference, low, high] = gain(evaluations[0], evaluations[evaluations.length - 1]);
-    tiles.push(
-      tile(
-        `${points(difference)} points`,
-        `gained ${known(low) ? interval(low, high, points) : ''}`,
-        'as if of different questions',
-      ),
-    );
-  }
+  if (run.summary.gain) tiles.push(gainTile(run.summary.gain, evaluations));
   return tiles;
+}
+
+// From the first evaluation to the last: paired by data row where the records hold both.
+function gainTile(gained, evaluations) {
+  const points = (x) => signedFixed(100 * x, 1);
+  const [first, last] = [gained.first, gained.last].map((key) => evaluations.find((e) => e.key === key));
+  const paired = known(gained.n);
+  const [difference, low, high] = paired ? [gained.difference, gained.low, gained.high] : gain(first, last);
+  return tile(
+    `${points(difference)} points`,
+    `gained, ${first.name} to ${last.name} ${interval(low, high, points)}`,
+    paired ? `paired by question, n = ${count(gained.n)}` : 'interval without pairing',
+  );
 }
 
 // Does every recorded advantage equal the product of its factors?
@@ -185,6 +189,8 @@ function branchLine(run) {
 }
 
 const KEY_SETTINGS = [
+  'method',
+  'method_args',
   'learning_rate',
   'max_steps',
   'num_generations',
@@ -197,12 +203,19 @@ const KEY_SETTINGS = [
   'epsilon_high',
   'beta',
   'max_completion_length',
-  'method_args',
   'seed',
   'tool_protocol',
   'success_reward',
 ];
 const asText = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
+
+// A setting; one that is a mapping, such as a method's options, a line for each entry.
+function asLines(value) {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return asText(value);
+  return Object.entries(value)
+    .filter(([, entry]) => known(entry))
+    .map(([name, entry]) => h('div', {}, `${name}: ${asText(entry)}`));
+}
 
 function settings(run) {
   const all = run.summary.settings ?? {};
@@ -211,7 +224,7 @@ function settings(run) {
   const rest = Object.keys(every)
     .filter((key) => !first.includes(key) && known(every[key]))
     .sort();
-  const pairs = (keys) => definition(keys.map((key) => [key, h('span.mono', {}, asText(every[key]))]));
+  const pairs = (keys) => definition(keys.map((key) => [key, h('div.mono', {}, asLines(every[key]))]));
   return h(
     'div.columns',
     {},

@@ -135,7 +135,7 @@ VIEWS.rollout = {
     const i = Number(route.args[1]);
     await run.open();
     if (!(i >= 0 && i < run.n))
-      return void page.append(h('p', {}, `There is no rollout ${route.args[1]} in this run.`));
+      return void page.append(nothingThere(`There is no rollout ${route.args[1]} in this run.`));
     const rollout = await readCreditOf(await readRollout(run, i));
     const names = heatNames(rollout);
     const heats = Object.fromEntries(

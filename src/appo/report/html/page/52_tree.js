@@ -11,11 +11,13 @@ function pairsOf(run, tree) {
   return pairs;
 }
 
+const LEAST_BRANCHES = 6; // of fewer, Student's t gives intervals that no reward can reach
+
 function matterWords(pairs) {
   const changed = pairs.filter(({difference}) => Math.abs(difference) > 1e-9).length;
   const better = pairs.filter(({difference}) => difference > 1e-9).length;
   const differences = pairs.map(({difference}) => difference);
-  const [low, high] = meanInterval(differences);
+  const [low, high] = differences.length < LEAST_BRANCHES ? [null, null] : meanInterval(differences);
   return {
     changed,
     better,
@@ -41,14 +43,17 @@ function matterCard(run, tree) {
       ),
     );
   const all = matterWords(pairs);
-  const row = (name, {n, changed, better, worse, share, mean: middle, low, high}, reward = '') => [
+  const row = (name, {n, changed, better, worse, mean: middle}, reward = '') => [
     name,
     reward,
     String(n),
-    `${changed} (${percent(changed / n, 0)}) ${interval(...share, (x) => String(Math.round(100 * x)))}`,
+    `${changed} (${percent(changed / n, 0)})`,
     `${better} / ${worse}`,
-    `${signedFixed(middle)} ${interval(low, high, signedFixed)}`,
+    signedFixed(middle),
   ];
+  const whole = row(h('b', {}, 'all'), all);
+  whole[3] += ` ${interval(...all.share, (x) => String(Math.round(100 * x)))}`;
+  whole[5] += ` ${interval(all.low, all.high, signedFixed)}`;
   const parents = [...new Set(pairs.map(({parent}) => parent))];
   const rows = parents.map((parent) =>
     row(
@@ -59,10 +64,10 @@ function matterCard(run, tree) {
   );
   return section(
     'Did it matter?',
-    'A branch differs from the rollout it left in what follows one token. If rewards differ, that token (or the luck after it) mattered. Intervals: 95 %, Wilson’s for shares, Student’s t for means; branches of one task are no independent sample.',
+    'A branch differs from the rollout it left in what follows one token. If rewards differ, that token (or the luck after it) mattered. Intervals, for all branches together: 95 %, Wilson’s for the share, Student’s t for the mean of 6 or more; branches of one task are no independent sample.',
     table(
       ['branches of', 'its reward', 'n', 'ended otherwise', 'better / worse', 'reward, branch − parent'],
-      [...rows, row(h('b', {}, 'all'), all)],
+      [...rows, whole],
       {numeric: [2], label: 'did it matter'},
     ),
   );
@@ -173,7 +178,7 @@ VIEWS.tree = {
     await run.open();
     const chosen = Number(route.args[1]);
     if (!(chosen >= 0 && chosen < run.n))
-      return void page.append(h('p', {}, `There is no rollout ${route.args[1]} in this run.`));
+      return void page.append(nothingThere(`There is no rollout ${route.args[1]} in this run.`));
     const tree = run.tree(chosen);
     const rollouts = new Map();
     const heats = new Map();
@@ -216,5 +221,25 @@ VIEWS.tree = {
       Enter: () => go('rollout', [run.number, chosen]),
       Escape: () => go('rollouts', [], LIST?.run === run ? {...LIST.query, focus: null} : {run: run.number || null}),
     });
+  },
+};
+
+// `#/task/ID`: the name that `appo show` prints; of several trees the last update's, as there.
+VIEWS.task = {
+  title: (route) => (route.view === 'tree' ? VIEWS.tree.title(route) : 'Not found'),
+  async render(page, route) {
+    const run = RUNS[shownRun];
+    await run.open();
+    const id = decodeURIComponent(route.args.join('/'));
+    let last = null;
+    for (const {first} of run.trees.list)
+      if (run.task(first).id === id && (last === null || run.index.step[first] >= run.index.step[last])) last = first;
+    if (last === null) {
+      const words = known(run.summary.sampled) ? 'in this sample of the run' : 'in this run';
+      return void page.append(nothingThere(`There is no task ${id} ${words}.`));
+    }
+    Object.assign(route, {view: 'tree', args: [String(run.number), String(last)]});
+    if (ROUTE === route) note('tree', route.args);
+    await VIEWS.tree.render(page, route);
   },
 };

@@ -112,6 +112,7 @@ function histogram(places) {
       'svg',
       {
         viewBox: `0 0 ${width} ${height}`,
+        style: {'max-width': '440px'},
         role: 'img',
         'aria-label': 'share of tokens by entropy, inside and outside of calls',
       },

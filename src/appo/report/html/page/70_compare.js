@@ -53,7 +53,7 @@ function compareSettings() {
   const keys = [...new Set([...Object.keys(a), ...Object.keys(b)])].filter(
     (key) => JSON.stringify(a[key]) !== JSON.stringify(b[key]) && !/_dir$|^run_name$/.test(key),
   );
-  const text = (value) => h('span.mono', {}, value === undefined ? '–' : asText(value ?? 'none'));
+  const text = (value) => h('div.mono', {}, value === undefined ? '–' : asLines(value ?? 'none'));
   return section(
     'Settings that differ',
     null,

@@ -87,6 +87,7 @@ function addresses() {
       link('rollouts', [], {...query, by: 'tasks'}),
       link('rollouts', [], {...query, sort: 'reward', desc: 1, error: 1}),
       link('atlas', [], query),
+      link('decisions', [], query),
     );
     if (!run.n) continue;
     const every = Array.from({length: Math.min(run.n, 100000)}, (_, i) => i);
@@ -100,6 +101,7 @@ function addresses() {
       ].filter(known),
     );
     for (const i of some) list.push(rolloutLink(run, i), treeLink(run, i));
+    list.push(link('task', [encodeURIComponent(run.task(0).id)], query));
     const words = run.vocabulary.get(run.vocabulary.keys().next().value);
     list.push(link('rollouts', [], {...query, text: words?.trim() || 'a'}));
   }
