@@ -228,6 +228,9 @@ class APPOConfig(GRPOConfig):
         default=16,
         metadata={"help": "Rollouts that trackio and W&B (`report_to`) get as traces at each log; 0: none."},
     )
+    allow_shared_questions: bool = field(
+        default=False, metadata={"help": "Whether an evaluation may ask what is trained on, which is then noted."}
+    )
     save_report: bool = field(
         default=True,
         metadata={"help": "Whether training ends with curves.png, report.html and a table, made of the records."},

@@ -121,13 +121,15 @@ def apart(context: Context) -> Iterator[Finding]:
         return
     if context.chance:
         yield Note(f"{found}; {len(found.train_rows)} training row(s) are left out")
+    elif context.args.allow_shared_questions:
+        yield Note(f"{found}, as allow_shared_questions allows")
     elif context.task.eval_dataset is None:
         yield Problem(
-            f"data: {found}; let the task's dataset(size, seed) give other rows for another seed, or give it an "
-            "eval_dataset."
+            f"data: {found}; let the task's dataset(size, seed) give other rows for another seed, give it an "
+            "eval_dataset, or set allow_shared_questions."
         )
     else:
-        yield Problem(f"data: {found}; take them out of one of the two.")
+        yield Problem(f"data: {found}; take them out of one of the two, or set allow_shared_questions.")
 
 
 def prompts(context: Context) -> Iterator[Finding]:

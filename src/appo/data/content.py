@@ -1,27 +1,32 @@
-"""What a row says, whatever its spaces and letter case: which rows are the same question, and which are held out.
+"""What a row says, whatever its spaces: which rows are the same question, and which are held out.
 
     key_of(row, deciding_columns(names, with_environment=False))    # equal for two rows that ask the same
     is_held_out("Where is Accra?", 0.1)                             # by the text alone: stable when rows are added
     without_shared(train, evaluation)                               # training rows that the evaluation does not ask
 
-Two rows are the same question where the prompt and the answer are the same text. Where no column is called as answers
-are, every column counts but those that only number a row. Where an environment is reset with the row, every column
-counts: the same words may begin another episode.
+Two rows are the same question where the prompt, system messages aside, and the set of right answers are the same texts
+in the same letter case, which may be what is asked about. Where no column is called as answers are, the prompt alone
+decides. Where an environment is reset with the row, every column counts: the same words may begin another episode. But
+where fewer than half of one side's rows are distinct, or all are alike, they name no episodes: the environment draws
+those itself, and nothing is compared, which is logged.
 
 Left out on purpose: paraphrases, and questions within longer ones (`appo.data.overlap` finds the latter).
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from appo.data.rows import ANSWER_FIELDS, ID_FIELDS, Row
+from appo.data.rows import ANSWER_COLUMNS, Row, as_texts
 from appo.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 PART = 1000  # rows that are read at once
 SHOWN_CHARS = 80
@@ -72,30 +77,34 @@ def prompt_text(prompt: Any) -> str:
     return "\n".join(_content(message.get("content")) for message in prompt if isinstance(message, Mapping))
 
 
+def question_text(prompt: Any) -> str:
+    """A prompt's words without its system messages, unless it has no others."""
+    if isinstance(prompt, list):
+        asked = [one for one in prompt if isinstance(one, Mapping) and one.get("role") != "system"]
+        return prompt_text(asked or prompt)
+    return prompt_text(prompt)
+
+
 def deciding_columns(names: Iterable[str], with_environment: bool) -> list[str]:
     """The columns that make a row the question that it is (see the module)."""
     names = sorted(names)
     if with_environment:
         return names
-    answers = [name for name in names if _plain(name) in ANSWER_FIELDS]
-    return ["prompt", *answers] if answers else [name for name in names if _plain(name) not in ID_FIELDS]
+    plain = {_plain(name): name for name in names}
+    return ["prompt", *[plain[name] for name in ANSWER_COLUMNS if name in plain][:1]]
 
 
 def key_of(row: Row, columns: Iterable[str]) -> bytes:
     """16 bytes, equal for rows whose columns say the same."""
-    parts = [
-        prompt_text(row[name]) if name == "prompt" else json.dumps(row[name], sort_keys=True, default=str)
-        for name in columns
-    ]
-    content = "\0".join(map(normalised, parts))
+    content = "\0".join(" ".join(_said(name, row[name]).split()) for name in columns)
     return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Shared | None:
     """What two data sets have in common, or None where there is nothing, or where that cannot be told.
 
-    It cannot be told of data that is streamed, of rows that a transform makes, and of an environment whose rows are
-    all alike: it draws its episodes itself.
+    It cannot be told of data that is streamed, of rows that a transform makes, and of an environment that draws its
+    episodes itself, as its rows are all alike, or mostly repeat others.
 
     Args:
         train, evaluation: `datasets.Dataset`; anything else is streamed.
@@ -108,11 +117,13 @@ def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Share
         return None
     columns = deciding_columns(names, with_environment)
     asked = {key_of(row, columns): row for row in _rows(evaluation, columns)}
-    if with_environment and len(asked) == 1 and len(evaluation) > 1:
+    keys = [key_of(row, columns) for row in _rows(train, columns)]
+    if with_environment and (_repeats(len(set(keys)), len(keys)) or _repeats(len(asked), len(evaluation))):
+        logger.info("The rows repeat, so the environment draws its episodes itself: data sets are not compared.")
         return None
     found: dict[bytes, list[int]] = {}
-    for number, row in enumerate(_rows(train, columns)):
-        if (key := key_of(row, columns)) in asked:
+    for number, key in enumerate(keys):
+        if key in asked:
             found.setdefault(key, []).append(number)
     if not found:
         return None
@@ -123,22 +134,27 @@ def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Share
     return Shared(rows, count, len(evaluation), _end(" ".join(text.split())))
 
 
-def check_apart(train: Any, evaluation: Any, with_environment: bool) -> None:
+def check_apart(train: Any, evaluation: Any, with_environment: bool, allowed: bool = False) -> None:
     """
     Args:
         evaluation: A data set, or a mapping of several; None for none.
+        allowed: Whether shared questions are only told of.
 
     Raises:
         UserError: where questions of an evaluation are trained on.
     """
     if isinstance(evaluation, Mapping):
         for own in evaluation.values():
-            check_apart(train, own, with_environment)
+            check_apart(train, own, with_environment, allowed)
     elif found := shared(train, evaluation, with_environment):
+        if allowed:
+            logger.warning("eval_dataset: %s, as allow_shared_questions allows.", found)
+            return
         given = ", with_environment=True" if with_environment else ""
         raise UserError(
             f"eval_dataset: {found}; take them out: "
-            f"train_dataset=appo.data.without_shared(train_dataset, eval_dataset{given})."
+            f"train_dataset=appo.data.without_shared(train_dataset, eval_dataset{given}), "
+            "or set allow_shared_questions=True."
         )
 
 
@@ -165,6 +181,23 @@ def _rows(data: "Dataset", columns: list[str]) -> Iterator[Row]:
     table = data.select_columns(columns).with_format("arrow")
     for first in range(0, len(table), PART):
         yield from table[first : first + PART].to_pylist()
+
+
+def _said(name: str, value: Any) -> str:
+    """What a column says: of a prompt its question, of answers their set, of others all."""
+    if name == "prompt":
+        return question_text(value)
+    if _plain(name) in ANSWER_COLUMNS:
+        try:
+            return json.dumps(sorted({" ".join(text.split()) for text in as_texts(value)}))
+        except ValueError:  # neither texts nor numbers
+            pass
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _repeats(distinct: int, count: int) -> bool:
+    """Whether rows name no episodes: all of several are alike, or fewer than half are distinct."""
+    return count > 1 and (distinct == 1 or 2 * distinct < count)
 
 
 def _content(content: Any) -> str:

@@ -38,6 +38,7 @@ class OwnRows:
         prompts: A text each, or messages.
         answers: Texts, any of which is right; empty lists where no answer was asked for.
         lists: Whether the file holds lists of answers.
+        prompt_columns: Those that the prompt is made of.
     """
 
     source: str
@@ -45,6 +46,7 @@ class OwnRows:
     prompts: list[Any]
     answers: list[list[str]]
     lists: bool
+    prompt_columns: list[str]
 
     @property
     def texts(self) -> list[str]:
@@ -114,7 +116,7 @@ def _convert(name: str, places: list[tuple[str, Row]], template: PromptTemplate 
         shown = ", ".join(unanswered[:3]) + (", .." if len(unanswered) > 3 else "")
         logger.warning("%s: left out %d row(s) without an answer: %s.", name, len(unanswered), shown)
     lists = answer is not None and any(isinstance(row[answer], list) for row in rows)
-    return OwnRows(name, rows, prompts, _without_points(name, answers), lists)
+    return OwnRows(name, rows, prompts, _without_points(name, answers), lists, template.columns if template else [])
 
 
 def _without_points(name: str, answers: list[list[str]]) -> list[list[str]]:

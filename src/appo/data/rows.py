@@ -36,6 +36,8 @@ SHOWN = 3  # rows named per reason
 # Names that circulate, compared without case and with "_" for " "; the first that holds something counts.
 QUESTION_FIELDS = ("question", "problem", "prompt", "input", "query")
 ANSWER_FIELDS = ("golden_answers", "answers", "answer", "final_answer", "ground_truth", "target", "expected_answer")
+# Columns of training data that hold what is right; of several, the first decides.
+ANSWER_COLUMNS = tuple(dict.fromkeys(("answer", "answers", *ANSWER_FIELDS, "solution", "label")))
 ALIAS_FIELDS = ("answer_aliases", "aliases")
 ID_FIELDS = ("id", "_id", "task_id", "unique_id", "idx", "index")
 NO, YES = ("false", "no", "n", "0", "0.0"), ("true", "yes", "y", "1", "1.0")  # as text, in small letters
@@ -104,7 +106,9 @@ def read_rows(path: Path, bad: BadRows) -> Iterator[tuple[str, Row]]:
                 yield place, row
             else:
                 bad.add(place, row if isinstance(row, _Broken) else f"an object is expected, not {_kind(row)}")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}.") from None
 
 
@@ -120,8 +124,8 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                row = _Broken(f"no JSON ({error.msg})")
+            except ValueError as error:  # of Python itself, for a number of more than 4,300 digits
+                row = _Broken(f"no JSON ({getattr(error, 'msg', error)})")
             yield f"line {number}", row
 
 
@@ -287,7 +291,9 @@ def as_texts(value: Any) -> list[str]:
 def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # not by way of a float, which cannot hold the largest
+    if not isinstance(value, float) or not math.isfinite(value):
         raise ValueError(f"an answer must be a text or a number, not {_kind(value)}")
     return str(int(value)) if value == int(value) else repr(value)
 

@@ -27,7 +27,7 @@ import pyarrow
 from datasets import Dataset
 
 from appo import rewards
-from appo.data.content import deciding_columns, is_held_out, key_of
+from appo.data.content import deciding_columns, is_held_out, key_of, question_text
 from appo.data.own_rows import OwnRows, read_own_rows
 from appo.data.prompt_template import is_messages
 from appo.data.rows import DataError, HubError
@@ -45,6 +45,8 @@ SUFFIX = "_reward_func"
 REWARDS = {name.removesuffix(SUFFIX): getattr(rewards, name) for name in rewards.__all__ if name.endswith(SUFFIX)}
 PAPERS = ("paper", "format")  # they read the paper's tags, in which no other tools are called
 TOOLS = {"python": python}
+PROTOCOLS = ("chat_template", "tags")
+UNSTORABLE = (pyarrow.ArrowException, OverflowError, UnicodeError)  # what Arrow raises for values
 # What TRL gives a reward function besides the columns.
 TAKEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
@@ -86,6 +88,8 @@ def rows_task(
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+    if tool_protocol not in PROTOCOLS:
+        raise UserError(f"tool_protocol must be one of {', '.join(PROTOCOLS)}, got {tool_protocol!r}.")
     mistakes = Mistakes()
     functions: list[Callable[..., Any]] = []
     scoring: list[Callable[..., Any]] = []
@@ -106,9 +110,15 @@ def rows_task(
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
     held = eval_file or f"the held-out part of {file}"
+    alike = "rows with the same prompt stay together" if environment is None else "equal rows stay together"
+    no_train = f"{file}: held_out = {held_out} leaves no rows to train on; lower it ({alike}), or give eval_file."
+    no_eval = (
+        f"{file}: held_out = {held_out} leaves no rows for evaluations; raise it ({alike}), give eval_file, or set "
+        "eval_size to 0."
+    )
     return Task(
-        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file)),
-        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held)),
+        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file), no_train),
+        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held), no_eval),
         reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
@@ -206,20 +216,24 @@ def _split(
 ) -> tuple[Dataset, Dataset]:
     """Rows to train on and rows to evaluate on."""
     found = read_own_rows(file, prompt, answer)
-    rows = _dataset(found, answer, how)
-    if eval_file is not None:
-        return rows, _dataset(read_own_rows(eval_file, prompt, answer, "eval_file"), answer, how)
-    texts = found.texts
+    other = None if eval_file is None else read_own_rows(eval_file, prompt, answer, "eval_file")
+    lists = found.lists or (other is not None and other.lists)  # both sides alike, so that they can be compared
+    rows = _dataset(found, answer, lists, how)
+    if other is not None:
+        return rows, _dataset(other, answer, lists, how)
+    # By the file's own words: another system prompt holds out the same rows.
+    texts = list(map(question_text, found.prompts))
     if with_environment:  # the same words may begin another episode
         columns = deciding_columns(rows.column_names, True)
-        texts = [key_of(row, columns).hex() for row in rows]
+        own = zip(rows, found.prompts, strict=True)
+        texts = [key_of({**row, "prompt": asked}, columns).hex() for row, asked in own]
     out = [is_held_out(text, held_out) for text in texts]
     train, held = (rows.select([i for i, o in enumerate(out) if o is side]) for side in (False, True))
     return train, held
 
 
-def _dataset(found: OwnRows, answer: str | None, how: tuple[str, bool]) -> Dataset:
-    """The file's columns, `prompt`, and `answer` or `answers`.
+def _dataset(found: OwnRows, answer: str | None, lists: bool, how: tuple[str, bool]) -> Dataset:
+    """The file's columns, `prompt`, and `answer` or, for lists, `answers`.
 
     Raises:
         DataError: for columns whose names mean something else, and for those that hold values of several kinds.
@@ -227,24 +241,44 @@ def _dataset(found: OwnRows, answer: str | None, how: tuple[str, bool]) -> Datas
     columns = list(found.rows[0])
     if taken := [name for name in columns if name in TAKEN]:
         raise DataError(f"{found.source} has a column {taken[0]!r}, which means something else to rewards; rename it.")
-    target = "answers" if found.lists or answer == "answers" else "answer"
+    if "prompt" in columns and "prompt" not in found.prompt_columns:
+        raise DataError(f"{found.source} has a column 'prompt', which would be lost; rename it, or name it as prompt.")
+    target = "answers" if lists or answer == "answers" else "answer"
     others = [name for name in ("answers", "answer") if name in columns and name != answer]
     if answer is not None and others:
         raise DataError(
             f"answer = {answer!r}, but {found.source} has a column {others[0]!r} too, which rewards would read; "
             "rename it, or name it."
         )
-    rows = []
+    rows, all_lists = [], answer is not None and all(isinstance(row[answer], list) for row in found.rows)
     for row, prompt, answers in zip(found.rows, found.prompts, found.answers, strict=True):
         own = {**row, "prompt": _prompt(prompt, *how)}
         if answer is not None:
             own[target] = answers if target == "answers" else answers[0]
+            if lists and not all_lists:  # a column holds values of one kind
+                own[answer] = answers
         rows.append(own)
     try:
         return Dataset.from_list(rows)
-    except pyarrow.ArrowException as error:
-        said = " ".join(str(error).split())
-        raise DataError(f"{found.source}: a column holds values of several kinds ({said}); make them texts.") from None
+    except UNSTORABLE as error:
+        raise DataError(f"{found.source}: {_unstorable(rows, error)}.") from None
+
+
+def _unstorable(rows: list[dict[str, Any]], error: Exception) -> str:
+    """Which column cannot be stored, and why."""
+    name = "a column"
+    for column in rows[0]:
+        try:
+            Dataset.from_list([{column: row[column]} for row in rows])
+        except UNSTORABLE as own:
+            name, error = f"column {column!r}", own
+            break
+    said = " ".join(str(error).split())
+    if isinstance(error, UnicodeError):
+        return f"{name} holds a text that is no Unicode ({said}); repair it"
+    if isinstance(error, OverflowError) or "too large" in said or "too big" in said:
+        return f"{name} holds a whole number beyond 64 bits ({said}); make its values texts"
+    return f"{name} holds values of several kinds ({said}); make them texts"
 
 
 def _prompt(prompt: Any, system: str, chat: bool) -> Any:
@@ -256,10 +290,14 @@ def _prompt(prompt: Any, system: str, chat: bool) -> Any:
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
 
 
-def _choose(rows: Dataset, size: int, seed: int, field: str, source: str) -> Dataset:
-    """`size` rows in an order of that seed, or all where there are fewer, which is logged."""
+def _choose(rows: Dataset, size: int, seed: int, field: str, source: str, empty: str) -> Dataset:
+    """`size` rows in an order of that seed, or all where there are fewer, which is logged.
+
+    Raises:
+        UserError: `empty`, where there are none.
+    """
     if not len(rows):
-        raise UserError(f"{source} has no rows; raise held_out, or give eval_file, or set eval_size to 0.")
+        raise UserError(empty)
     if size > len(rows):
         logger.warning("%s has %d rows, fewer than %s = %d: all of them are used.", source, len(rows), field, size)
     order = list(range(len(rows)))

@@ -73,6 +73,7 @@ def read_arguments(
     tools, reward_funcs = tool_list(tools), reward_list(reward_funcs)
     check_factory(environment_factory)
     check_dataset(given.get("train_dataset"), environment_factory is not None)
+    check_evaluation(given.get("eval_dataset"))
     pool = EnvironmentPool(tools, environment_factory)
     check_environments(pool)
     check_tools(pool, args.tool_protocol)
@@ -244,7 +245,13 @@ def check_rewarded(reward_funcs: Sequence[Any], pool: EnvironmentPool) -> None:
         )
 
 
-def check_dataset(data: Any, with_environment: bool) -> None:
+def check_evaluation(data: Any) -> None:
+    """Raises a UserError for what is neither None nor a data set, nor a mapping of data sets."""
+    for name, one in data.items() if isinstance(data, Mapping) else [(None, data)]:
+        check_dataset(one, True, "eval_dataset" if name is None else f"eval_dataset[{name!r}]")
+
+
+def check_dataset(data: Any, with_environment: bool, field: str = "train_dataset") -> None:
     """Whether there is a data set to train on, of a kind that TRL takes.
 
     Raises:
@@ -255,17 +262,15 @@ def check_dataset(data: Any, with_environment: bool) -> None:
     if data is None:
         raise UserError("train_dataset is missing; give a datasets.Dataset with a column `prompt`.")
     remedy = {
-        "list": "write Dataset.from_list(rows)",
         "dict": "write Dataset.from_dict(columns), or give one of its data sets",
         "DataFrame": "write Dataset.from_pandas(frame)",
         "str": 'write load_dataset(NAME, split="train")',
     }
     kind = type(data).__name__
-    parts = (
-        f"give one of its parts, such as train_dataset=data[{next(iter(data), 'train')!r}]" if "Dict" in kind else None
-    )
+    first = next(iter(data), "train") if "Dict" in kind else None
+    parts = first and f"give one of its parts, such as {field}=data[{first!r}]"
     raise UserError(
-        f"train_dataset is a {kind}, but must be a datasets.Dataset; "
+        f"{field} is a {kind}, but must be a datasets.Dataset; "
         f"{parts or remedy.get(kind, 'write Dataset.from_list(rows)')}."
     )
 

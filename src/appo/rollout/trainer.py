@@ -123,7 +123,7 @@ class RolloutTrainer(SeamTrainer):
             check_prompts(name, getattr(self, name), with_environment)
             check_rendered(name, getattr(self, name), self.tokenizer)
         check_reset_takes(next(iter(self.train_dataset), None), self.pool)
-        check_apart(self.train_dataset, self.eval_dataset, with_environment)
+        check_apart(self.train_dataset, self.eval_dataset, with_environment, self.args.allow_shared_questions)
         if isinstance(self.train_dataset, Dataset):
             for function, reward in zip(self.reward_funcs, self.reward_func_names, strict=True):
                 check_parameters(function, reward, self.train_dataset.column_names)

@@ -56,7 +56,8 @@ def test_a_task_that_gives_every_seed_the_same_rows_is_refused(recipe, capsys, t
     assert code == 2
     assert (
         "mistake: data: 40 of 90 questions of the evaluation are in the training data too, such as 'boss e0'; let the "
-        "task's dataset(size, seed) give other rows for another seed, or give it an eval_dataset." in lines
+        "task's dataset(size, seed) give other rows for another seed, give it an eval_dataset, or set "
+        "allow_shared_questions." in lines
     )
 
 
@@ -66,8 +67,15 @@ def test_data_for_evaluations_may_share_nothing(recipe, capsys, task):
     assert code == 2
     assert (
         "mistake: data: 1 of 2 questions of the evaluation is in the training data too, such as 'boss e39'; take them "
-        "out of one of the two." in lines
+        "out of one of the two, or set allow_shared_questions." in lines
     )
+
+
+def test_a_recipe_may_allow_them(recipe, capsys, task):
+    name = task(GENERATOR.format(0))
+    code = main(["train", recipe(task=name, demonstrations=0, allow_shared_questions=True), "--dry-run"])
+    note = "note: 40 of 90 questions of the evaluation are in the training data too, such as 'boss e0', as "
+    assert code == 0 and f"{note}allow_shared_questions allows." in capsys.readouterr().out.splitlines()
 
 
 def test_a_reward_that_takes_what_is_no_column_is_a_mistake(recipe, capsys, task):

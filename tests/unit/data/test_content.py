@@ -1,5 +1,7 @@
 """Which rows are the same question, which texts are held out, and what two sets share."""
 
+import logging
+
 import pytest
 from datasets import Dataset
 
@@ -12,15 +14,17 @@ def rows(*texts, **columns):
     return Dataset.from_list(found)
 
 
-def test_case_and_space_make_no_other_question():
-    found = shared(rows("Where is  Accra?", "b"), rows("where is accra? ", "c"))
-    assert (found.train_rows, found.questions, found.of, found.example) == ([0], 1, 2, "where is accra?")
+def test_space_makes_no_other_question_and_letter_case_does():
+    found = shared(rows("Where is  Accra?", "b"), rows("Where is Accra? ", "c"))
+    assert (found.train_rows, found.questions, found.of, found.example) == ([0], 1, 2, "Where is Accra?")
+    assert shared(rows("Swap the case of: aB"), rows("Swap the case of: Ab")) is None
 
 
-def test_messages_are_compared_by_what_they_say():
+def test_messages_are_compared_by_what_they_say_but_for_the_systems():
     talk = [{"role": "system", "content": "S"}, {"role": "user", "content": "Hm?"}]
-    louder = [{"role": "system", "content": "s"}, {"role": "user", "content": "HM?"}]
-    assert shared(rows(talk), rows(louder)).questions == 1
+    other = [{"role": "system", "content": "T"}, {"role": "user", "content": "Hm? "}]
+    assert shared(rows(talk), rows(other)).questions == 1
+    assert shared(rows(talk), rows(talk[:1])) is None
 
 
 def test_another_answer_is_another_question_and_another_id_is_not():
@@ -29,10 +33,41 @@ def test_another_answer_is_another_question_and_another_id_is_not():
     assert shared(train, rows("a?", answer=["1"], id=["z"])).train_rows == [0]
 
 
-def test_without_an_answer_every_column_but_the_rows_name_counts():
-    train = rows("Play.", "Play.", level=[1, 2], id=["x", "y"])
-    assert shared(train, rows("Play.", level=[3], id=["x"])) is None
-    assert shared(train, rows("Play.", level=[2], id=["z"])).train_rows == [1]
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ({"solution": "s", "split": "train"}, {"solution": "s", "split": "test"}, True),
+        ({"label": 1, "source": "a"}, {"label": 1, "source": "b"}, True),
+        ({"label": 1}, {"label": 2}, False),
+        ({"answer": 5}, {"answer": "5"}, True),
+        ({"answers": ["a", "b"]}, {"answers": ["b", "a"]}, True),
+        ({"answers": ["a", "b"]}, {"answers": ["a"]}, False),
+        ({"answer": "a"}, {"answer": "A"}, False),
+        ({"answer": "a", "target": "x"}, {"answer": "a", "target": "y"}, True),
+        ({"ground_truth": {"target": ["a"]}}, {"ground_truth": {"target": ["b"]}}, False),
+    ],
+)
+def test_answers_are_sets_of_texts_and_other_columns_make_no_other_question(ours, theirs, same):
+    train, evaluation = (Dataset.from_list([{"prompt": "a?", **row}]) for row in (ours, theirs))
+    assert (shared(train, evaluation) is not None) is same
+
+
+def test_without_a_known_answer_the_prompt_alone_decides():
+    assert shared(rows("a?", "b?", level=[1, 2]), rows("b?", level=[3])).train_rows == [1]
+
+
+def test_an_environment_whose_rows_repeat_draws_its_episodes_itself(caplog):
+    levels = rows(*["Play."] * 9, level=[0, 1, 2] * 3)
+    with caplog.at_level(logging.INFO):
+        assert shared(levels, rows("Play.", level=[1]), with_environment=True) is None
+    assert "data sets are not compared" in caplog.text
+    seeds = rows(*["Play."] * 9, seed=list(range(9)))
+    assert shared(seeds, rows("Play.", seed=[4]), with_environment=True).train_rows == [4]
+
+
+def test_shared_questions_may_be_allowed_and_are_told(caplog):
+    check_apart(rows("a?"), rows("a?"), with_environment=False, allowed=True)
+    assert "1 of 1 questions of the evaluation is in the training data too, such as 'a?', as allow" in caplog.text
 
 
 def test_with_an_environment_the_whole_row_counts():
@@ -48,7 +83,7 @@ def test_an_environment_whose_rows_are_all_alike_draws_its_episodes_itself():
 
 
 def test_repeated_rows_are_all_found_and_taken_out():
-    train, evaluation = rows("a", "b", "A", "c"), rows("a", "a", "d")
+    train, evaluation = rows("a", "b", " a", "c"), rows("a", "a", "d")
     found = shared(train, evaluation)
     assert (found.train_rows, found.questions, found.of) == ([0, 2], 2, 3)
     assert without_shared(train, evaluation)["prompt"][:] == ["b", "c"]
@@ -57,10 +92,11 @@ def test_repeated_rows_are_all_found_and_taken_out():
 
 def test_an_evaluation_of_what_is_trained_on_is_refused_with_an_example_and_the_remedy():
     with pytest.raises(ValueError) as error:
-        check_apart(rows("a?", "b?"), {"first": rows("c?"), "second": rows("B?", "d?")}, with_environment=False)
+        check_apart(rows("a?", "b?"), {"first": rows("c?"), "second": rows("b? ", "d?")}, with_environment=False)
     assert str(error.value) == (
-        "eval_dataset: 1 of 2 questions of the evaluation is in the training data too, such as 'B?'; take them out: "
-        "train_dataset=appo.data.without_shared(train_dataset, eval_dataset)."
+        "eval_dataset: 1 of 2 questions of the evaluation is in the training data too, such as 'b?'; take them out: "
+        "train_dataset=appo.data.without_shared(train_dataset, eval_dataset), or set "
+        "allow_shared_questions=True."
     )
 
 

@@ -12,6 +12,7 @@ from appo import APPOConfig
 from appo.cli.context import Context
 from appo.cli.loading import load_task, tools_of
 from appo.cli.recipe import RecipeError, RunConfig
+from appo.data.content import shared
 from appo.environments.prompts import system_prompt
 from appo.environments.rows import REWARDS, rows_task
 from appo.rewards import exact_match_reward_func
@@ -177,6 +178,45 @@ def test_with_an_environment_the_whole_row_decides(tmp_path, file):
     assert task.reward_funcs == []  # get_reward is the environment's
 
 
+@pytest.mark.parametrize("chat", [True, False])
+def test_another_system_prompt_holds_out_the_same_rows_with_an_environment_too(tmp_path, file, chat):
+    rows = write(tmp_path / "games.csv", [{"start": "Play.", "seed": str(n)} for n in range(100)])
+    held = [
+        {row["seed"] for row in rows_task(rows, "start", environment="own_parts:Desk", chat=chat, **how)
+         .questions(99, 0)}
+        for how in ({"system": "A"}, {"system": "B"}, {"tool_protocol": "tags"}, {})
+    ]  # fmt: skip
+    assert held[0] and held == [held[0]] * 4
+
+
+def test_the_system_messages_of_a_file_do_not_tear_a_question_apart(tmp_path):
+    talks = [
+        [{"role": "system", "content": who}, {"role": "user", "content": f"{n}?"}] for n in range(60) for who in "ab"
+    ]
+    file = write(tmp_path / "a.jsonl", [{"talk": talk, "a": "x"} for talk in talks])
+    task = rows_task(file, "talk", "a", reward="f1", held_out=0.3)
+    train, held = ({said(row) for row in found} for found in (task.dataset(120, 0), task.questions(120, 0)))
+    assert len(train) + len(held) == 60
+
+
+def test_texts_here_and_lists_there_are_the_same_answers(tmp_path):
+    train = write(tmp_path / "a.jsonl", [{"q": "a?", "a": "5"}, {"q": "b?", "a": 6}])
+    other = write(tmp_path / "b.jsonl", [{"q": "a?", "a": ["5"]}])
+    task = rows_task(train, "q", "a", reward="f1", eval_file=other)
+    assert shared(task.dataset(2, 0), task.questions(1, 0)).questions == 1
+
+
+def test_answers_that_are_texts_and_lists_become_lists(tmp_path):
+    file = write(tmp_path / "a.jsonl", [{"q": "a?", "a": "x"}, {"q": "b?", "a": ["y", "z"]}])
+    rows = rows_task(file, "q", "a", reward="f1", held_out=0).dataset(2, 0)
+    assert sorted(rows["a"]) == sorted(rows["answers"]) == [["x"], ["y", "z"]]
+
+
+def test_too_much_held_out_is_to_be_lowered(file):
+    with pytest.raises(ValueError, match=r"held_out = 0\.9999 leaves no rows to train on; lower it"):
+        made(file, held_out=0.9999).dataset(10, 0)
+
+
 def test_the_order_is_the_seeds_and_too_few_rows_are_told(file, caplog):
     task = made(file, held_out=0)
     first, again, other = ([said(row) for row in task.dataset(20, seed)] for seed in (0, 0, 1))
@@ -184,7 +224,7 @@ def test_the_order_is_the_seeds_and_too_few_rows_are_told(file, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(task.dataset(500, 0)) == 200
     assert f"{file} has 200 rows, fewer than train_size = 500: all of them are used." in caplog.text
-    with pytest.raises(ValueError, match=r"the held-out part of .*tickets.csv has no rows; raise held_out, or give"):
+    with pytest.raises(ValueError, match="held_out = 0 leaves no rows for evaluations; raise it"):
         task.questions(10, 0)
 
 
@@ -210,6 +250,7 @@ def test_the_order_is_the_seeds_and_too_few_rows_are_told(file, caplog):
         ({"tools": ["order_status"]}, "tools = 'order_status' must read my_module:name"),
         ({"tools": ["own_parts:Desk"]}, "tools = 'own_parts:Desk' is a class; name its instance, or give environment"),
         ({"environment": "own_parts:Tool"}, "environment = 'own_parts:Tool' has no method reset(self, **row)"),
+        ({"tool_protocol": "nonsense"}, "tool_protocol must be one of chat_template, tags, got 'nonsense'."),
         ({"held_out": 1}, "held_out must lie in [0, 1), got 1"),
         ({"system": 5}, "system must be a text, got 5"),
         ({"eval_file": "none.csv"}, "eval_file: there is no file none.csv"),
@@ -244,8 +285,15 @@ def test_a_mistake_that_the_file_shows_says_that_it_is_in_the_tasks_arguments(tm
         ([{"q": "", "a": "x"}, {"q": "b?", "a": "y"}], "1 row cannot be read; line 1: its column 'q' is empty"),
         ([{"q": "a?", "a": True}], "an answer must be a text or a number, not True"),
         ([{"q": "a?", "a": "x", "answer": "y"}], "has a column 'answer' too, which rewards would read; rename it"),
+        ([{"q": "a?", "a": "x", "n": 10**30}], "column 'n' holds a whole number beyond 64 bits"),
+        ([{"q": "a?", "a": 10**400}], "column 'a' holds a whole number beyond 64 bits"),
+        ([{"q": "a?", "a": "x", "n": "\ud800"}], "column 'n' holds a text that is no Unicode"),
+        ([{"q": "a?", "a": "x", "prompt": "p"}], "has a column 'prompt', which would be lost; rename it"),
         ([{"q": "a?", "a": "x", "completions": "y"}], "has a column 'completions', which means something else"),
-        ([{"q": "a?", "a": "x", "n": 1}, {"q": "b?", "a": "x", "n": "one"}], "a column holds values of several kinds"),
+        (
+            [{"q": "a?", "a": "x", "n": 1}, {"q": "b?", "a": "x", "n": "one"}],
+            "column 'n' holds values of several kinds",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_one_sentence(tmp_path, rows, sentence):

@@ -107,6 +107,8 @@ def test_a_plain_grpo_config_is_told_of_ours(tmp_path):
         ({"train_dataset": {"prompt": ["a"]}}, "train_dataset is a dict, but must be a datasets.Dataset; write"),
         ({"train_dataset": DatasetDict(all=ROWS)}, "train_dataset is a DatasetDict, but must be a datasets.Dataset; "
          "give one of its parts, such as train_dataset=data['all']."),
+        ({"eval_dataset": [{"prompt": "a"}]}, "eval_dataset is a list, but must be a datasets.Dataset; write"),
+        ({"eval_dataset": {"one": ROWS, "two": "x"}}, "eval_dataset['two'] is a str, but must be a datasets.Dataset"),
         ({"train_dataset": "org/rows"}, "train_dataset is a str, but must be a datasets.Dataset; write load_dataset("),
         ({"model": None}, "model must be a name, a directory or a transformers model, got None."),
         ({"model": (MODEL, TOKENIZER)}, "model is a tuple; give the model alone, and its tokenizer as processing_cl"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from appo.data.rows import ANSWER_COLUMNS
 from appo.files import fingerprint, strict_json
 from appo.report.html.columns import Part
 from appo.report.html.credit import Differences
@@ -28,7 +29,6 @@ FINISH = {"stop": 0, "length": 1, "tool_limit": 2}
 NO_FINISH = NO_EVALUATION = 255
 RENAMED = {"entropies": "entropy", "logprobs": "logprob"}
 NOT_HEAT = ("behaviour_logprobs", "advantages")
-ANSWER_KEYS = ("answer", "answers", "golden_answers", "ground_truth", "solution", "target", "label")
 NUMBERS = {
     "step": (np.uint32, 0), "rollout": (np.uint16, 0), "parent": (np.int16, -1), "branch_position": (np.int32, -1),
     "branch_rank": (np.int32, 0), "branch_score": (np.float32, np.nan), "reward": (np.float32, np.nan),
@@ -251,7 +251,7 @@ def _task(task: str, row: str | None, prompt: str | None) -> dict[str, Any]:
 def _answers(row: dict[str, Any]) -> list[str]:
     """The reference answers of a row, by the names that data sets give them."""
     for place in (row, row.get("reward_model"), row.get("extra_info")):
-        for key in ANSWER_KEYS:
+        for key in ANSWER_COLUMNS:
             answers = place.get(key) if isinstance(place, dict) else None
             if answers is not None:
                 return [str(answer) for answer in (answers if isinstance(answers, list) else [answers])]

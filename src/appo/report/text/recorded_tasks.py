@@ -10,14 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from appo.data.rows import ANSWER_FIELDS
+from appo.data.rows import ANSWER_COLUMNS
 from appo.errors import UserError
 from appo.rollout.record_files import EVALUATION, UPDATE, record_files
 from appo.rollout.records import read_records
 
 Record = dict[str, Any]
 PART = re.compile(r"-\d+$")  # of an evaluation that was written in several files
-REFERENCES = (*ANSWER_FIELDS, "solution")  # columns of a data row
 
 
 @dataclass
@@ -63,7 +62,7 @@ class RecordedTask:
     def reference(self) -> Any:
         """The answer in the data's row, under the names that circulate; None where there is none."""
         row = self.records[0].get("row") or {}
-        return next((row[name] for name in REFERENCES if row.get(name) not in (None, "", [])), None)
+        return next((row[name] for name in ANSWER_COLUMNS if row.get(name) not in (None, "", [])), None)
 
 
 def mean_reward(records: Iterable[Record]) -> float | None:
