@@ -3,7 +3,9 @@
 The commands print it and exit with code 2; every other exception keeps its traceback, because it is a fault of code.
 """
 
+import difflib
 import sys
+from collections.abc import Iterable
 
 # What reads a user's values while a trainer is made, beside this package.
 LIBRARIES = (
@@ -18,6 +20,17 @@ class UserError(ValueError):
 
 class MissingPackage(UserError, ModuleNotFoundError):
     """A package that an extra brings is not installed; the sentence says which extra."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, form: str = "{}") -> str:
+    """The end of a sentence about a name that there is not.
+
+    Args:
+        otherwise: The end where no known name is like it.
+        form: How a name is written, with one {}.
+    """
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {form.format(close[0])}?" if close else otherwise
 
 
 def is_complaint(error: BaseException) -> bool:
