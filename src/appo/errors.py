@@ -3,8 +3,9 @@
 The commands print it and exit with code 2; every other exception keeps its traceback, because it is a fault of code.
 """
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,10 +60,22 @@ def batches_in_given_fields(args: Any) -> Iterator[None]:
             raise
         factors = f"{args.per_device_train_batch_size} x {args.steps_per_generation}"
         processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
+        product = f"{factors}{processes} = {args.generation_batch_size}"
         raise UserError(
-            f"per_device_train_batch_size x steps_per_generation ({factors}{processes} = {args.generation_batch_size}) "
-            f"must be divisible by num_generations ({args.num_generations}); change one of the three."
+            f"per_device_train_batch_size x steps_per_generation ({product}) must be divisible by "
+            f"num_generations ({args.num_generations}); change one of the three."
         ) from None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str, form: str = "{}") -> str:
+    """The end of a sentence about a name that there is not.
+
+    Args:
+        otherwise: The end where no known name is like it.
+        form: How a name is written, with one {}.
+    """
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"did you mean {form.format(close[0])}?" if close else otherwise
 
 
 def is_complaint(error: BaseException) -> bool:

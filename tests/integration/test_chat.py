@@ -4,9 +4,10 @@ import io
 import json
 
 import pytest
+from rich.console import Console
 from scripted_model import save_scripted
 
-from appo.cli.chat import describe_options, read_flags, task_of
+from appo.cli.chat import Chat, open_agent, read_flags, task_of
 from appo.cli.main import main
 from appo.cli.mistakes import RecipeError
 from appo.files import write_json
@@ -65,7 +66,8 @@ def test_the_tools_of_the_runs_task_are_found_and_each_line_is_asked_by_itself(c
     code, out, err = chat("Who?\n\nWhere?\n")
     assert (code, err) == (0, "")
     block = ["<look>x</look>", "  look -> \ufffd[31mred x", "<answer>4</answer>", "answer: 4", "(6 tokens, 1 call)"]
-    assert out.splitlines() == block * 2  # what would colour the terminal does not
+    # What would colour the terminal does not.
+    assert out.splitlines() == ["> Who?", *block, "> Where?", *block]
 
 
 def test_tools_may_be_named_and_left_out(chat):
@@ -96,12 +98,20 @@ def test_a_model_outside_of_a_run_needs_its_tools_named(chat, model, tmp_path):
     assert code == 2 and "was trained with the tools look; give --tools or --task, or --tools none to do" in err
 
 
-def test_commands_in_a_pipe(chat):
-    code, out, err = chat("/example\n/reset\n/help\n/quit\nWho?\n")
-    lines = out.splitlines()
+def test_commands_in_a_terminal(model):
+    console = Console(file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
+    sitting = Chat(*open_agent(read_flags([model])), console, live=True)
+    assert [sitting.take(line) for line in ("/example", "/reset", "/help", "/quit")] == [True, True, True, False]
+    lines = console.file.getvalue().splitlines()
     assert lines[0] == "Which?" and "reference: 4" in lines
     assert lines[-2:] == ["a new conversation", "there is no /help; there are /reset, /example and /quit"]
+
+
+def test_a_line_of_a_pipe_that_begins_with_a_slash_is_asked(chat):
+    code, out, err = chat("/etc/hosts holds what?\n/quit\n")
     assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if line[:1] == ">"] == ["> /etc/hosts holds what?", "> /quit"]
+    assert out.count("answer: 4") == 2
 
 
 def test_a_line_that_cannot_be_asked_is_told_and_the_next_one_is(chat, tiny, tmp_path):
@@ -122,9 +132,7 @@ def test_a_run_that_names_no_task_gives_no_tools(model, tmp_path):
         assert task_of(read_flags([model])) is None
 
 
-def test_help_tells_every_option(capsys):
-    assert main(["chat", "--help"]) == 0
-    assert describe_options() in capsys.readouterr().out
+def test_a_command_line_without_a_model_is_told_what_there_is(capsys):
     assert main(["chat"]) == 2
     with pytest.raises(RecipeError, match="chat needs a model before its flags"):
         read_flags(["--temperature", "0"])

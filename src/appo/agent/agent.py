@@ -19,6 +19,7 @@ Left out on purpose: rewards, branches, and memory between questions (`conversat
 """
 
 import inspect
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ import numpy as np
 from appo.agent.answer import AgentAnswer, answer_of
 from appo.agent.conversation import Conversation
 from appo.agent.live import Listener, Live
-from appo.agent.question import Asked, Question
+from appo.agent.question import Asked, Question, check_seed, row_of, several
 from appo.agent.settings import AgentSettings, read_settings
 from appo.engines.opening import open_engine
 from appo.environments.prompts import system_prompt
@@ -38,6 +39,7 @@ from appo.evaluation.policy import Policy, load_policy
 from appo.models.usage import Usage, read_usage
 from appo.protocols.calls import ReadableText
 from appo.protocols.tags import TagProtocol
+from appo.rollout.arguments import check_environments, check_factory, tool_list
 from appo.rollout.environments import EnvironmentPool, as_texts
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.prompts import starting_prompt
@@ -48,6 +50,9 @@ from appo.tools.runner import ToolRunner
 
 class Agent:
     """A model with its tools.
+
+    It may be asked from several threads: they are answered one after the other, where `batch` answers at once. A
+    conversation belongs to one thread.
 
     Args:
         model: Directory of a model or of a LoRA adapter, a name on the hub, or `smollm2`.
@@ -64,7 +69,7 @@ class Agent:
     def __init__(
         self,
         model: str,
-        tools: Iterable[Callable[..., Any]] | None = None,
+        tools: Sequence[Callable[..., Any]] | None = None,
         *,
         environment_factory: Any = None,
         **options: Any,
@@ -72,7 +77,9 @@ class Agent:
         given = read_settings(options)
         self.model, self.usage = str(model), read_usage(str(model))
         self.settings = given.over(self.usage)
-        self.pool = EnvironmentPool(list(tools or ()), environment_factory)
+        check_factory(environment_factory)
+        self.pool = EnvironmentPool(tool_list(tools), environment_factory)
+        check_environments(self.pool)
         self.tools = self.pool.all_tools()
         for name, tool in self.tools.items():
             check_schema(tool, name)
@@ -88,6 +95,8 @@ class Agent:
         self._loop = self._make_loop()
         self._random = np.random.default_rng(self.settings.seed)
         self._unknown = UnknownWords(self.policy.tokenizer, "questions")
+        # Engine, loop and environments hold what is being written: one thread at a time. A listener's is the writer's.
+        self._lock = threading.RLock()
 
     def _system(self, policy: Policy) -> str:
         if self.settings.system_prompt is not None:
@@ -125,8 +134,9 @@ class Agent:
             listener: Is told of text and calls as they come.
 
         Raises:
-            UserError: for a question that is none, or leaves no room for an answer.
+            UserError: for a question that is none, or leaves no room for an answer; for a wrong seed.
         """
+        check_seed(seed)
         asked = self.open(question)
         try:
             return self.write([asked], [seed], listener)[0]
@@ -138,10 +148,14 @@ class Agent:
 
         Args:
             seed: Of all their random numbers.
+
+        Raises:
+            UserError: as for one question, and for one alone.
         """
+        check_seed(seed)
         asked: list[Asked] = []
         try:
-            asked += (self.open(question) for question in questions)
+            asked += (self.open(question) for question in several(questions))
             seeds: list[int | None] = [None] * len(asked)
             if seed is not None:
                 seeds = [int(one) for one in np.random.SeedSequence(seed).generate_state(len(asked), np.uint64)]
@@ -163,11 +177,10 @@ class Agent:
 
     def open(self, question: Question) -> Asked:
         """The prompt of a question, in an environment of its own."""
-        row: dict[str, Any] = dict(question) if isinstance(question, dict) else {"prompt": question}
-        if isinstance(row.get("prompt"), str):
-            row["prompt"] = row["prompt"].encode("utf-8", "replace").decode("utf-8")
-        self._check_reset(row)
-        environment, observation = self.pool.open(row)
+        row = row_of(question)
+        with self._lock:
+            self._check_reset(row)
+            environment, observation = self.pool.open(row)
         return Asked(self._with_system(as_texts(starting_prompt(row, observation))), environment)
 
     def _check_reset(self, row: dict[str, Any]) -> None:
@@ -220,6 +233,12 @@ class Agent:
         self, asked: Sequence[Asked], seeds: Sequence[int | None], listener: Listener | None = None
     ) -> list[AgentAnswer]:
         """Answers to what was opened; with a listener, of one question alone."""
+        with self._lock:
+            return self._write(asked, seeds, listener)
+
+    def _write(
+        self, asked: Sequence[Asked], seeds: Sequence[int | None], listener: Listener | None
+    ) -> list[AgentAnswer]:
         starts = [self._start(one, seed) for one, seed in zip(asked, seeds, strict=True)]
         live: Callable[[], None] = lambda: None  # noqa: E731
         if listener is not None:
@@ -234,7 +253,8 @@ class Agent:
 
     def close(self, asked: Iterable[Asked]) -> None:
         """Takes environments back."""
-        self.pool.release(self._runner, [one.environment for one in asked if one.environment is not None])
+        with self._lock:
+            self.pool.release(self._runner, [one.environment for one in asked if one.environment is not None])
 
 
 def _load(model: str, settings: AgentSettings, tools: dict[str, Callable[..., Any]]) -> Policy:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from appo.agent.answer import AgentAnswer
 from appo.agent.live import Listener
-from appo.agent.question import Asked, Question
+from appo.agent.question import Asked, Question, check_seed, encodable
+from appo.errors import UserError
 
 if TYPE_CHECKING:
     from appo.agent.agent import Agent
@@ -42,13 +43,14 @@ class Conversation:
         Args:
             question: A text. The first one of a conversation may be a row, which an environment is reset with.
         """
+        check_seed(seed)
         if self._opened is None:
             asked = self.agent.open(question)
         elif isinstance(question, str):
-            said = [*self.messages, {"role": "user", "content": question}]
+            said = [*self.messages, {"role": "user", "content": encodable(question)}]
             asked = Asked(said, self._opened.environment)
         else:
-            raise ValueError("only the first question of a conversation may be messages or a row; call reset() first.")
+            raise UserError("only the first question of a conversation may be messages or a row; call reset() first.")
         try:
             answer = self.agent.write([asked], [seed], listener)[0]
         except BaseException:

@@ -3,15 +3,15 @@
 Left out on purpose: the questions (`agent.py`), and what a model says of itself (`appo.models.usage`).
 """
 
-import difflib
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_args, get_type_hints
 
 from appo.config import read_mapping
 from appo.engines.base import ENGINES
 from appo.engines.settings import check_sampling, check_url
-from appo.errors import UserError
+from appo.errors import UserError, did_you_mean
 from appo.evaluation.eval_config import PROTOCOLS
 from appo.models.usage import Usage
 
@@ -22,6 +22,9 @@ DEFAULTS = {
 }  # fmt: skip
 LEAST = {"max_completion_length": 1, "batch_size": 1, "seed": 0, "top_k": 0, "max_tool_calls": 0,
          "max_tool_calling_iterations": 0, "max_tool_result_chars": 16}  # fmt: skip
+KINDS: dict[type, tuple[type, str]] = {
+    str: (str, "a text"), bool: (bool, "True or False"), int: (Integral, "a whole number"), float: (Real, "a number"),
+}  # fmt: skip
 
 
 @dataclass
@@ -73,6 +76,7 @@ class AgentSettings:
     seed: int = field(default=0, metadata={"help": "Of the answers: each question has random numbers of its own."})
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
         for name, least in LEAST.items():
             value = getattr(self, name)
@@ -98,6 +102,19 @@ class AgentSettings:
         if self.engine != "transformers":
             check_sampling(self.temperature or 0.0)
 
+    def _check_kinds(self) -> None:
+        """
+        Raises:
+            UserError: for a value that is not of its field's type; a mapping is looked at where it is read.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            value, kinds = getattr(self, name), get_args(hint) or (hint,)
+            if (value is None and type(None) in kinds) or any(kind not in (*KINDS, type(None)) for kind in kinds):
+                continue
+            kind, called = KINDS[kinds[0]]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise UserError(f"{name} must be {called}, got {value!r}.")
+
     def over(self, usage: Usage) -> "AgentSettings":
         """These settings, with the model's own and then the defaults in place of None."""
         found: dict[str, Any] = {}
@@ -115,7 +132,6 @@ def read_settings(options: dict[str, Any]) -> AgentSettings:
     names = [f.name for f in fields(AgentSettings)]
     for name in options:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
+            hint = did_you_mean(name, names, f"there are {', '.join(names)}.")
             raise UserError(f"Agent has no option {name}; {hint}")
     return AgentSettings(**options)

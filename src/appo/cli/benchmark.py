@@ -3,7 +3,6 @@
 Left out on purpose: sampling, judging and scoring (`appo.evaluation.benchmarks`).
 """
 
-import difflib
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from appo.cli.fields import FLAGS, head, read_dataclasses, split_flags
 from appo.cli.mistakes import RecipeError
+from appo.errors import did_you_mean
 from appo.evaluation.benchmarks import evaluate_benchmarks
 from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.table import print_results
@@ -64,8 +64,7 @@ def read_flags(flags: list[str]) -> EvalConfig:
     for flag in [flag for number, flag in enumerate(flags) if flag.startswith("--") or number == 0]:
         name = head(flag.split("=")[0].removeprefix("--")).replace("-", "_")
         if not flag.startswith("--") or name not in (*names, ALIAS):
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean --{close[0]}?" if close else "see `appo benchmark --help`."
+            hint = did_you_mean(name, names, "see `appo benchmark --help`.", "--{}")
             raise RecipeError(f"unknown option {flag}; {hint}")
     given = split_flags(flags)[0]
     if ALIAS in given:

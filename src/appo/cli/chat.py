@@ -5,13 +5,13 @@
     appo chat smollm2 --tools none
     echo "What is 12 * 34?" | appo chat runs/x/model    each line is a question of its own
 
-/reset begins a new conversation, /example asks a question of the task, /quit ends, Ctrl-C stops an answer. A line that
-is a JSON object with a `prompt` is a row as in training, for environments that take more than the prompt.
+In a terminal, /reset begins a new conversation, /example asks a question of the task, /quit ends, Ctrl-C stops an
+answer. In a pipe every line is a question, which is shown before its answer. A line that is a JSON object with a
+`prompt` is a row as in training, for environments that take more than the prompt.
 
 Left out on purpose: the loop (`appo.agent`).
 """
 
-import difflib
 import json
 import re
 import sys
@@ -32,7 +32,7 @@ from appo.cli.loading import check_source, load_task
 from appo.cli.mistakes import RecipeError
 from appo.cli.run_config import RunConfig
 from appo.environments.base import Task
-from appo.errors import UserError
+from appo.errors import UserError, did_you_mean
 from appo.evaluation.eval_tools import function_tool, python_tool
 from appo.files import read_json
 from appo.rollout.types import ToolCall
@@ -60,16 +60,6 @@ class ChatSettings(AgentSettings):
     )
 
 
-def describe_options() -> str:
-    """Help for every option, a line each."""
-    return "\n".join(f"  --{f.name:28} {f.metadata['help']}" for f in _in_order())
-
-
-def _in_order() -> list[Any]:
-    own = [f for f in fields(ChatSettings) if f.name not in {f.name for f in fields(AgentSettings)}]
-    return [*own[1:], *fields(AgentSettings)]  # the model is no flag
-
-
 def read_flags(arguments: list[str]) -> ChatSettings:
     """
     Raises:
@@ -78,11 +68,10 @@ def read_flags(arguments: list[str]) -> ChatSettings:
     if arguments[0].startswith("-"):
         raise RecipeError("chat needs a model before its flags, for example: appo chat runs/kinship/model")
     flags = split_flags(arguments[1:])[0]
-    names = [f.name for f in _in_order()]
+    names = [f.name for f in fields(ChatSettings) if f.name != "model"]  # which is no flag
     for name in map(head, flags):
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean --{close[0]}?" if close else "see `appo chat --help`."
+            hint = did_you_mean(name, names, "see `appo chat --help`.", "--{}")
             raise RecipeError(f"unknown option --{name}; {hint}")
     return read_dataclasses((ChatSettings,), {"model": arguments[0]}, flags, FLAGS)[0]
 
@@ -136,11 +125,12 @@ class Chat:
         agent: Answers.
         task: Whose questions `/example` asks; or None.
         console: Where to.
-        live: Whether a person types: then turns are a conversation, if the model knows of messages.
+        live: Whether a person types: then lines with a slash are commands, and turns are a conversation, if the model
+            knows of messages.
     """
 
     def __init__(self, agent: Agent, task: Task | None, console: Console, live: bool) -> None:
-        self.agent, self.task, self.console = agent, task, console
+        self.agent, self.task, self.console, self.live = agent, task, console, live
         self._talk = agent.conversation() if live and agent.has_messages else None
         self._examples: Iterator[dict[str, Any]] = iter(())
 
@@ -150,6 +140,11 @@ class Chat:
 
     def take(self, line: str) -> bool:
         """Does what a line says; whether to go on."""
+        if not self.live:
+            if line:
+                self.say(f"> {line}", "dim")
+                self.ask(_row(line) or line)
+            return True
         if line == "/quit":
             return False
         if line == "/reset":

@@ -74,6 +74,18 @@ def of_benchmarks() -> str:
     return "\n".join(lines(fields_of("appo.evaluation.eval_config", "EvalConfig")))
 
 
+def of_chat() -> str:
+    """Help for `appo chat`: its own options, then those of `appo.Agent`."""
+    model, *own = fields_of("appo.cli.chat", "ChatSettings", inherited=False)
+    return "\n\n".join(
+        [
+            f"usage: appo chat MODEL [--option value ...]   (docs/use.md)\n\n{_filled('MODEL: ' + model.help, '')}",
+            section("What it can call", own),
+            section("How it writes; null: as in its training", fields_of("appo.agent.settings", "AgentSettings")),
+        ]
+    )
+
+
 def fields_of_config() -> list[FieldInfo]:
     """Those of `APPOConfig`; its own alone where TRL's source is not here."""
     try:

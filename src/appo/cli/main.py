@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from appo.cli.current_folder import find_modules_here
+
 USAGE = """\
 appo: reinforcement learning for tool-using language-model agents
 
@@ -95,17 +97,6 @@ def _main(arguments: list[str]) -> int:
     return _run(command[0], rest[0], rest[1:])
 
 
-def find_modules_here() -> None:
-    """Lets what a recipe or a flag names (`task: my_task`, `method: my_method:Mine`) lie in the current folder.
-
-    Behind everything else, so that a file there takes the place of no installed package and of nothing in the standard
-    library. `python -m` puts the folder first: `__main__.py` puts it last.
-    """
-    here = os.getcwd()
-    if not {"", here} & {*sys.path}:
-        sys.path.append(here)
-
-
 def _read(command: str, arguments: list[str]) -> int:
     """What reads records alone, without torch, so that it answers at once."""
     from importlib import import_module
@@ -136,9 +127,9 @@ def _benchmark(flags: list[str]) -> int:
 
 def _chat(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        from appo.cli.chat import describe_options
+        from appo.cli.help import of_chat
 
-        print("Options of `appo chat MODEL` (docs/use.md):\n" + describe_options())
+        print(of_chat())
         return 0 if arguments else 2
 
     def work() -> int:

@@ -3,11 +3,10 @@
 Left out on purpose: where modules are found (Python's path), and what a tool or a reward has to look like.
 """
 
-import difflib
 from importlib import import_module
 from typing import Any
 
-from appo.errors import UserError
+from appo.errors import UserError, did_you_mean
 
 
 def load_named(field: str, spec: Any) -> Any:
@@ -39,6 +38,5 @@ def load_named(field: str, spec: Any) -> Any:
     if callable(found):
         return found
     own = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-    close = difflib.get_close_matches(name, own, 1)
-    hint = f"did you mean {module}:{close[0]}?" if close else f"it has {', '.join(own) or 'no functions'}."
+    hint = did_you_mean(name, own, f"it has {', '.join(own) or 'no functions'}.", module + ":{}")
     raise UserError(f"{field} = {spec!r}: {module} has no function or class {name}; {hint}")

@@ -101,7 +101,9 @@ def read_usage(source: str) -> Usage:
     hints = get_type_hints(Usage)
     for name, hint in hints.items():
         value, kinds = found.get(name), _kinds(hint)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        listed = value if isinstance(value, list) else ()  # of texts, all that there are
+        wrong = not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)
+        if wrong or any(not isinstance(one, str) for one in listed):
             raise UserError(f"{path}: {name} = {value!r} is of the wrong type; mend it, or take it away.")
     # What a later version adds is left out.
     return Usage(**{name: found[name] for name in hints if name in found})

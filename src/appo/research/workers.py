@@ -45,7 +45,11 @@ class _Worker:
         self.log = logs / f"worker-{number}.log"  # until its first job
         self.job: Job | None = None
         # As `multiprocessing` does: what can be imported here can be there.
-        program = f"import sys; sys.path[:] = {sys.path!r}; from appo.research.workers import main; main()"
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            "from appo.cli.current_folder import find_modules_here; find_modules_here(); "
+            "from appo.research.workers import main; main()"
+        )
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program],

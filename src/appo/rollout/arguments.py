@@ -6,7 +6,6 @@ TRL's own errors come late and from deep inside (`'str' object has no attribute 
 Left out on purpose: the rows (`prompts.py`), and what tools say of themselves (`appo.tools.described`).
 """
 
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from transformers import AutoProcessor, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
 from appo.config import APPOConfig
-from appo.errors import UserError, is_complaint
+from appo.errors import UserError, did_you_mean, is_complaint
 from appo.models.loading import ModelAndTokenizer
 from appo.models.sharding import check_sharding
 from appo.models.smollm2 import make_model
@@ -97,12 +96,9 @@ def by_name(positional: Sequence[Any], given: Mapping[str, Any]) -> dict[str, An
     placed = dict(zip(names[names.index("args") + 1 :], positional, strict=False))
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            instead = INSTEAD.get(name) or (close[0] if close else None)
-            raise UserError(
-                f"APPOTrainer has no argument {name}; "
-                + (f"write {instead}=.." if instead else f"it has {', '.join(names)}.")
-            )
+            known = f"write {INSTEAD[name]}=.." if name in INSTEAD else None
+            hint = known or did_you_mean(name, names, f"it has {', '.join(names)}.", "{}=..")
+            raise UserError(f"APPOTrainer has no argument {name}; {hint}")
         if name in placed:
             raise UserError(f"APPOTrainer is given {name} twice, in order and by name; give it once.")
     return {**placed, **given}

@@ -1,6 +1,7 @@
 """An agent at work: models that write what a script says, with real tools, in both ways of writing calls."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from scripted_model import save_random, save_scripted
@@ -49,6 +50,10 @@ def browse(page: str) -> str:
 
 def untold(page):
     return page
+
+
+class Resetless:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +134,70 @@ def test_a_tool_that_a_model_could_not_be_told_of_is_refused(searching):
         ({"tool_protocol": "xml"}, "tool_protocol must be one of tags, chat_template, got 'xml'"),
         ({"engine": "vllm_server"}, "engine vllm_server and server_url belong together"),
         ({"max_completion_length": 0}, "max_completion_length must be at least 1, got 0"),
+        ({"batch_size": "3"}, "batch_size must be a whole number, got '3'"),
+        ({"batch_size": True}, "batch_size must be a whole number, got True"),
+        ({"temperature": "0"}, "temperature must be a number, got '0'"),
+        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"system_prompt": 3}, "system_prompt must be a text, got 3"),
+        ({"tools": search}, r"tools must be a list of functions, got the function search; write tools=\[search\]"),
+        ({"environment_factory": Resetless()}, "environment_factory is an object of class Resetless; give what makes"),
+        ({"environment_factory": Resetless}, r"environment_factory made a Resetless, which has no reset\(\)"),
     ],
 )
 def test_a_wrong_option_is_one_sentence_before_anything_is_loaded(options, sentence):
     with pytest.raises(UserError, match=sentence.replace("?", r"\?")):
         appo.Agent("nowhere", **options)
+
+
+def test_tools_that_are_no_names_are_a_broken_file(tmp_path):
+    write_json(tmp_path / FILE, {"tools": [1, 2]})
+    with pytest.raises(UserError, match=r"appo.json: tools = \[1, 2\] is of the wrong type"):
+        appo.Agent(str(tmp_path))
+
+
+def test_a_batch_of_one_text_or_one_row_is_refused(searching):
+    agent = appo.Agent(searching, [search])
+    with pytest.raises(UserError, match=r"batch takes a list of questions, got a str; write agent.batch\(\[question"):
+        agent.batch("Weather in Paris?")
+    with pytest.raises(UserError, match="batch takes a list of questions, got a dict"):
+        agent.batch({"prompt": "Who?"})
+    with pytest.raises(UserError, match="a message alone is no question"):
+        agent.batch([{"role": "user", "content": "Who?"}])
+
+
+@pytest.mark.parametrize("seed", [1.5, -1, "7", True])
+def test_a_wrong_seed_of_a_question_is_one_sentence(searching, seed):
+    agent = appo.Agent(searching, [search])
+    with pytest.raises(UserError, match="seed must be a whole number from 0 on, got "):
+        agent("Who?", seed=seed)
+    with pytest.raises(UserError, match="seed must be a whole number from 0 on, got "):
+        agent.batch(["Who?"], seed=seed)
+
+
+def test_half_a_character_in_messages_is_asked_as_a_question_mark(searching):
+    answer = appo.Agent(searching, [search])([{"role": "user", "content": "Who \ud800"}])
+    assert answer.messages[1] == {"role": "user", "content": "Who ?"} and answer.answer == "4"
+
+
+def test_questions_of_several_threads_are_answered_as_they_are_alone(sampling):
+    agent = appo.Agent(sampling, max_completion_length=16)
+    alone = [agent("Who?", seed=seed).text for seed in range(12)]
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(lambda seed: agent("Who?", seed=seed).text, range(12))) == alone
+
+
+def test_a_text_that_was_cut_off_is_no_answer(sampling):
+    """By the chat template whatever the model ends with is its answer: an end is what makes it one."""
+    answer = appo.Agent(sampling, max_completion_length=1)("Who?", seed=0)
+    assert (answer.finish_reason, answer.answer) == ("length", None) and answer.text
+
+
+def test_a_tag_within_a_thought_is_not_the_answer(tmp_path):
+    written = "<think><answer>5</answer></think>It is 4."
+    directory = save_scripted(tmp_path, {"\n": written, written: "<|im_end|>"}, [written], qwen3_chat_template)
+    answer = appo.Agent(directory, tool_protocol="chat_template")("Who?")
+    assert answer.finish_reason == "stop" and answer.answer == "It is 4."
 
 
 def test_a_model_that_is_nowhere_is_one_sentence(tmp_path):

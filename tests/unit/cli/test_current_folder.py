@@ -56,6 +56,28 @@ def test_a_task_and_a_method_of_the_current_folder_are_found_and_shadow_nothing(
     assert "search; protocol tags" in done.stdout
 
 
+def test_folders_that_are_called_like_libraries_are_none(tmp_path, recipe):
+    """A checkout or a folder of logs: TRL would take `vllm` for a library, and fail over its version 'N/A'."""
+    (tmp_path / "my_task.py").write_text(f"from mere_folder import words\n{TASK}")
+    for name in ("vllm", "wandb", "trl", "deepspeed", "mere_folder"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mere_folder" / "words.py").write_text("")
+    path = recipe(task="my_task", demonstrations=0, method="grpo", method_args=None)
+    # Before TRL is imported, as in a fresh process; the trainer's module is what asks for vLLM's version.
+    program = (
+        "import sys; from importlib.util import find_spec; from appo.cli.main import main; code = main(sys.argv[1:]); "
+        "from trl import GRPOTrainer; assert find_spec('vllm') is find_spec('deepspeed') is None; sys.exit(code)"
+    )
+    (tmp_path / "start.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": SOURCES, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "start.py", "train", path, "--dry-run"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No mistakes found." in done.stdout
+
+
 def test_a_module_without_a_task_is_named_with_its_file(tmp_path, recipe, monkeypatch, capsys):
     from appo.cli.main import main
 

@@ -12,14 +12,17 @@ import pytest
 from trl import SFTConfig
 
 from appo import APPOConfig
+from appo.agent.settings import AgentSettings
 from appo.cli import field_sources, help
+from appo.cli.chat import ChatSettings
 from appo.cli.field_sources import REQUIRED, Either, FieldInfo, NotFound, fields_of
 from appo.cli.main import main
 from appo.cli.run_config import RunConfig
 from appo.evaluation.eval_config import EvalConfig
 from appo.methods import METHODS, MethodOptions
 
-KINDS = [RunConfig, APPOConfig, SFTConfig, EvalConfig, MethodOptions, *(kind.Options for kind in METHODS.values())]
+KINDS = [RunConfig, APPOConfig, SFTConfig, EvalConfig, AgentSettings, ChatSettings, MethodOptions,
+         *(kind.Options for kind in METHODS.values())]  # fmt: skip
 
 
 def annotation(kind):

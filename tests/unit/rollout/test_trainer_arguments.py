@@ -141,7 +141,7 @@ def test_an_environment_alone_may_reward_and_give_the_rows(tmp_path):
     ("name", "sentence"),
     [
         ("tokenizer", "APPOTrainer has no argument tokenizer; write processing_class=.."),
-        ("reward_functions", "APPOTrainer has no argument reward_functions; write reward_funcs=.."),
+        ("reward_functions", "APPOTrainer has no argument reward_functions; did you mean reward_funcs=..?"),
         ("xyz", "APPOTrainer has no argument xyz; it has model, reward_funcs, args, train_dataset,"),
     ],
 )
