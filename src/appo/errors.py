@@ -4,7 +4,7 @@ The commands print it and exit with code 2; every other exception keeps its trac
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,14 @@ class Mistakes:
             if not isinstance(error, but):
                 self.found.append(str(error))
 
+    def of(self, make: Callable[[Any], Any], given: Iterable[Any]) -> list[Any]:
+        """What is made of each that has no mistake."""
+        made = []
+        for one in given:
+            with self.kept():
+                made.append(make(one))
+        return made
+
     def raise_if_any(self) -> None:
         """
         Raises:
@@ -60,8 +68,8 @@ def batches_in_given_fields(args: Any) -> Iterator[None]:
         factors = f"{args.per_device_train_batch_size} x {args.steps_per_generation}"
         processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
         raise UserError(
-            f"per_device_train_batch_size x steps_per_generation ({factors}{processes} = {args.generation_batch_size}) "
-            f"must be divisible by num_generations ({args.num_generations}); change one of the three."
+            f"per_device_train_batch_size x steps_per_generation ({factors}{processes} = "
+            f"{args.generation_batch_size}) must be divisible by num_generations ({args.num_generations}); change one of the three."
         ) from None
 
 

@@ -20,6 +20,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,18 +88,11 @@ def rows_task(
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
     mistakes = Mistakes()
-    functions: list[Callable[..., Any]] = []
-    scoring: list[Callable[..., Any]] = []
-    factory = None
-    for tool in _several(tools):
-        with mistakes.kept():
-            functions.append(_tool(tool))
-    with mistakes.kept():
-        factory = environment if environment is None else _environment(environment)
+    functions = mistakes.of(_tool, _several(tools))
+    factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
     in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
-    for given in _several(reward) or ([] if environment is not None and factory is None else [None]):
-        with mistakes.kept():
-            scoring += _reward_functions(_several(given), answer, factory, in_tags)
+    rewarded = _several(reward) or ([] if environment is not None and factory is None else [None])
+    scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
     if mistakes.found:  # else the file is read when it is needed
         with mistakes.kept(but=HubError):
             _split(file, eval_file, held_out, prompt, answer, False, ("", chat))
@@ -109,7 +103,7 @@ def rows_task(
     return Task(
         dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file)),
         eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held)),
-        reward_funcs=scoring,
+        reward_funcs=list(chain(*scoring)),
         tools=functions,
         environment_factory=factory,
     )
