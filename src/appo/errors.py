@@ -69,7 +69,8 @@ def batches_in_given_fields(args: Any) -> Iterator[None]:
         processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
         raise UserError(
             f"per_device_train_batch_size x steps_per_generation ({factors}{processes} = "
-            f"{args.generation_batch_size}) must be divisible by num_generations ({args.num_generations}); change one of the three."
+            f"{args.generation_batch_size}) must be "
+            f"divisible by num_generations ({args.num_generations}); change one of the three."
         ) from None
 
 

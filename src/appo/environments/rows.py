@@ -87,29 +87,44 @@ def rows_task(
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
-    mistakes = Mistakes()
-    functions = mistakes.of(_tool, _several(tools))
-    factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
-    in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
-    rewarded = _several(reward) or ([] if environment is not None and factory is None else [None])
-    scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
-    if mistakes.found:  # else the file is read when it is needed
-        with mistakes.kept(but=HubError):
-            _split(file, eval_file, held_out, prompt, answer, False, ("", chat))
-    mistakes.raise_if_any()
+    functions, factory, in_tags, scoring = _parts(
+        tools, environment, reward, answer, tool_protocol,
+        lambda: _split(file, eval_file, held_out, prompt, answer, False, ("", chat)),
+    )  # fmt: skip
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
     held = eval_file or f"the held-out part of {file}"
     return Task(
         dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file)),
         eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held)),
-        reward_funcs=list(chain(*scoring)),
+        reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
     )
 
 
 TASK = rows_task
+
+
+def _parts(
+    tools: Any, environment: Any, reward: Any, answer: str | None, protocol: str, read: Callable[[], Any]
+) -> tuple[list[Any], Any, list[Any], list[Any]]:
+    """Tools, the environment's factory, what a prompt in tags tells of, and reward functions.
+
+    Raises:
+        UserError: with all mistakes, those that `read` finds in the file too.
+    """
+    mistakes = Mistakes()
+    functions = mistakes.of(_tool, _several(tools))
+    factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
+    in_tags = _tools_in_tags(functions, factory) if protocol == "tags" else []
+    rewarded = _several(reward) or ([] if environment is not None and factory is None else [None])
+    scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
+    if mistakes.found:  # else the file is read when it is needed
+        with mistakes.kept(but=HubError):
+            read()
+    mistakes.raise_if_any()
+    return functions, factory, in_tags, list(chain(*scoring))
 
 
 def _several(given: Any) -> list[Any]:
