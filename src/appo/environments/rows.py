@@ -81,8 +81,7 @@ def rows_task(
         tool_protocol: The run's; a recipe's is given by itself.
 
     Raises:
-        UserError: for values that contradict each other, and names that there are not: all of them in one. The file
-            is read later, unless there are mistakes.
+        UserError: for all that contradicts itself, and names that there are not. Without mistakes the file waits.
     """
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
