@@ -5,7 +5,7 @@ The commands print it and exit with code 2; every other exception keeps its trac
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,14 @@ class Mistakes:
         except UserError as error:
             if not isinstance(error, but):
                 self.found.append(str(error))
+
+    def of(self, make: Callable[[Any], Any], given: Iterable[Any]) -> list[Any]:
+        """What is made of each that has no mistake."""
+        made = []
+        for one in given:
+            with self.kept():
+                made.append(make(one))
+        return made
 
     def raise_if_any(self) -> None:
         """

@@ -20,6 +20,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,31 +83,15 @@ def rows_task(
         tool_protocol: The run's; a recipe's is given by itself.
 
     Raises:
-        UserError: for values that contradict each other, and names that there are not: all of them in one. The file
-            is read later, unless there are mistakes.
+        UserError: for all that contradicts itself, and names that there are not. Without mistakes the file waits.
     """
     _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
     if prompt is None and environment is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
-    if tool_protocol not in PROTOCOLS:
-        raise UserError(f"tool_protocol must be one of {', '.join(PROTOCOLS)}, got {tool_protocol!r}.")
-    mistakes = Mistakes()
-    functions: list[Callable[..., Any]] = []
-    scoring: list[Callable[..., Any]] = []
-    factory = None
-    for tool in _several(tools):
-        with mistakes.kept():
-            functions.append(_tool(tool))
-    with mistakes.kept():
-        factory = environment if environment is None else _environment(environment)
-    in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
-    for given in _several(reward) or ([] if environment is not None and factory is None else [None]):
-        with mistakes.kept():
-            scoring += _reward_functions(_several(given), answer, factory, in_tags)
-    if mistakes.found:  # else the file is read when it is needed
-        with mistakes.kept(but=HubError):
-            _split(file, eval_file, held_out, prompt, answer, False, ("", chat))
-    mistakes.raise_if_any()
+    functions, factory, in_tags, scoring = _parts(
+        tools, environment, reward, answer, tool_protocol,
+        lambda: _split(file, eval_file, held_out, prompt, answer, False, ("", chat)),
+    )  # fmt: skip
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
     held = eval_file or f"the held-out part of {file}"
@@ -126,6 +111,27 @@ def rows_task(
 
 
 TASK = rows_task
+
+
+def _parts(
+    tools: Any, environment: Any, reward: Any, answer: str | None, protocol: str, read: Callable[[], Any]
+) -> tuple[list[Any], Any, list[Any], list[Any]]:
+    """Tools, the environment's factory, what a prompt in tags tells of, and reward functions.
+
+    Raises:
+        UserError: with all mistakes, those that `read` finds in the file too.
+    """
+    mistakes = Mistakes()
+    functions = mistakes.of(_tool, _several(tools))
+    factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
+    in_tags = _tools_in_tags(functions, factory) if protocol == "tags" else []
+    rewarded = _several(reward) or ([] if environment is not None and factory is None else [None])
+    scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
+    if mistakes.found:  # else the file is read when it is needed
+        with mistakes.kept(but=HubError):
+            read()
+    mistakes.raise_if_any()
+    return functions, factory, in_tags, list(chain(*scoring))
 
 
 def _several(given: Any) -> list[Any]:
