@@ -86,8 +86,7 @@ def rows_task(
     """
     texts = {"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}
     _check(texts, held_out, tool_protocol)
-    if prompt is None and environment is None:
-        raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+    _check_prompt(prompt, environment)
     functions = list(map(_tool, _several(tools)))
     factory = None if environment is None else _environment(environment)
     in_tags = _tools_in_tags(functions, factory) if tool_protocol == "tags" else []
@@ -126,6 +125,12 @@ def _check(texts: dict[str, Any], held_out: Any, tool_protocol: Any) -> None:
         raise UserError(f"held_out must lie in [0, 1), got {held_out!r}.")
     if tool_protocol not in PROTOCOLS:
         raise UserError(f"tool_protocol must be one of {', '.join(PROTOCOLS)}, got {tool_protocol!r}.")
+
+
+def _check_prompt(prompt: Any, environment: Any) -> None:
+    """Raises a UserError where nothing gives a prompt."""
+    if prompt is None and environment is None:
+        raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
 
 
 def _none_left(file: Any, held_out: float, with_environment: bool) -> tuple[str, str]:
