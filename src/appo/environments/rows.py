@@ -85,25 +85,19 @@ def rows_task(
     Raises:
         UserError: for all that contradicts itself, and names that there are not. Without mistakes the file waits.
     """
-    _check({"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}, held_out)
-    if prompt is None and environment is None:
-        raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+    texts = {"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}
+    _check(texts, held_out, tool_protocol)
+    _check_prompt(prompt, environment)
     functions, factory, in_tags, scoring = _parts(
         tools, environment, reward, answer, tool_protocol,
         lambda: _split(file, eval_file, held_out, prompt, answer, False, ("", chat)),
     )  # fmt: skip
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
-    held = eval_file or f"the held-out part of {file}"
-    alike = "rows with the same prompt stay together" if environment is None else "equal rows stay together"
-    no_train = f"{file}: held_out = {held_out} leaves no rows to train on; lower it ({alike}), or give eval_file."
-    no_eval = (
-        f"{file}: held_out = {held_out} leaves no rows for evaluations; raise it ({alike}), give eval_file, or set "
-        "eval_size to 0."
-    )
+    held, none = str(eval_file or f"the held-out part of {file}"), _none_left(file, held_out, factory is not None)
     return Task(
-        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file), no_train),
-        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", str(held), no_eval),
+        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file), none[0]),
+        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", held, none[1]),
         reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
@@ -144,13 +138,31 @@ def _name(reward: Any) -> str:
     return name.removesuffix(SUFFIX)
 
 
-def _check(texts: dict[str, Any], held_out: Any) -> None:
+def _check(texts: dict[str, Any], held_out: Any, tool_protocol: Any) -> None:
     """Raises a UserError for what is not of its kind."""
     for name, value in texts.items():
         if value is not None and not isinstance(value, str | Path):
             raise UserError(f"{name} must be a text, got {value!r}.")
     if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         raise UserError(f"held_out must lie in [0, 1), got {held_out!r}.")
+    if tool_protocol not in PROTOCOLS:
+        raise UserError(f"tool_protocol must be one of {', '.join(PROTOCOLS)}, got {tool_protocol!r}.")
+
+
+def _check_prompt(prompt: Any, environment: Any) -> None:
+    """Raises a UserError where nothing gives a prompt."""
+    if prompt is None and environment is None:
+        raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+
+
+def _none_left(file: Any, held_out: float, with_environment: bool) -> tuple[str, str]:
+    """What to say where the split leaves no rows to train on, and where it leaves none for evaluations."""
+    alike = "equal rows stay together" if with_environment else "rows with the same prompt stay together"
+    leaves = f"{file}: held_out = {held_out} leaves no rows"
+    return (
+        f"{leaves} to train on; lower it ({alike}), or give eval_file.",
+        f"{leaves} for evaluations; raise it ({alike}), give eval_file, or set eval_size to 0.",
+    )
 
 
 def _tool(given: Any) -> Callable[..., Any]:
