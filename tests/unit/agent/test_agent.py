@@ -187,10 +187,14 @@ def test_questions_of_several_threads_are_answered_as_they_are_alone(sampling):
         assert list(threads.map(lambda seed: agent("Who?", seed=seed).text, range(12))) == alone
 
 
-def test_a_text_that_was_cut_off_is_no_answer(sampling):
+def test_a_text_that_was_cut_off_is_no_answer(tmp_path):
     """By the chat template whatever the model ends with is its answer: an end is what makes it one."""
-    answer = appo.Agent(sampling, max_completion_length=1)("Who?", seed=0)
-    assert (answer.finish_reason, answer.answer) == ("length", None) and answer.text
+    directory = save_scripted(tmp_path, {"\n": "4", "4": "<|im_end|>"}, template=qwen3_chat_template)
+    whole, cut = (
+        appo.Agent(directory, tool_protocol="chat_template", max_completion_length=most)("Who?") for most in (2, 1)
+    )
+    assert (whole.finish_reason, whole.answer) == ("stop", "4")
+    assert (cut.finish_reason, cut.answer, cut.text) == ("length", None, "4")
 
 
 def test_a_tag_within_a_thought_is_not_the_answer(tmp_path):

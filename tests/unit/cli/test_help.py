@@ -102,6 +102,13 @@ def test_the_options_of_benchmarks_have_types_and_defaults(capsys):
     assert all(f"  --{field.name}: " in out for field in dataclasses.fields(EvalConfig))
 
 
+def test_the_options_of_chat_are_told_without_importing_torch():
+    program = "import sys; from appo.cli.main import main; main(['chat', '--help']); print('torch' in sys.modules)"
+    text = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert text.startswith("usage: appo chat MODEL [--option value ...]") and text.endswith("\nFalse\n")
+    assert "  --tools: text | null = null\n" in text and "  --batch_size: int = 32\n" in text
+
+
 @pytest.mark.parametrize("width", [50, 80])
 def test_no_line_is_wider_than_the_terminal(monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))
