@@ -16,7 +16,8 @@ from appo.files import read_json
 from appo.rollout.record_files import DIRECTORY, LINES, records_at
 from appo.rollout.records import read_meta, read_vocabulary
 
-EVALUATION_PART = re.compile(r"(.+?)-\d+$")  # an evaluation is recorded in several files
+EVALUATION_PART = re.compile(r"(.+?)-\d+(?:\.\d+)?$")  # an evaluation is recorded in several files, by each process
+EVALUATION_NAME = re.compile(r"(\d+)(?:-(.+))?")  # of one in training: its update, perhaps its data set
 NOT_CURVES = ("step", "epoch", "total_flos", "train_runtime")
 
 
@@ -135,7 +136,13 @@ def evaluation_name(stem: str) -> str:
     """The evaluation that a file `evaluation-NAME.parquet` is a part of: "before-000256" belongs to "before"."""
     name = stem.removeprefix("evaluation-")
     match = EVALUATION_PART.fullmatch(name)
-    return match[1] if match else name
+    return match[1] if match else name.partition(".")[0]
+
+
+def evaluation_words(name: str) -> str:
+    """An evaluation's name as people say it: "000020-hard" is "update 20, hard"."""
+    match = EVALUATION_NAME.fullmatch(name)
+    return name if match is None else ", ".join(filter(None, (f"update {int(match[1])}", match[2])))
 
 
 def logged_series(logged: list[dict[str, Any]]) -> dict[str, dict[int, float]]:
