@@ -194,6 +194,14 @@ def test_the_folder_is_found_whatever_the_file_is_called(tmp_path, name, src):
     assert (tmp_path / unquote(src) / "0-0.js").is_file()
 
 
+def test_the_bounds_of_a_heat_map_are_those_of_all_shards():
+    scales = pack.Scales()
+    for values in ([1.0, 4.0], [0.5, 2.0], [np.nan, 3.0]):
+        scales.add("entropy", np.array(values))
+    found = scales.summary()["entropy"]
+    assert (found["low"], found["high"], found["p50"]) == (0.5, 4.0, 2.0)  # of 0.5, 1, 2, 3, 4
+
+
 def test_an_empty_name_of_a_file_is_told(tmp_path):
     with pytest.raises(UserError, match=r"out = '\.' names no file"):
         write_report(write_run(tmp_path, [record()]), "")
