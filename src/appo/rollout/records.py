@@ -34,6 +34,7 @@ from appo.rollout.vocabulary import vocabulary_table
 
 STEP = re.compile(r"(?=\d{6}|\d+(?:-\d+)?$)(\d+)(?:-(?:.+-)?\d+)?$")  # of an evaluation's name
 VOCABULARY = "vocabulary.parquet"
+NEEDED = ("kind", "task", "completion_ids", "policy_mask")  # columns without which a file is not ours
 TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
 ROWS_AT_ONCE = 16  # as Python objects
 
@@ -289,3 +290,5 @@ def _check_version(path: Path, file: pq.ParquetFile) -> None:
     version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, VERSION))
     if version > VERSION:
         raise UserError(f"{path} was written by a later appo (records of version {version}); update appo.")
+    if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
+        raise UserError(f"{path} is called like records and has no column {missing[0]}; move it away.")

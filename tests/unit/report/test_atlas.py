@@ -51,7 +51,7 @@ def test_outcomes_are_counted_against_the_parents(tmp_path, monkeypatch):
 
 
 def test_better_and_worse_have_intervals_over_tasks_as_all_else_has(tmp_path):
-    """Two tasks with ten branches each: of one all get better, of the other none. Wilson over 20 would say 30 to 70 %."""
+    """Two tasks of ten branches: of one all get better, of the other none. Wilson over 20 would say 30 to 70 %."""
     trees = [
         one
         for task, parent in (("a", 0.0), ("b", 1.0))
@@ -120,7 +120,10 @@ def test_words_have_any_token_id(tmp_path):
     large = 2**31 - 1
     many = [record(n, base=0.5, length=2, completion_ids=[5, large]) for n in range(atlas.LEAST)]
     words = atlas_of(tmp_path, many)["words"]["entropy"]
-    assert [(row["text"], row["n"], row["mean"]) for row in words] == [("token 2147483647", 10, 0.5), ("token 5", 10, 0.5)]
+    assert [(row["text"], row["n"], row["mean"]) for row in words] == [
+        ("token 2147483647", 10, 0.5),
+        ("token 5", 10, 0.5),
+    ]
 
 
 def test_an_entropy_on_an_edge_of_the_histogram_belongs_to_the_bin_that_it_begins(tmp_path):

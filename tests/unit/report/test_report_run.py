@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from report_parts import call, read_pack, record, write_run
 
@@ -63,6 +65,30 @@ def test_a_broken_file_of_records_is_named(tmp_path):
     with pytest.raises(UserError, match=r"000001\.parquet cannot be read"):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+def test_a_foreign_file_under_a_records_name_is_named(tmp_path):
+    run = write_run(tmp_path, [record()])
+    pq.write_table(pa.table({"x": [1]}), run / "records" / "000002.parquet")
+    with pytest.raises(UserError, match=r"000002\.parquet is called like records and has no column kind"):
+        write_report(run)
+
+
+def test_settings_that_are_none_are_told_or_passed_over(tmp_path):
+    run = write_run(tmp_path, [record()])
+    write_json(run / "run.json", {"settings": {"success_reward": "abc"}})
+    with pytest.raises(UserError, match="success_reward = 'abc'"):
+        write_report(run)
+    write_json(run / "run.json", {"settings": {"method": ["x"], "method_args": 3, "success_reward": "0.5"}})
+    found = summary(run)
+    assert (found["method"], found["success_reward"]) == ("appo", 0.5)
+
+
+@pytest.mark.parametrize("field", [{"policy_mask": [1]}, {"tool_calls": 5}, {"tool_calls": ["x"]}])
+def test_a_line_that_is_no_record_is_told(tmp_path, field):
+    append_lines(tmp_path / "records.jsonl", [record(), {**record(1), **field}])
+    with pytest.raises(UserError, match=f"holds a line whose {next(iter(field))}"):
+        write_report(tmp_path)
 
 
 def test_records_that_were_set_aside_have_their_own_settings_and_report(tmp_path):

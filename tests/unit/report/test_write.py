@@ -173,7 +173,7 @@ def test_a_folder_that_is_no_reports_is_never_removed(tmp_path, name):
 def test_a_file_that_is_called_like_the_folder_is_no_reports(tmp_path):
     run = write_run(tmp_path / "run", [record()])
     (tmp_path / "page.data").write_text("mine")
-    with pytest.raises(UserError, match="page.data holds other things"):
+    with pytest.raises(UserError, match=r"page\.data holds other things"):
         write_report(run, tmp_path / "page.html", folder_from=1)
     assert (tmp_path / "page.data").read_text() == "mine"
 

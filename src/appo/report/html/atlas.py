@@ -97,7 +97,7 @@ class Atlas:
 
     def _add_words(self, name: str, ids_P: np.ndarray, values_P: np.ndarray) -> None:
         known = np.isfinite(values_P)
-        ids, place = np.unique(ids_P[known], return_inverse=True)  # an id may be any int32, too many for a table of all
+        ids, place = np.unique(ids_P[known], return_inverse=True)  # any int32: too many for a table
         sums, counts = np.bincount(place, values_P[known], len(ids)), np.bincount(place, minlength=len(ids))
         words = self._words.setdefault(name, {})
         for token, added in zip(ids.tolist(), np.stack([sums, counts], axis=1), strict=True):

@@ -45,17 +45,27 @@ class Run:
 
     @property
     def method(self) -> str | None:
-        return self.settings.get("method") or ("appo" if self.settings else None)
+        found = self.settings.get("method")
+        return found if found and isinstance(found, str) else ("appo" if self.settings else None)
 
     @property
     def method_options(self) -> dict[str, Any]:
-        return self.settings.get("method_args") or {}
+        return _mapping(self.settings.get("method_args"))
 
     @property
     def success_reward(self) -> float:
-        """Least reward that counts as success; 1 where nothing says so, as `APPOConfig` has it."""
+        """Least reward that counts as success; 1 where nothing says so, as `APPOConfig` has it.
+
+        Raises:
+            UserError: where the run's settings give no number.
+        """
         found = self.settings.get("success_reward")
-        return 1.0 if found is None else float(found)
+        try:
+            return 1.0 if found is None else float(found)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"success_reward = {found!r} in the settings of {self.directory} is no number; mend run.json there."
+            ) from None
 
     @property
     def report(self) -> Path:

@@ -118,8 +118,8 @@ def _check_ours(folder: Path) -> None:
     empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
     if (folder.exists() or folder.is_symlink()) and not empty and not _is_ours(folder):
         raise UserError(
-            f"{folder} holds other things than a report's data, and this report needs the name; give another --out, or "
-            "move it away."
+            f"{folder} holds other things than a report's data, and this report needs the name; give another --out, "
+            "or move it away."
         )
 
 
