@@ -225,8 +225,7 @@ class APPOConfig(GRPOConfig):
         default=True, metadata={"help": "Whether each step writes a record per rollout into records/."}
     )
     traces_per_log: int = field(
-        default=16,
-        metadata={"help": "Rollouts that trackio and W&B (`report_to`) get as traces at each log; 0: none."},
+        default=16, metadata={"help": "Rollouts that trackio and W&B (`report_to`) get as traces at each log."}
     )
     allow_shared_questions: bool = field(
         default=False, metadata={"help": "Whether an evaluation may ask what is trained on, which is then noted."}

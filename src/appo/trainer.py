@@ -12,6 +12,7 @@ written down on the way (`report/trainer.py`).
     trainer.train()
 """
 
+import re
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -51,6 +52,7 @@ class APPOTrainer(ReportingTrainer):
         super().__init__(*args, **kwargs)
         self._micro_batches: list[dict[str, Any]] | None = None
         self._told_of_distance = False
+        self._evaluated = ""  # which of several evaluation sets
 
     def prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         if not self.model.training:
@@ -162,6 +164,12 @@ class APPOTrainer(ReportingTrainer):
             warnings.warn(correction.complaint, stacklevel=2)
         return correction.ratio_BU
 
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """As in transformers; of several evaluation sets, the prefix tells which one it is."""
+        name = "" if metric_key_prefix == "eval" else metric_key_prefix.removeprefix("eval_")
+        self._evaluated = re.sub(r"[^\w-]", "_", name)  # as names of records are
+        return super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+
     def _evaluation_inputs(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rollouts without branches, one per row; TRL's sampler puts the rows of one prompt together."""
         size = self.num_generations_eval
@@ -171,7 +179,8 @@ class APPOTrainer(ReportingTrainer):
         self.log_generation(trees)
         self.log_means(metrics.rollout_metrics(rollouts, self.args.success_reward))
         batch = self.writer.collate(rollouts)
-        self.record_evaluation(f"{self.state.global_step:06d}-{self.evaluation_batches}", trees)
+        name = "-".join(filter(None, (f"{self.state.global_step:06d}", self._evaluated, str(self.evaluation_batches))))
+        self.record_evaluation(name, trees)
         self.writer.release(trees)
         advantages_B = torch.cat([group_advantages(tree.initial) for tree in trees]).to(self.accelerator.device)
         inputs = batch_inputs(batch, batch.policy_mask_BT, advantages_B)

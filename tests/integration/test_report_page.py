@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+import report_parts
 import torch
 from browser import FLAGS, NONE, OWN, Browser, find_browser
 from training_parts import RESULT, make_config, parity_reward
@@ -112,6 +113,18 @@ def test_the_first_view_needs_no_token(browser, report):
     assert float(browser.evaluate("document.body.dataset.firstView")) > 0
     assert browser.evaluate("RUNS[0].shards.size") == 0
     assert browser.evaluate("document.title").startswith("Overview")
+
+
+def test_a_branch_beyond_its_parents_end_is_left_out_of_the_tree_and_told(browser, tmp_path):
+    tree = [
+        report_parts.record(0, 1.0),
+        report_parts.record(1, 0.0, parent=0, position=2),
+        report_parts.record(2, 0.0, parent=0, position=4, length=6),
+    ]
+    page = write_report(report_parts.write_run(tmp_path, tree))
+    browser.open(at(page, "#/tree/0/0"), until="document.querySelectorAll('.lane').length")
+    assert browser.evaluate("document.querySelectorAll('.lane').length") == 2
+    assert "not drawn, as they leave beyond an end: 1" in browser.evaluate("document.body.textContent")
 
 
 def test_clicks_lead_from_a_step_to_the_tree(browser, report):

@@ -6,7 +6,6 @@ written is one sentence, and `appo report RUN` tries again, with all that there 
 Left out on purpose: what the report shows (`write.py`), and saving (`trainer.py`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,9 +16,10 @@ from rich.console import Console
 from appo.errors import UserError
 from appo.evaluation.success import Evaluation
 from appo.report.curves import Mark, plot_curves
-from appo.report.intervals import wilson_interval
+from appo.report.html.run import evaluation_name, evaluation_words
+from appo.report.intervals import rollouts_interval
 from appo.rollout.metrics import mean
-from appo.rollout.record_files import records_at
+from appo.rollout.record_files import record_files, records_at
 from appo.rollout.records import read_records
 
 CURVES, REPORT = "curves.png", "report.html"
@@ -98,16 +98,14 @@ def print_ending(measured: Sequence[Measured], where: dict[str, str | None], con
 
 
 def recorded_evaluations(directory: str | Path, success_reward: float) -> list[Measured]:
-    """The evaluations in a run's records, by update, as `eval_strategy` makes them.
-
-    Several rollouts of a question are no independent observations: the interval is that of as many as there are
-    questions, which is rather too wide.
-    """
-    by_step: dict[int, list[dict[str, Any]]] = {}
+    """The evaluations in a run's records, by update and data set, as `eval_strategy` makes them."""
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     with suppress(UserError):  # no records, or broken ones, which the curves tell of
-        for record in read_records(directory, kind="evaluation", columns=COLUMNS):
-            by_step.setdefault(record["step"], []).append(_counts(record, success_reward))
-    return [Measured(f"update {step}", step, _summary(by_step[step])) for step in sorted(by_step)]
+        for file in record_files(directory, "evaluation"):
+            name = evaluation_words(evaluation_name(file.stem))
+            for record in read_records(file, kind="evaluation", columns=COLUMNS):
+                found.setdefault((record["step"], name), []).append(_counts(record, success_reward))
+    return [Measured(name, step, _summary(found[step, name])) for step, name in sorted(found)]
 
 
 def _counts(record: dict[str, Any], success_reward: float) -> dict[str, Any]:
@@ -126,8 +124,8 @@ def _counts(record: dict[str, Any], success_reward: float) -> dict[str, Any]:
 def _summary(counts: list[dict[str, Any]]) -> Evaluation:
     questions, success = sum(one["new"] for one in counts), mean(one["success"] for one in counts)
     scored = sum(one["success"] is not None for one in counts)
-    known = scored * questions // len(counts)
-    low, high = wilson_interval(0 if math.isnan(success) else success * known, known)
+    wins = sum(one["success"] or 0.0 for one in counts)
+    low, high = rollouts_interval(wins, scored, len(counts), questions)
     return Evaluation(
         questions=questions,
         success=success,

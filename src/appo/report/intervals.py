@@ -33,6 +33,20 @@ def wilson_interval(successes: float, count: int, z: float = 1.96) -> tuple[floa
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def rollouts_interval(successes: float, scored: int, rollouts: int, questions: int) -> tuple[float, float]:
+    """95 % interval of the success of an evaluation that may have asked each question several times.
+
+    Several rollouts of a question are no independent observations: it is Wilson's of as many as there are questions
+    (of those that were scored, in proportion), which is rather too wide.
+
+    Args:
+        successes, scored, rollouts: Of the rollouts, how many succeeded, were scored, and were written.
+        questions: That they belong to.
+    """
+    known = scored * questions // max(rollouts, 1)
+    return wilson_interval(successes / scored * known if scored else 0, known)
+
+
 def finite_values(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """The values as float64, shape (N,).
 

@@ -65,8 +65,8 @@ class ReportingTrainer(ResumableTrainer):
         measured = recorded_evaluations(directory, self.args.success_reward)
         where = places(directory)
         write_pictures(directory, where, measured, self.args.success_reward, self.console)
-        # Of many evaluations the first and the last one.
-        print_ending([*measured[:1], *measured[1:][-1:]], where, self.console)
+        ends = {one.step for one in (*measured[:1], *measured[-1:])}  # of many, those of the first and the last update
+        print_ending([one for one in measured if one.step in ends], where, self.console)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None

@@ -33,9 +33,10 @@ from appo.rollout.record_files import LINES, META, UPDATE, broken, count_records
 from appo.rollout.record_times import KEY, read_times, times_path, write_times
 from appo.rollout.vocabulary import vocabulary_table
 
-STEP = re.compile(r"(\d+)(?:-\d+)?$")  # of an evaluation's name
+STEP = re.compile(r"(?=\d{6}|\d+(?:-\d+)?$)(\d+)(?:-(?:.+-)?\d+)?$")  # of an evaluation's name
 VOCABULARY = "vocabulary.parquet"
 PACKAGES = ("torch", "transformers", "trl")  # whose versions a run keeps
+NEEDED = ("kind", "task", "completion_ids", "policy_mask")  # columns without which a file is not ours
 TOKENS_PER_GROUP = 200_000  # what is made a table, or read, at once
 ROWS_AT_ONCE = 16  # as Python objects
 
@@ -113,8 +114,9 @@ class RecordWriter:
         """Writes the records of an evaluation, and returns how many; one of the same name is replaced.
 
         Args:
-            name: For example "before", or the step after which it was made, perhaps with a part of it behind a hyphen
-                ("000020-3"): then it is dropped where a run goes on from an earlier step. Letters, digits, `_`, `-`.
+            name: For example "before", or the step after which it was made, perhaps with a data set's name and a part
+                of it behind hyphens ("000020-3", "000020-hard-3"): then it is dropped where a run goes on from an
+                earlier step. Letters, digits, `_`, `-`.
             records: As for `append`.
         """
         if not re.fullmatch(r"[\w-]+", str(name)):
@@ -304,3 +306,5 @@ def _check_version(path: Path, file: pq.ParquetFile) -> None:
     version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, VERSION))
     if version > VERSION:
         raise UserError(f"{path} was written by a later appo (records of version {version}); update appo.")
+    if missing := [name for name in NEEDED if name not in file.schema_arrow.names]:
+        raise UserError(f"{path} is called like records and has no column {missing[0]}; move it away.")

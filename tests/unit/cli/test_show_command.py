@@ -244,3 +244,10 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(run):
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait() == 0
+
+
+@pytest.mark.parametrize("row", [None, "text", ["a", "b"], 5])
+def test_a_data_row_that_is_no_mapping_has_no_reference(tmp_path, record, tokenizer, capsys, row):
+    RecordWriter(tmp_path / "records", SETTINGS, tokenizer).append(1, [record(row=row)])
+    assert main(["show", str(tmp_path), "--task", "0.0.7"]) == 0
+    assert "boss e1" in capsys.readouterr().out

@@ -50,6 +50,22 @@ def test_outcomes_are_counted_against_the_parents(tmp_path, monkeypatch):
     assert [(row["part"], row["n"]) for row in found["by_part"]] == [("thought", 3)]
 
 
+def test_better_and_worse_have_intervals_over_tasks_as_all_else_has(tmp_path):
+    """Two tasks of ten branches: of one all get better, of the other none. Wilson over 20 would say 30 to 70 %."""
+    trees = [
+        one
+        for task, parent in (("a", 0.0), ("b", 1.0))
+        for one in (
+            record(0, parent, base=0.5, task=task),
+            *(branch(n + 1, 0, 1, 1.0, task=task) for n in range(10)),
+        )
+    ]
+    changed = atlas_of(tmp_path, trees)["changed"]
+    assert (changed["better"], changed["better_low"], changed["better_high"]) == (0.5, 0.0, 1.0)
+    wilson = [pytest.approx(bound, abs=1e-6) for bound in wilson_interval(0, 2)]
+    assert [changed["worse"], changed["worse_low"], changed["worse_high"]] == [0.0, *wilson]
+
+
 def test_a_branch_of_a_branch_is_compared_with_that_branch(tmp_path):
     tree = [record(0, 1.0, base=0.5), branch(1, 0, 1, 0.0), branch(2, 1, 2, 1.0)]
     assert atlas_of(tmp_path, tree)["changed"]["better"] == 0.5
@@ -98,6 +114,23 @@ def test_words_are_ranked_by_their_mean_and_rare_ones_left_out(tmp_path):
     words = atlas_of(tmp_path, [*common, rare])["words"]
     assert [(row["text"], row["mean"]) for row in words["entropy"]] == [("w0", 2.0), ("w1", 1.0)]
     assert [row["text"] for row in words["score"]] == ["w1", "w0"]
+
+
+def test_words_have_any_token_id(tmp_path):
+    large = 2**31 - 1
+    many = [record(n, base=0.5, length=2, completion_ids=[5, large]) for n in range(atlas.LEAST)]
+    words = atlas_of(tmp_path, many)["words"]["entropy"]
+    assert [(row["text"], row["n"], row["mean"]) for row in words] == [
+        ("token 2147483647", 10, 0.5),
+        ("token 5", 10, 0.5),
+    ]
+
+
+def test_an_entropy_on_an_edge_of_the_histogram_belongs_to_the_bin_that_it_begins(tmp_path):
+    one = record(base=0.5, length=4, entropies=[0.0, 0.25, 0.375, 0.5])
+    shares = atlas_of(tmp_path, [one])["entropy_inside"]["outside"]["shares"]
+    found = {edge: share for edge, share in zip(atlas.EDGES, shares, strict=True) if share}
+    assert found == {0.0: 0.25, 0.25: 0.5, 0.5: 0.25}
 
 
 def test_tokens_of_one_text_are_one_and_those_without_text_go_by_their_number():

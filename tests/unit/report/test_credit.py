@@ -169,6 +169,14 @@ def test_eq_6_is_the_mean_of_two_terms_and_a_group_without_spread_adds_nothing(t
     assert credit.base_from_groups(part, ["initial", "branch"]).tolist() == [2.0, 0.5, 0.5, 0.0]
 
 
+def test_a_spread_of_rounding_alone_is_none(tmp_path):
+    """1e-7, as float32 leaves of equal rewards, counts as 0; 1e-5 does not: (0.5 - 0.25) / 1e-5."""
+    one = {"initial_mean": 0.25}
+    records = [record(n, 0.5, **one, initial_std=std) for n, std in enumerate((1e-7, 1e-5))]
+    (part,) = parts_of_run(write_run(tmp_path, records))
+    assert credit.base_from_groups(part, ["initial"]).tolist() == pytest.approx([0.0, 25_000.0], rel=1e-5)
+
+
 def test_samples_name_tokens_of_the_report_and_what_is_recorded_of_them(tmp_path):
     records = [[record(n, 0.0, step=step, base=step / 8) for n in range(2)] for step in (1, 2)]
     samples = read_pack(write_report(write_run(tmp_path, *records)))["runs"][0]["summary"]["credit_check"]["samples"]

@@ -4,6 +4,7 @@ import io
 import re
 
 import pytest
+from report_parts import read_pack
 from rich.console import Console
 from training_parts import make_trainer
 
@@ -11,6 +12,7 @@ from appo.environments import kinship
 from appo.evaluation.success import Evaluation
 from appo.report import finish
 from appo.report.finish import Measured, places, print_ending, recorded_evaluations, write_pictures
+from appo.report.html.write import write_report
 from appo.rollout.records import RecordWriter
 
 PNG = b"\x89PNG"
@@ -56,6 +58,38 @@ def test_recorded_evaluations_are_summed_up_by_update(run):
     assert (found.low, found.high) == pytest.approx((0.1979, 0.9733), abs=1e-4)
     assert (found.tool_calls, found.tool_failures, found.tokens, found.truncated) == (0.5, 0.25, 2.0, 0.25)
     assert (sixth.evaluation.questions, sixth.evaluation.success, sixth.evaluation.unscored) == (1, 1.0, 1)
+
+
+def test_evaluations_of_two_data_sets_are_told_apart_in_table_and_report(tmp_path):
+    writer = RecordWriter(tmp_path / "records")
+    writer.append(1, [row(1, 0, 1.0)])
+    for part, reward in (("easy-1", 1.0), ("hard-2", 0.0), ("easy-3", 1.0)):
+        writer.append_evaluation(f"000003-{part}", [row(3, 0, reward)])
+    found = {one.name: (one.step, one.evaluation.success) for one in recorded_evaluations(tmp_path, 1.0)}
+    assert found == {"update 3, easy": (3, 1.0), "update 3, hard": (3, 0.0)}
+    told = read_pack(write_report(tmp_path))["runs"][0]["summary"]["evaluations"]
+    assert [(one["name"], one["questions"], one["success"]) for one in told] == [
+        ("after update 3, easy", 2, 1.0), ("after update 3, hard", 1, 0.0),
+    ]  # fmt: skip
+
+
+def test_the_report_says_the_same_interval_as_the_table(run):
+    told = read_pack(write_report(run))["runs"][0]["summary"]["evaluations"]
+    for one, measured in zip(told, recorded_evaluations(run, 1.0), strict=True):
+        found = measured.evaluation
+        assert (one["questions"], one["low"], one["high"]) == (found.questions, found.low, found.high)
+    assert told[0]["low"] == pytest.approx(0.1979, abs=1e-4)  # as above
+
+
+def test_a_training_with_two_evaluation_sets_keeps_them_apart(tmp_path):
+    sets = {"easy": kinship.make_dataset(1, seed=9), "hard set": kinship.make_dataset(2, seed=8)}
+    trainer = make_trainer(
+        tmp_path, save_report=False, eval_strategy="steps", eval_steps=1, max_steps=1, num_generations_eval=1,
+        per_device_eval_batch_size=1, extra={"eval_dataset": sets},
+    )  # fmt: skip
+    trainer.train()
+    found = {one.name: one.evaluation.questions for one in recorded_evaluations(tmp_path, 1.0)}
+    assert found == {"update 1, easy": 1, "update 1, hard_set": 2}
 
 
 def test_a_run_without_evaluations_or_records_has_none(tmp_path):

@@ -6,6 +6,8 @@ import math
 import subprocess
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from report_parts import call, read_pack, record, write_run
 
@@ -79,6 +81,30 @@ def test_a_broken_file_of_records_is_named(tmp_path):
     assert not (run / "report.html").exists()
 
 
+def test_a_foreign_file_under_a_records_name_is_named(tmp_path):
+    run = write_run(tmp_path, [record()])
+    pq.write_table(pa.table({"x": [1]}), run / "records" / "000002.parquet")
+    with pytest.raises(UserError, match=r"000002\.parquet is called like records and has no column kind"):
+        write_report(run)
+
+
+def test_settings_that_are_none_are_told_or_passed_over(tmp_path):
+    run = write_run(tmp_path, [record()])
+    write_json(run / "run.json", {"settings": {"success_reward": "abc"}})
+    with pytest.raises(UserError, match="success_reward = 'abc'"):
+        write_report(run)
+    write_json(run / "run.json", {"settings": {"method": ["x"], "method_args": 3, "success_reward": "0.5"}})
+    found = summary(run)
+    assert (found["method"], found["success_reward"]) == ("appo", 0.5)
+
+
+@pytest.mark.parametrize("field", [{"policy_mask": [1]}, {"tool_calls": 5}, {"tool_calls": ["x"]}])
+def test_a_line_that_is_no_record_is_told(tmp_path, field):
+    append_lines(tmp_path / "records.jsonl", [record(), {**record(1), **field}])
+    with pytest.raises(UserError, match=f"holds a line whose {next(iter(field))}"):
+        write_report(tmp_path)
+
+
 def test_records_that_were_set_aside_have_their_own_settings_and_report(tmp_path):
     run = write_run(tmp_path, [record(0, 1.0)], settings={"method": "grpo"})
     (run / "records").rename(run / "records.1")
@@ -130,7 +156,7 @@ def test_the_newest_state_is_the_one_that_counts(tmp_path):
 
 
 def test_evaluations_are_told_in_order_with_their_intervals(tmp_path):
-    during = [record(n, float(n < 3), step=20, task=f"e{n}", tool_calls=[call(0, 1, 2)]) for n in range(4)]
+    during = [record(0, float(n < 3), step=20, task=f"e{n}", tool_calls=[call(0, 1, 2)]) for n in range(4)]
     run = write_run(
         tmp_path, [record()], settings={"max_steps": 40}, evaluations={"000020-1": during[:2], "000020-2": during[2:]}
     )
@@ -145,8 +171,11 @@ def test_evaluations_are_told_in_order_with_their_intervals(tmp_path):
 
 
 def test_an_evaluation_of_several_files_is_one():
-    names = ["evaluation-before-000256", "evaluation-000020-3", "evaluation-before"]
-    assert [evaluation_name(name) for name in names] == ["before", "000020", "before"]
+    names = {
+        "before-000256": "before", "000020-3": "000020", "before": "before", "000020-hard-3": "000020-hard",
+        "000020-3.1": "000020", "before.1": "before",  # of the second of several processes
+    }  # fmt: skip
+    assert {name: evaluation_name(f"evaluation-{name}") for name in names} == names
 
 
 def test_nan_and_infinity_become_null(tmp_path):

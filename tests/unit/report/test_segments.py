@@ -26,6 +26,11 @@ def test_a_rollout_in_tags_has_thought_call_result_and_answer():
     ]
 
 
+def test_a_call_beyond_the_tokens_ends_with_them():
+    assert parts(["a", "b"], calls=[(1, 9, 9, 12)]) == [("thought", "a"), ("call", "b")]
+    assert parts(["a", "b"], calls=[(5, 9, 9, 12)]) == [("thought", "ab")]
+
+
 def test_a_thought_that_speaks_of_the_answers_tag_is_no_answer():
     texts = ["<think>", "an ", "<answer>", " follows", "</think>", "<answer>", "2"]
     assert parts(texts) == [("thought", "<think>an <answer> follows</think>"), ("answer", "<answer>2")]

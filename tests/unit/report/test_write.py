@@ -8,6 +8,7 @@ import re
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -152,6 +153,64 @@ def test_a_smaller_report_takes_the_old_folder_away(tmp_path):
     write_report(run, tmp_path / "page.html", folder_from=1)
     write_report(run, tmp_path / "page.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+@pytest.mark.parametrize("name", ["page.data", "page.data.partial"])
+def test_a_folder_that_is_no_reports_is_never_removed(tmp_path, name):
+    """A large report that needs its name is refused before anything is written; a small one leaves it alone."""
+    run = write_run(tmp_path / "run", [record()])
+    theirs = tmp_path / name / "thesis.csv"
+    theirs.parent.mkdir()
+    theirs.write_text("years of work")
+    (theirs.parent / "0-0.js").write_text("APPO_SHARD(0,0,{})")
+    with pytest.raises(UserError, match=f"{name} holds other things"):
+        write_report(run, tmp_path / "page.html", folder_from=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "run"]
+    write_report(run, tmp_path / "page.html")
+    assert theirs.read_text() == "years of work"
+
+
+def test_a_file_that_is_called_like_the_folder_is_no_reports(tmp_path):
+    run = write_run(tmp_path / "run", [record()])
+    (tmp_path / "page.data").write_text("mine")
+    with pytest.raises(UserError, match=r"page\.data holds other things"):
+        write_report(run, tmp_path / "page.html", folder_from=1)
+    assert (tmp_path / "page.data").read_text() == "mine"
+
+
+def test_a_large_report_replaces_its_own_folder(tmp_path):
+    run = write_run(tmp_path / "run", [record()])
+    for _ in range(2):
+        page = write_report(run, tmp_path / "page.html", folder_from=1)
+    assert len(read_shards(page)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "src"), [("a#b.html", "a%23b.data"), ("50%20.html", "50%2520.data"), ("a?b.data", "a%3Fb.data.data")]
+)
+def test_the_folder_is_found_whatever_the_file_is_called(tmp_path, name, src):
+    page = write_report(write_run(tmp_path / "run", [record()]), tmp_path / name, folder_from=1)
+    assert read_pack(page)["runs"][0]["shards"][0]["src"] == f"{src}/0-0.js"
+    assert (tmp_path / unquote(src) / "0-0.js").is_file()
+
+
+def test_the_bounds_of_a_heat_map_are_those_of_all_shards():
+    scales = pack.Scales()
+    for values in ([1.0, 4.0], [0.5, 2.0], [np.nan, 3.0]):
+        scales.add("entropy", np.array(values))
+    found = scales.summary()["entropy"]
+    assert (found["low"], found["high"], found["p50"]) == (0.5, 4.0, 2.0)  # of 0.5, 1, 2, 3, 4
+
+
+def test_an_empty_name_of_a_file_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"out = '\.' names no file"):
+        write_report(write_run(tmp_path, [record()]), "")
+
+
+def test_the_index_holds_numbers_of_large_trees(tmp_path):
+    tree = [record(40_000, 1.0), record(70_000, 0.0, parent=40_000, position=1)]
+    found = read_index(read_pack(write_report(write_run(tmp_path, tree)))["runs"][0])
+    assert (found["rollout"].tolist(), found["parent"].tolist()) == ([40_000, 70_000], [-1, 40_000])
 
 
 def test_a_mistake_leaves_the_old_report_and_nothing_half_done(tmp_path):

@@ -1,6 +1,6 @@
 """Seconds of tool calls: beside the records, and never in them."""
 
-from appo.rollout.record_times import times_path
+from appo.rollout.record_times import read_times, times_path, write_times
 from appo.rollout.records import RecordWriter, read_records
 from appo.rollout.rollout_records import rollout_records
 from appo.rollout.tree import RolloutTree
@@ -46,6 +46,15 @@ def test_seconds_of_a_missing_or_broken_file_are_none(tmp_path):
     assert seconds_of(tmp_path) == [[None]]
     path.unlink()
     assert seconds_of(tmp_path) == [[None]]
+
+
+def test_seconds_of_another_number_of_rollouts_are_none(tmp_path):
+    """A kill may leave those of another writing, which would be told of the wrong calls."""
+    RecordWriter(tmp_path).append(1, [record([0.5]), record([2.0])])
+    path = times_path(tmp_path / "000001.parquet")
+    write_times(tmp_path / "other.parquet", [[0.25]])
+    times_path(tmp_path / "other.parquet").rename(path)
+    assert read_times(tmp_path / "000001.parquet", 2) is None
 
 
 def test_a_resumed_run_drops_the_seconds_of_steps_that_it_will_do_again(tmp_path):

@@ -163,12 +163,15 @@ def test_a_resumed_run_drops_the_steps_it_will_do_again(tmp_path):
     writer = RecordWriter(tmp_path / "records")
     for step in (1, 2, 3):
         writer.append(step, [record(step)] * step)
-    for name in ("before", 2, 3, "000002-4", "000003-5"):
+    for name in ("before", 2, 3, "000002-4", "000003-5", "000003-hard-set-6", "2024-08-01"):
         writer.append_evaluation(name, [record(0)])
     assert RecordWriter(tmp_path / "records").start(2) == 1 + 2
     assert [one["step"] for one in read_records(tmp_path)] == [1, 2, 2]
     evaluations = [path.name for path in record_files(tmp_path, "evaluation")]
-    assert evaluations == ["evaluation-000002-4.parquet", "evaluation-2.parquet", "evaluation-before.parquet"]
+    assert evaluations == [
+        "evaluation-000002-4.parquet", "evaluation-2.parquet", "evaluation-2024-08-01.parquet",
+        "evaluation-before.parquet",
+    ]  # fmt: skip
 
 
 def test_a_run_does_not_go_on_with_a_file_that_is_broken(tmp_path):

@@ -52,7 +52,7 @@ class Atlas:
         self._texts = texts
         self._picks = Picks()
         self._rows: dict[Any, int] = {}  # clusters: a data row, or a task where there is none
-        self._words: dict[str, np.ndarray] = {}  # per token id: sum and count of entropies, and of scores
+        self._words: dict[str, dict[int, np.ndarray]] = {}  # per token id: sum and count of entropies, and of scores
         self._entropy: dict[bool, Picks] = {True: Picks(), False: Picks()}
         self._clusters = Clusters()
         self._histogram = {True: np.zeros(len(EDGES)), False: np.zeros(len(EDGES))}
@@ -97,11 +97,11 @@ class Atlas:
 
     def _add_words(self, name: str, ids_P: np.ndarray, values_P: np.ndarray) -> None:
         known = np.isfinite(values_P)
-        most = int(ids_P.max(initial=0)) + 1
-        found = np.stack([np.bincount(ids_P[known], values_P[known], most), np.bincount(ids_P[known], minlength=most)])
-        old = self._words.get(name, np.zeros((2, 0)))
-        width = max(most, old.shape[1])
-        self._words[name] = _wide(old, width) + _wide(found, width)
+        ids, place = np.unique(ids_P[known], return_inverse=True)  # any int32: too many for a table
+        sums, counts = np.bincount(place, values_P[known], len(ids)), np.bincount(place, minlength=len(ids))
+        words = self._words.setdefault(name, {})
+        for token, added in zip(ids.tolist(), np.stack([sums, counts], axis=1), strict=True):
+            words[token] = words[token] + added if token in words else added
 
     def _add_entropies(self, part: Part, parts_P: np.ndarray, cluster_R: np.ndarray) -> None:
         values = part.tokens["entropies"]
@@ -177,12 +177,11 @@ class Atlas:
         return found or None
 
     def _top_words(self, name: str) -> list[dict[str, Any]]:
-        sums, counts = self._words[name]
         totals: dict[str, list[float]] = {}
-        for token in np.flatnonzero(counts).tolist():
+        for token, (added, count) in sorted(self._words[name].items()):
             total = totals.setdefault(self._text(token), [0.0, 0.0])
-            total[0] += float(sums[token])
-            total[1] += float(counts[token])
+            total[0] += float(added)
+            total[1] += float(count)
         rows: list[dict[str, Any]] = [
             {"text": t, "n": int(n), "mean": s / n} for t, (s, n) in totals.items() if n >= LEAST
         ]
@@ -195,10 +194,6 @@ class Atlas:
 
 def _by_mean(row: dict[str, Any]) -> tuple[float, str]:
     return -row["mean"], row["text"]
-
-
-def _wide(table: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(table, ((0, 0), (0, width - table.shape[1])))
 
 
 def _frequent(categories: np.ndarray) -> np.ndarray:
@@ -214,12 +209,13 @@ def _outcomes(picks: dict[str, np.ndarray], categories: np.ndarray, count: int) 
     changed = over.means(difference != 0, share=True)
     mean = over.means(difference)
     reward = over.means(picks["reward"])
-    better, worse = over.means(difference > 0)[0], over.means(difference < 0)[0]
+    better, worse = over.means(difference > 0, share=True), over.means(difference < 0, share=True)
     return [
         {
             "n": int(over.n[c]), "tasks": int(over.tasks[c]),
             "changed": _number(changed[0][c]), "low": _number(changed[1][c]), "high": _number(changed[2][c]),
-            "better": _number(better[c]), "worse": _number(worse[c]),
+            "better": _number(better[0][c]), "better_low": _number(better[1][c]), "better_high": _number(better[2][c]),
+            "worse": _number(worse[0][c]), "worse_low": _number(worse[1][c]), "worse_high": _number(worse[2][c]),
             "mean_difference": _number(mean[0][c]), "mean_low": _number(mean[1][c]), "mean_high": _number(mean[2][c]),
             "reward": _number(reward[0][c]), "reward_low": _number(reward[1][c]), "reward_high": _number(reward[2][c]),
         }

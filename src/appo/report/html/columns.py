@@ -159,12 +159,18 @@ def _modern(record: Any, file: Path) -> dict[str, Any]:
     """
     if not isinstance(record, dict) or not isinstance(record.get("completion_ids"), list):
         raise UserError(f"{file} holds a line without completion_ids, which is no record of a run; give a run's own.")
+    calls = record.get("tool_calls") or []
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise UserError(f"{file} holds a line whose tool_calls = {calls!r} are no list of calls; give a run's own.")
+    mask = record.get("policy_mask", record["completion_ids"])
+    if not isinstance(mask, list) or len(mask) != len(record["completion_ids"]):
+        raise UserError(f"{file} holds a line whose policy_mask is not as long as completion_ids; give a run's own.")
     known = {field.name for field in CALL}
     length = len(record["completion_ids"])
     found = {"task": "", "kind": "train", "policy_mask": [1] * length, "tool_calls": [], **record}
     found["task"] = str(found["task"])
-    seconds = [call.get("seconds") for call in found["tool_calls"] or []]
-    found["tool_calls"] = [{k: v for k, v in call.items() if k in known} for call in found["tool_calls"] or []]
+    seconds = [call.get("seconds") for call in calls]
+    found["tool_calls"] = [{k: v for k, v in call.items() if k in known} for call in calls]
     per_token = {n: v for n, v in found.items() if n in FIXED or (isinstance(v, list) and len(v) == length)}
     if isinstance(found.get(FACTORS), dict):
         per_token[FACTORS] = found[FACTORS]

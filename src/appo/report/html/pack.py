@@ -30,7 +30,7 @@ NO_FINISH = NO_EVALUATION = 255
 RENAMED = {"entropies": "entropy", "logprobs": "logprob"}
 NOT_HEAT = ("behaviour_logprobs", "advantages")
 NUMBERS = {
-    "step": (np.uint32, 0), "rollout": (np.uint16, 0), "parent": (np.int16, -1), "branch_position": (np.int32, -1),
+    "step": (np.uint32, 0), "rollout": (np.uint32, 0), "parent": (np.int32, -1), "branch_position": (np.int32, -1),
     "branch_rank": (np.int32, 0), "branch_score": (np.float32, np.nan), "reward": (np.float32, np.nan),
     "initial_mean": (np.float32, np.nan), "initial_std": (np.float32, np.nan), "branch_mean": (np.float32, np.nan),
     "branch_std": (np.float32, np.nan),

@@ -16,7 +16,8 @@ from appo.files import read_json
 from appo.rollout.record_files import DIRECTORY, LINES, records_at
 from appo.rollout.records import read_meta, read_vocabulary
 
-EVALUATION_PART = re.compile(r"(.+?)-\d+$")  # an evaluation is recorded in several files
+EVALUATION_PART = re.compile(r"(.+?)-\d+(?:\.\d+)?$")  # an evaluation is recorded in several files, by each process
+EVALUATION_NAME = re.compile(r"(\d+)(?:-(.+))?")  # of one in training: its update, perhaps its data set
 NOT_CURVES = ("step", "epoch", "total_flos", "train_runtime")
 
 
@@ -44,7 +45,8 @@ class Run:
 
     @property
     def method(self) -> str | None:
-        return self.settings.get("method") or ("appo" if self.settings else None)
+        found = self.settings.get("method")
+        return found if found and isinstance(found, str) else ("appo" if self.settings else None)
 
     @property
     def method_options(self) -> dict[str, Any]:
@@ -54,9 +56,18 @@ class Run:
 
     @property
     def success_reward(self) -> float:
-        """Least reward that counts as success; 1 where nothing says so, as `APPOConfig` has it."""
+        """Least reward that counts as success; 1 where nothing says so, as `APPOConfig` has it.
+
+        Raises:
+            UserError: where the run's settings give no number.
+        """
         found = self.settings.get("success_reward")
-        return 1.0 if found is None else float(found)
+        try:
+            return 1.0 if found is None else float(found)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"success_reward = {found!r} in the settings of {self.directory} is no number; mend run.json there."
+            ) from None
 
     @property
     def report(self) -> Path:
@@ -138,7 +149,13 @@ def evaluation_name(stem: str) -> str:
     """The evaluation that a file `evaluation-NAME.parquet` is a part of: "before-000256" belongs to "before"."""
     name = stem.removeprefix("evaluation-")
     match = EVALUATION_PART.fullmatch(name)
-    return match[1] if match else name
+    return match[1] if match else name.partition(".")[0]
+
+
+def evaluation_words(name: str) -> str:
+    """An evaluation's name as people say it: "000020-hard" is "update 20, hard"."""
+    match = EVALUATION_NAME.fullmatch(name)
+    return name if match is None else ", ".join(filter(None, (f"update {int(match[1])}", match[2])))
 
 
 def logged_series(logged: list[dict[str, Any]]) -> dict[str, dict[int, float]]:

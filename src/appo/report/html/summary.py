@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from appo.report.html.columns import Part
-from appo.report.html.run import Run, logged_series
-from appo.report.intervals import wilson_interval
+from appo.report.html.run import Run, evaluation_words, logged_series
+from appo.report.intervals import rollouts_interval
 
 # Shapes: R rollouts of a part, P tokens of all of them.
 
@@ -119,6 +119,7 @@ class Evaluations:
         self._told = {name: dict(value) for name, value in run.evaluations.items()}
         self._rewards: dict[str, list[float]] = {name: [] for name in run.evaluations}
         self._calls: dict[str, int] = defaultdict(int)
+        self._questions: dict[str, int] = defaultdict(int)
         self._steps: dict[str, int] = {}
 
     def number(self, name: str) -> int:
@@ -127,6 +128,7 @@ class Evaluations:
         return list(self._rewards).index(name)
 
     def add(self, name: str, part: Part) -> None:
+        self._questions[name] += int((part.numbers("rollout", 0) == 0).sum())
         self._rewards[name] += part.numbers("reward").tolist()
         self._calls[name] += sum(len(calls or ()) for calls in part.values("tool_calls"))
         self._steps[name] = int(part.numbers("step", 0).max(initial=0))
@@ -138,17 +140,18 @@ class Evaluations:
         told = self._told.get(name) or self._counted(name)
         last = self._run.settings.get("max_steps")
         guess = {"before": 0, "after": last if isinstance(last, int) and last > 0 else None}.get(name)
-        label = f"after update {int(name)}" if name.isdigit() else name
+        label = f"after {words}" if (words := evaluation_words(name)) != name else name
         return {"key": name, "name": label, "step": self._steps.get(name, guess), **told}
 
     def _counted(self, name: str) -> dict[str, Any]:
         """What the file of an evaluation would say, from its rollouts; an unscored one is no failure."""
         rewards = [reward for reward in self._rewards[name] if not math.isnan(reward)]
         wins = sum(reward >= self._run.success_reward for reward in rewards)
-        low, high = wilson_interval(wins, len(rewards))
+        count = len(self._rewards[name])
+        low, high = rollouts_interval(wins, len(rewards), count, self._questions[name])
         success = wins / len(rewards) if rewards else None
-        calls = self._calls[name] / max(len(self._rewards[name]), 1)
-        return {"questions": len(rewards), "success": success, "low": low, "high": high, "tool_calls": calls}
+        calls = self._calls[name] / max(count, 1)
+        return {"questions": self._questions[name], "success": success, "low": low, "high": high, "tool_calls": calls}
 
 
 def settings_of(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,11 +13,13 @@ Left out on purpose: torch, and the trainer: a report is made of what is on disk
 import base64
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import appo
 from appo.errors import UserError
@@ -28,13 +30,16 @@ from appo.report.html.run import read_run
 
 FORMAT = 1
 FOLDER_FROM = 20_000_000  # tokens
+SHARD = re.compile(r"\d+-\d+\.js")  # run and number
+SHARD_CALL = "APPO_SHARD"
 
 
 class Shards:
     """Where shards go: into the page, or, from `FOLDER_FROM` tokens on, into a folder beside it."""
 
     def __init__(self, out: Path, folder_from: int) -> None:
-        self._folder, self._folder_from = out.with_name(out.stem + ".data"), folder_from
+        name = out.stem + ".data"
+        self._folder, self._folder_from = out.with_name(name if name != out.name else name + ".data"), folder_from
         self._partial = self._folder.with_name(self._folder.name + PARTIAL)
         self._inline: list[tuple[str, str]] = []  # element and JSON
         self._tokens = 0
@@ -54,12 +59,14 @@ class Shards:
 
     def _to_folder(self) -> None:
         if not self.in_folder:
+            for place in (self._folder, self._partial):
+                _check_ours(place)
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(parents=True)
             self.in_folder = True
         for name, text in self._inline:
             run, number = name.split("-")
-            (self._partial / f"{name}.js").write_text(f"APPO_SHARD({run},{number},{text})\n", encoding="ascii")
+            (self._partial / f"{name}.js").write_text(f"{SHARD_CALL}({run},{number},{text})\n", encoding="ascii")
         self._inline = []
 
     def list_of(self, run: int) -> list[dict[str, Any]]:
@@ -67,7 +74,7 @@ class Shards:
 
         def place(number: int) -> dict[str, str]:
             if self.in_folder:
-                return {"src": f"{self._folder.name}/{run}-{number}.js"}
+                return {"src": f"{quote(self._folder.name)}/{run}-{number}.js"}
             return {"element": f"appo-shard-{run}-{number}"}
 
         return [{**place(number), **shard} for number, shard in enumerate(self._listed[run])]
@@ -77,13 +84,43 @@ class Shards:
             yield f'<script type="application/json" id="appo-shard-{name}">{_harmless(text)}</script>\n'
 
     def settle(self) -> None:
-        """Puts the folder in its place, and takes an older one away."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Puts the folder in its place, and takes an older one away; what is no report's stays."""
+        if _is_ours(self._folder):
+            shutil.rmtree(self._folder, ignore_errors=True)
         if self.in_folder:
             self._partial.rename(self._folder)
 
     def give_up(self) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        if self.in_folder:  # else whatever has that name is not this report's
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds shards of a report and nothing else; it is then safe to replace."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    return bool(entries) and all(SHARD.fullmatch(entry.name) and _is_shard(entry) for entry in entries)
+
+
+def _is_shard(file: Path) -> bool:
+    if file.is_symlink() or not file.is_file():
+        return False
+    with open(file, "rb") as opened:
+        return opened.read(len(SHARD_CALL)) in (SHARD_CALL.encode(), b"")  # nothing: what a kill left
+
+
+def _check_ours(folder: Path) -> None:
+    """
+    Raises:
+        UserError: where something is there that no report has written.
+    """
+    empty = folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+    if (folder.exists() or folder.is_symlink()) and not empty and not _is_ours(folder):
+        raise UserError(
+            f"{folder} holds other things than a report's data, and this report needs the name; give another --out, "
+            "or move it away."
+        )
 
 
 def write_report(
@@ -107,10 +144,13 @@ def write_report(
         folder_from: More tokens than these go into a folder beside the file.
 
     Raises:
-        UserError: where there are no records, and where the report cannot be written.
+        UserError: where there are no records, where the report cannot be written, and where the folder that it needs
+            holds something else. A run that has begun and written no rollout yet has a report, an empty one.
     """
     runs = [read_run(path) for path in (run, other) if path is not None]
     out = Path(out) if out is not None else runs[0].report
+    if not out.name:
+        raise UserError(f"out = {str(out)!r} names no file; give one, such as report.html.")
     parts, shards = page_parts(), Shards(out, folder_from)  # a page that is missing is no fault of the user's
     try:
         packed, rows = [], []
@@ -128,9 +168,8 @@ def write_report(
                 file.writelines(_page(parts, pack, shards))
             shards.settle()
     except OSError as error:
-        raise UserError(
-            f"the report {out} cannot be written: {error.strerror or error}; give another --out."
-        ) from None
+        said = error.strerror or error
+        raise UserError(f"the report {out} cannot be written: {said}; give another --out.") from None
     finally:
         shards.give_up()
     return out

@@ -61,7 +61,9 @@ class RecordedTask:
     @property
     def reference(self) -> Any:
         """The answer in the data's row, under the names that circulate; None where there is none."""
-        row = self.records[0].get("row") or {}
+        row = self.records[0].get("row")
+        if not isinstance(row, dict):
+            return None
         return next((row[name] for name in ANSWER_COLUMNS if row.get(name) not in (None, "", [])), None)
 
 

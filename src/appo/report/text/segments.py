@@ -70,7 +70,8 @@ def token_parts(record: Mapping[str, Any], texts: Sequence[str | None], *, tags:
     last = 0  # where the last turn begins
     for call in record.get("tool_calls") or []:
         start = call["start"] + _length_of_thought(texts[call["start"] : call["end"]])
-        parts[start : call["end"]] = ["call"] * (call["end"] - start)
+        end = min(call["end"], len(parts))
+        parts[start:end] = ["call"] * (end - start)
         last = max(last, call["end"], call.get("result_end", -1))
     if record.get("finish_reason") == "tool_limit":  # the turn that asked for one call too many
         end, part = last + _length_of_thought(texts[last:]), "call"

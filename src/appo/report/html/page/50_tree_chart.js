@@ -2,6 +2,12 @@
 
 const LANE = 28;
 
+// The branches that left a rollout; one that says it left beyond the end is left out, as the decisions leave it out.
+function branchesOf(run, i) {
+  const {branch_position: position, n_tokens: tokens} = run.index;
+  return run.children(i).filter((j) => position[j] >= 0 && position[j] < tokens[i]);
+}
+
 // Rollouts of a tree in the order of drawing: a rollout, then what left it, from its end to its beginning, so that no two
 // connections cross: [{i}, ..].
 function lanesOf(run, tree) {
@@ -9,8 +15,7 @@ function lanesOf(run, tree) {
   const add = (i) => {
     lanes.push({i});
     const {branch_position: position} = run.index;
-    run
-      .children(i)
+    branchesOf(run, i)
       .sort((a, b) => position[b] - position[a] || a - b)
       .forEach((j) => add(j));
   };
@@ -97,13 +102,18 @@ function treeChart(run, tree, rollouts, heats, chosen) {
       );
   }
   for (const {i} of lanes) chart.append(lane(run, i, {rollouts, heats, px, y: place.get(i), chosen, width}));
+  const missing = tree.last - tree.first - lanes.length;
+  if (missing > 0)
+    chart.append(
+      svg('text', {x: width, y: 14, 'text-anchor': 'end'}, `not drawn, as they leave beyond an end: ${missing}`),
+    );
   return chart;
 }
 
 function lane(run, i, {rollouts, heats, px, y, chosen, width}) {
   const rollout = rollouts.get(i);
   const {branch_position: position, rollout: numbers} = run.index;
-  const branch = run.isBranch(i);
+  const branch = run.parent(i) !== null;
   const start = branch ? position[i] : 0;
   const parent = branch ? rollouts.get(run.parent(i)) : null;
   const words = branch
@@ -126,11 +136,9 @@ function lane(run, i, {rollouts, heats, px, y, chosen, width}) {
   const results = (rollout.details.calls ?? [])
     .filter((call) => call.result_start >= start)
     .map((call) => resultBox(call, px, y, branch ? 8 : 12));
-  const forks = run
-    .children(i)
-    .map((j) =>
-      svg('path', {d: `M${px(position[j])},${y - 7}l4,7l-4,7l-4,-7z`, fill: 'var(--mark)', stroke: 'var(--paper)'}),
-    );
+  const forks = branchesOf(run, i).map((j) =>
+    svg('path', {d: `M${px(position[j])},${y - 7}l4,7l-4,7l-4,-7z`, fill: 'var(--mark)', stroke: 'var(--paper)'}),
+  );
   return svg(
     'a',
     {

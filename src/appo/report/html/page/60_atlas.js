@@ -182,7 +182,7 @@ function wordsCard(atlas) {
   );
 }
 
-const intervalOf = (share, n) => interval(...wilson(Math.round(share * n), n), (x) => (100 * x).toFixed(0));
+const shareInterval = (low, high) => interval(low, high, (x) => (100 * x).toFixed(0));
 
 function changedTiles(atlas) {
   const {changed = {}} = atlas;
@@ -200,7 +200,7 @@ function changedTiles(atlas) {
       ? tile(
           `${percent(changed.better, 0)} / ${percent(changed.worse, 0)}`,
           'ended better / worse',
-          `${intervalOf(changed.better, changed.n)} / ${intervalOf(changed.worse, changed.n)} by Wilson, n = ${count(changed.n)}`,
+          `${shareInterval(changed.better_low, changed.better_high)} / ${shareInterval(changed.worse_low, changed.worse_high)}, n = ${count(changed.n)}`,
         )
       : '',
     known(changed.mean_difference)
