@@ -550,7 +550,7 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
 def test_a_missing_package_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "mcp", None)
     monkeypatch.delitem(sys.modules, "appo.tools.mcp.server")
-    with pytest.raises(ModuleNotFoundError, match=r"The package mcp is missing: run `pip install appo\[mcp\]`"):
+    with pytest.raises(ModuleNotFoundError, match=r"The package mcp is missing: run `pip install 'appo\[mcp\]'`"):
         importlib.import_module("appo.tools.mcp.server")
 
 
@@ -568,7 +568,7 @@ def test_a_task_of_mcp_tools_without_the_package_is_one_sentence(tmp_path, monke
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "mcp", None)
     monkeypatch.delitem(sys.modules, "appo.tools.mcp.server")
-    with pytest.raises(UserError, match=r"^The package mcp is missing: run `pip install appo\[mcp\]`"):
+    with pytest.raises(UserError, match=r"^The package mcp is missing: run `pip install 'appo\[mcp\]'`"):
         load_task(RunConfig("mcp_task"))
 
 
