@@ -19,9 +19,10 @@ from transformers.utils import logging
 from trl import GRPOConfig
 
 from appo.engines.settings import check_training
-from appo.errors import UserError, batches_in_given_fields
+from appo.errors import UserError
 from appo.methods import METHODS, Method, open_method
 from appo.methods.misplaced import refuses_unknown_fields
+from appo.rollout.batches import batches_in_given_fields
 from appo.rollout.mismatch import MODES
 
 UPDATES_PER_GENERATION = 8  # the paper: batches of 128 tasks, mini-batches of 16
@@ -39,8 +40,6 @@ NOT_SETTINGS = (
     "output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "save_steps",
     "save_strategy", "save_total_limit", "save_report", "hub_token", "project", "trackio_space_id", "traces_per_log",
 )  # fmt: skip
-
-
 SEEDS = 2**32  # numpy takes no larger ones
 
 # Of every dataclass that has such a field, TRL's included; None is for them to refuse.

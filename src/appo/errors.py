@@ -57,24 +57,6 @@ class Mistakes:
             raise UserError("".join(f"{said.rstrip('.')}; also: " for said in others) + last)
 
 
-@contextmanager
-def batches_in_given_fields(args: Any) -> Iterator[None]:
-    """What TRL says of a batch of its own making, in the fields that a user gives; `args` is a `GRPOConfig`."""
-    of_user = args.generation_batch_size is not None
-    try:
-        yield
-    except ValueError as error:
-        if of_user or not str(error).startswith("generation_batch_size ("):
-            raise
-        factors = f"{args.per_device_train_batch_size} x {args.steps_per_generation}"
-        processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
-        product = f"{factors}{processes} = {args.generation_batch_size}"
-        raise UserError(
-            f"per_device_train_batch_size x steps_per_generation ({product}) must be divisible by "
-            f"num_generations ({args.num_generations}); change one of the three."
-        ) from None
-
-
 def did_you_mean(name: str, known: Iterable[str], otherwise: str, form: str = "{}") -> str:
     """The end of a sentence about a name that there is not.
 

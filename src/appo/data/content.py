@@ -116,22 +116,18 @@ def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Share
     if "prompt" not in names and not with_environment:
         return None
     columns = deciding_columns(names, with_environment)
-    asked = {key_of(row, columns): row for row in _rows(evaluation, columns)}
+    asked = [key_of(row, columns) for row in _rows(evaluation, columns)]
     keys = [key_of(row, columns) for row in _rows(train, columns)]
-    if with_environment and (_repeats(len(set(keys)), len(keys)) or _repeats(len(asked), len(evaluation))):
+    if with_environment and (_repeats(keys) or _repeats(asked)):
         logger.info("The rows repeat, so the environment draws its episodes itself: data sets are not compared.")
         return None
-    found: dict[bytes, list[int]] = {}
-    for number, key in enumerate(keys):
-        if key in asked:
-            found.setdefault(key, []).append(number)
-    if not found:
+    both = set(keys) & set(asked)
+    rows = [number for number, key in enumerate(keys) if key in both]
+    if not rows:
         return None
-    count = sum(key_of(row, columns) in found for row in _rows(evaluation, columns))
-    example = asked[next(iter(found))]
+    (example,) = _rows(train.select(rows[:1]), columns)
     text = prompt_text(example.get("prompt")) or json.dumps(example, default=str)
-    rows = sorted(number for numbers in found.values() for number in numbers)
-    return Shared(rows, count, len(evaluation), _end(" ".join(text.split())))
+    return Shared(rows, sum(key in both for key in asked), len(asked), _end(" ".join(text.split())))
 
 
 def check_apart(train: Any, evaluation: Any, with_environment: bool, allowed: bool = False) -> None:
@@ -195,9 +191,10 @@ def _said(name: str, value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _repeats(distinct: int, count: int) -> bool:
+def _repeats(keys: list[bytes]) -> bool:
     """Whether rows name no episodes: all of several are alike, or fewer than half are distinct."""
-    return count > 1 and (distinct == 1 or 2 * distinct < count)
+    distinct = len(set(keys))
+    return len(keys) > 1 and (distinct == 1 or 2 * distinct < len(keys))
 
 
 def _content(content: Any) -> str:

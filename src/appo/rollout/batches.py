@@ -9,7 +9,8 @@ task's row and replays the calls, which is exact where an environment is a funct
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,21 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(_same, a, b))
     return a == b or (a != a and b != b)  # NaN
+
+
+@contextmanager
+def batches_in_given_fields(args: Any) -> Iterator[None]:
+    """What TRL says of a batch of its own making, in the fields that a user gives; `args` is a `GRPOConfig`."""
+    of_user = args.generation_batch_size is not None
+    try:
+        yield
+    except ValueError as error:
+        if of_user or not str(error).startswith("generation_batch_size ("):
+            raise
+        factors = f"{args.per_device_train_batch_size} x {args.steps_per_generation}"
+        processes = f" x {args.world_size} processes" if args.world_size > 1 else ""
+        product = f"{factors}{processes} = {args.generation_batch_size}"
+        raise UserError(
+            f"per_device_train_batch_size x steps_per_generation ({product}) must be divisible by "
+            f"num_generations ({args.num_generations}); change one of the three."
+        ) from None

@@ -221,3 +221,14 @@ function rewardMarks(run, rollouts) {
     }),
   );
 }
+
+// What the colours of a chart mean: a square of each, and its name.
+function swatches(kinds) {
+  return h(
+    'div.legend',
+    {},
+    kinds.map(({name, fill, line}) =>
+      h('span', {}, h('span.swatch', {style: {background: fill, 'border-color': line}}), name),
+    ),
+  );
+}

@@ -41,28 +41,7 @@ function clusterCard(run, clusters) {
   return section(
     'Branches by what they wrote',
     `Each point is a branch; near each other are those that wrote the same tokens (UMAP; numbers: clusters by DBSCAN). n = ${count(points.length)}.`,
-    h(
-      'div.legend',
-      {},
-      kinds.map(([name, inside, line]) =>
-        h(
-          'span',
-          {},
-          h('span', {
-            style: {
-              display: 'inline-block',
-              width: '9px',
-              height: '9px',
-              'border-radius': '5px',
-              background: inside,
-              border: `1.5px solid ${line}`,
-              'margin-right': '5px',
-            },
-          }),
-          name,
-        ),
-      ),
-    ),
+    swatches(kinds.map(([name, fill, line]) => ({name, fill, line}))),
     svg(
       'svg',
       {

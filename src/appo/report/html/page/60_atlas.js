@@ -130,26 +130,12 @@ function histogram(places) {
         'entropy from, nats (the last bin is open)',
       ),
     ),
-    h(
-      'div.legend',
-      {},
-      places.map(([name], k) =>
-        h(
-          'span',
-          {},
-          h('span', {
-            style: {
-              display: 'inline-block',
-              width: '9px',
-              height: '9px',
-              background: k ? 'var(--paper)' : 'var(--one)',
-              border: `1.2px solid ${k ? 'var(--two)' : 'var(--one)'}`,
-              'margin-right': '5px',
-            },
-          }),
-          `share of tokens ${name}`,
-        ),
-      ),
+    swatches(
+      places.map(([name], k) => ({
+        name: `share of tokens ${name}`,
+        fill: k ? 'var(--paper)' : 'var(--one)',
+        line: k ? 'var(--two)' : 'var(--one)',
+      })),
     ),
   );
 }
