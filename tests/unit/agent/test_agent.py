@@ -2,6 +2,7 @@
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from scripted_model import save_random, save_scripted
@@ -343,3 +344,13 @@ def test_an_agent_goes_on_after_it_was_stopped(searching):
     with pytest.raises(KeyboardInterrupt):
         agent("Who?", listener=Listener(stop))
     assert agent("Who?").answer == "4"
+
+
+def test_a_model_whose_tools_were_added_to_its_template_is_asked_so(tmp_path):
+    directory = save_scripted(tmp_path / "m", SEARCHING, template=CHAT)  # the template tells of no tools
+    added = {"tool_protocol": "chat_template", "prompts": "messages", "tools": ["search"], "add_tools": True}
+    write_json(Path(directory) / FILE, added)
+    text, _ = appo.Agent(directory, [search]).policy.prompt("Who?")
+    assert '"name": "search"' in text
+    with pytest.raises(UserError, match="add_tools"):
+        appo.Agent(directory, [search], add_tools=False)
