@@ -219,6 +219,7 @@ def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
             tools=list(task.tools),
             environment_factory=task.environment_factory,
             decision_positions=task.decision_positions,
+            judge=task.judge,
             peft_config=context.lora,
         )
     settle_embeddings(trainer.model)

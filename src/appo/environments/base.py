@@ -17,6 +17,7 @@ from typing import Any
 from datasets import Dataset
 
 from appo.errors import UserError
+from appo.rollout.decisions import Decision
 
 NOT_TOOLS = ("reset", "get_reward", "fork")
 
@@ -83,6 +84,9 @@ class Task:
         make_model: `() -> (model, tokenizer)`; without it a recipe has to name a model.
         decision_positions: `words -> positions` of the tokens known to decide the outcome, for a task made to study
             credit; `words` are a completion's tokens as text.
+        judge: `(row, words, skill) -> decisions` (`appo.rollout.decisions.Decision`), in order of position, for a task
+            whose truth can be computed: what each choice of the completion was worth to a policy that decides well
+            with chance `skill`, in (0, 1], from there on. Only controls look at it (`appo.research.ceilings`).
         token_kinds: `words -> kinds`, a name for each of the tokens, such as "filler"; the pilot study tells them
             apart (`appo.research.pilot`).
     """
@@ -96,6 +100,7 @@ class Task:
     decision_positions: Callable[[list[str]], list[int]] | None = None
     eval_dataset: Callable[[int, int], Dataset] | None = None
     token_kinds: Callable[[list[str]], list[str]] | None = None
+    judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("reward_funcs", "tools"):

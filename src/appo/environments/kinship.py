@@ -34,6 +34,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.environments.base import Demonstration, Segment, Task
+from appo.environments.kinship_judge import judge
 from appo.tools.results import ToolError
 
 RELATIONS = ["boss", "friend", "mother", "father", "sister", "brother", "teacher", "neighbour"]
@@ -327,6 +328,7 @@ def make_task(style: Style) -> Task:
         make_model=make_model,
         decision_positions=decision_positions,
         token_kinds=token_kinds,
+        judge=partial(judge, weak_share=WEAK_SHARE),
     )
 
 

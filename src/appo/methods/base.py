@@ -21,6 +21,7 @@ import torch
 
 from appo.algorithm import fork_weight
 from appo.errors import UserError
+from appo.rollout.decisions import Decision
 from appo.rollout.scoring import RolloutBatch, Scores, TokenScores
 from appo.rollout.tree import BranchPoint, RolloutTree
 from appo.rollout.types import Rollout
@@ -84,6 +85,7 @@ class Needs:
         skips_idle: Whether rollouts without any advantage may be left out of the forward and backward.
         one_process: Whether the method draws different numbers of rounds, so that processes cannot keep in step.
         decisions: Whether it has to know the true decisions of a rollout; only controls do.
+        judge: Whether it has to know what each of them was worth; only controls do.
     """
 
     trains: Literal["initial", "all"] = "initial"
@@ -93,6 +95,7 @@ class Needs:
     skips_idle: bool = False
     one_process: bool = False
     decisions: bool = False
+    judge: bool = False
 
 
 @dataclass
@@ -170,6 +173,8 @@ class Method:
         self.options, self.args = options, args
         # Where the truth is known: true decisions of a rollout, as positions. Only controls look at it.
         self.decisions: Callable[[Rollout], list[int]] | None = None
+        # .. and what each of them was worth, from the task's row, the rollout and the policy's skill (`Task.judge`).
+        self.judge: Callable[[dict[str, Any], Rollout, float], list[Decision]] | None = None
 
     @property
     def needs(self) -> Needs:

@@ -89,6 +89,7 @@ def do(study: Study, job: Job, on_update: Callable[[float], None]) -> dict[str, 
         tools=list(task.tools),
         environment_factory=task.environment_factory,
         decision_positions=task.decision_positions,
+        judge=task.judge,
         callbacks=[curve],
     )
     curve.trainer = trainer

@@ -25,6 +25,7 @@ from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
+from appo.rollout.decisions import Decision
 from appo.rollout.prompts import check_prompts, check_rendered
 from appo.rollout.record_files import DIRECTORY
 from appo.rollout.records import RecordWriter
@@ -55,6 +56,7 @@ class RolloutTrainer(SeamTrainer):
     Args:
         decision_positions: As in `Task`, where the truth is known: from a rollout's tokens to its true decisions. For
             records, and for controls.
+        judge: As in `Task`; for controls.
         others: As `APPOTrainer`.
     """
 
@@ -67,6 +69,7 @@ class RolloutTrainer(SeamTrainer):
         tools: list[Any] | None = None,
         environment_factory: Any = None,
         decision_positions: Callable[[list[str]], list[int]] | None = None,
+        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None,
         **kwargs: Any,
     ) -> None:
         others = {"tools": tools, "environment_factory": environment_factory}
@@ -92,7 +95,7 @@ class RolloutTrainer(SeamTrainer):
         self._check_data(environment_factory is not None)
         self.hide_tool("fork")
         self.method = args.open_method()
-        self._check_method(decision_positions)
+        self._check_method(decision_positions, judge)
         self.protocol = self._make_protocol()
         self.counters = RunCounters(sorted(self.pool.all_tools()))
         needs = self.method.needs
@@ -135,7 +138,11 @@ class RolloutTrainer(SeamTrainer):
                 "rows, or lower per_device_train_batch_size or steps_per_generation."
             )
 
-    def _check_method(self, decision_positions: Callable[[list[str]], list[int]] | None) -> None:
+    def _check_method(
+        self,
+        decision_positions: Callable[[list[str]], list[int]] | None,
+        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None,
+    ) -> None:
         name = self.args.method
         if self.method.needs.one_process and self.accelerator.num_processes > 1:
             raise UserError(f"method = {name!r} runs on one process: its rounds differ in number; start one.")
@@ -147,6 +154,14 @@ class RolloutTrainer(SeamTrainer):
                 return decision_positions(self.tokenizer.convert_ids_to_tokens(rollout.completion_ids))
 
             self.method.decisions = decisions
+        if self.method.needs.judge and judge is None:
+            raise UserError(f"method = {name!r} needs a task with a judge; use a testbed such as kinship or planning.")
+        if judge is not None:
+
+            def judged(row: dict[str, Any], rollout: Rollout, skill: float) -> list[Decision]:
+                return judge(row, self.tokenizer.convert_ids_to_tokens(rollout.completion_ids), skill)
+
+            self.method.judge = judged
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":

@@ -154,7 +154,7 @@ def _not_served(method: Method) -> Iterator[str]:
         yield "its branches carry loss"
     if method.needs.collisions:
         yield "it needs log sum p^2 of each token (token_weight: fork), which verl's workers do not measure"
-    if method.needs.decisions:
+    if method.needs.decisions or method.needs.judge:
         yield "it needs the true decisions of rollouts"
 
 

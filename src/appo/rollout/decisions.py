@@ -1,0 +1,57 @@
+"""Choices of a rollout whose worth is known, for tasks made to study credit; and where in its tokens they stand.
+
+    Decision(position=17, advantage=-0.8, right=False)    the 18th token lost 0.8 of the chance to succeed
+    found_in(words, r"<act> (\\w+)")                    matches, each with the word in which its last group begins
+
+Left out on purpose: how a choice is judged, which only its task knows (`Task.judge`).
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A choice and what it was worth.
+
+    Args:
+        position: Of the token that makes the choice, counted from 0 in the completion.
+        advantage: Q - V: the chance of success after the choice minus that before it, both under a policy that decides
+            well with the chance `skill` that the judge was given; -1 to 1.
+        right: Whether no other choice would have kept a better chance.
+    """
+
+    position: int
+    advantage: float
+    right: bool
+
+
+def text_of_words(words: Sequence[str]) -> tuple[str, list[int]]:
+    """The text that words make, and where in it each of them begins.
+
+    Args:
+        words: Tokens as the tokenizer names them: of a byte-level BPE (`Ġ` is a space, `Ċ` a new line), else whole
+            words, which are joined by spaces.
+    """
+    if any("Ġ" in word or "Ċ" in word for word in words):
+        words = [word.replace("Ġ", " ").replace("Ċ", "\n") for word in words]
+        separator = ""
+    else:
+        separator = " "
+    ends = accumulate(len(word) + len(separator) for word in words)
+    return separator.join(words), [0, *ends][: len(words)]
+
+
+def found_in(words: Sequence[str], pattern: str) -> list[tuple[int, re.Match[str]]]:
+    """Matches of a pattern in the text of words, each with the index of the word in which its last group begins.
+
+    Args:
+        words: As `text_of_words` takes them.
+        pattern: A regular expression; without a group, the match itself counts.
+    """
+    text, starts = text_of_words(words)
+    matches = list(re.finditer(pattern, text))
+    return [(bisect_right(starts, match.start(match.re.groups)) - 1, match) for match in matches]
