@@ -28,13 +28,11 @@ from hashlib import blake2b
 from typing import Any, ClassVar
 
 from datasets import Dataset
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.environments.base import Demonstration, Segment, Task
 from appo.environments.kinship_judge import judge
+from appo.models.tiny import tiny_llama, word_tokenizer
 from appo.tools.results import ToolError
 
 RELATIONS = ["boss", "friend", "mother", "father", "sister", "brother", "teacher", "neighbour"]
@@ -266,49 +264,14 @@ def _fill(rng: random.Random, count: int, quiet: bool) -> str:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: one token per word, words joined by spaces in decoding.
-
-    The tags are added tokens and not words of the model's vocabulary: text that only looks like a tag (encoded
-    without added tokens) becomes `<unk>`. They are not special, since decoding without special tokens, which is what
-    a reward function gets to see, would drop them.
-    """
-    words = ["<unk>", *RELATIONS, *ENTITIES, *FILLERS, *PLANNING, *TOOL_WORDS]
-    backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        eos_token="<eos>",
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
-    return tokenizer
+    """One token per word of the testbed."""
+    return word_tokenizer([*RELATIONS, *ENTITIES, *FILLERS, *PLANNING, *TOOL_WORDS], TAGS)
 
 
 def make_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """A Llama of about 0.2M parameters with fresh weights (from torch's generator) and its tokenizer."""
     tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=96,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        # 1 / sqrt(hidden_size): with the usual 0.02 a model this narrow learns to copy much later.
-        initializer_range=0.1,
-        max_position_embeddings=1024,
-        # Rollouts are short: a small base tells "the last result" from the one before it, the usual 10,000 hardly.
-        rope_parameters={"rope_type": "default", "rope_theta": 300.0},
-        tie_word_embeddings=True,
-        attention_dropout=0.0,
-        attn_implementation="sdpa",
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config), tokenizer
+    return tiny_llama(tokenizer), tokenizer
 
 
 def make_environment(style: Style) -> Callable[[], KinshipEnvironment]:
