@@ -1,19 +1,27 @@
 """An episode of planning: the state that moves change, until the goal is reached or no move is left."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from appo.environments.planning.forms import FORMS, Form
 from appo.environments.planning.texts import GOAL_REACHED, NO_MOVES_LEFT, REFUSALS, UNKNOWN, Named, read
 from appo.environments.planning.worlds import State, moves, why_not
 from appo.tools.results import ToolError
 
 
 class PlanningEnvironment:
-    """One problem; `act` is its only tool."""
+    """One problem; `act` is its only tool.
 
-    def __init__(self) -> None:
-        self._named: Named
-        self._state: State
-        self._left = 0
+    Args:
+        named: The problem, with names.
+        state: The present state.
+        left: Moves that are left.
+    """
+
+    _form: ClassVar[Form] = FORMS["words"]
+
+    named: Named
+    state: State
+    left: int
 
     def reset(self, start: str, budget: int, **row: Any) -> None:
         """Starts the episode.
@@ -23,8 +31,8 @@ class PlanningEnvironment:
             budget: How many moves there are.
             row: The other columns of the dataset; not needed.
         """
-        self._named, self._state = read(start)
-        self._left = int(budget)
+        self.named, self.state = read(start)
+        self.left = int(budget)
 
     def act(self, move: str) -> str:
         """Makes a move.
@@ -35,31 +43,37 @@ class PlanningEnvironment:
         Returns:
             What is where now, and where it has to be; or that the goal is reached, or that no moves are left.
         """
-        if self._named.problem.is_goal(self._state):
-            raise ToolError(GOAL_REACHED)
-        if not self._left:
-            raise ToolError(NO_MOVES_LEFT)
-        self._left -= 1
-        problem, number = self._named.problem, self._named.move(move.strip())
+        word = move.strip()
+        if self._over():
+            raise ToolError(self._told())
+        self.left -= 1
+        number = self.named.move(word)
         if number is None:
             raise ToolError(f"{UNKNOWN} {self._told()}")
-        if reason := why_not(problem, self._state, number):
-            raise ToolError(f"{REFUSALS[reason].format(move.strip())} {self._told()}")
-        self._state = moves(problem, self._state)[number]
+        if reason := why_not(self.named.problem, self.state, number):
+            raise ToolError(f"{REFUSALS[reason].format(word)} {self._told()}")
+        self.state = moves(self.named.problem, self.state)[number]
         return self._told()
 
+    def _over(self) -> bool:
+        return self.left <= 0 or self.named.problem.is_goal(self.state)
+
     def _told(self) -> str:
-        """What is told after a move."""
-        if self._named.problem.is_goal(self._state):
+        if self.named.problem.is_goal(self.state):
             return GOAL_REACHED
-        return self._named.text(self._state) if self._left else NO_MOVES_LEFT
+        return self._form.tell(self.named.text(self.state)) if self.left > 0 else NO_MOVES_LEFT
 
     def get_reward(self) -> float:
         """1 if the goal is reached, else 0."""
-        return float(self._named.problem.is_goal(self._state))
+        return float(self.named.problem.is_goal(self.state))
 
     def fork(self) -> "PlanningEnvironment":
         """Returns an independent copy in the present state."""
         copy = type(self)()
-        copy._named, copy._state, copy._left = self._named, self._state, self._left
+        copy.named, copy.state, copy.left = self.named, self.state, self.left
         return copy
+
+
+def environment_of(form: Form) -> type[PlanningEnvironment]:
+    """The environment's class, whose results are written as a form has them."""
+    return type("PlanningEnvironment", (PlanningEnvironment,), {"_form": form})

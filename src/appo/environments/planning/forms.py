@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from appo.environments.planning.texts import WORDS
+from appo.environments.planning.texts import UNDER, WORDS
 from appo.models.smollm2 import make_model as make_smollm2
 from appo.models.tiny import tiny_llama, word_tokenizer
 
 SYSTEM_PROMPT = (
-    "Bring everything to where it has to be. Written is: thing, where it is > where it has to be. Each move is "
-    "<act>name</act> of a thing (to take it or put it down) or of a place (to go there, or put down there). "
-    "When the goal is reached, write <answer>done</answer>."
+    "Bring each thing from its place to its goal. <act>X</act> takes thing X or puts it down, or goes to place X; "
+    "a held block is put on X. After goal reached, write <answer>done</answer>."
 )
 TAGS = [f"<{slash}{name}>" for name in ("act", "result", "answer") for slash in ("", "/")]
 
@@ -22,9 +21,22 @@ def make_tiny() -> tuple[Any, Any]:
     return tiny_llama(tokenizer), tokenizer
 
 
+def as_list(text: str) -> str:
+    """A text of `Named.text` as people write it: `ferry north, A here ok, B south east, C aboard here`."""
+    head, place, *words = text.split()
+    items, under = [f"{head} {place}"], ""
+    while words:
+        if words[0] == UNDER:
+            under, words = f"{UNDER} ", words[1:]
+        at, goal, name, *words = words
+        items.append(f"{under}{name} {at} {goal}")
+        under = ""
+    return ", ".join(items)
+
+
 def chat_prompt(start: str) -> list[dict[str, str]]:
     """The rules, and the question."""
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": start}]
+    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": as_list(start)}]
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Form:
 
     Args:
         prompt: The question's text -> the dataset's `prompt`.
+        tell: The text of a state -> what a result says.
         call: A move, with one `{}`.
         result: A result, with one `{}`; a recipe's `result_format`.
         ending: The end of a rollout.
@@ -40,6 +53,7 @@ class Form:
     """
 
     prompt: Callable[[str], Any]
+    tell: Callable[[str], str]
     call: str
     result: str
     ending: str
@@ -47,8 +61,20 @@ class Form:
 
 
 FORMS = {
-    "words": Form(str, " <act> {} </act>", " <result> {} </result> ", " <answer> done </answer>", make_tiny),
+    "words": Form(
+        prompt=str,
+        tell=str,
+        call=" <act> {} </act>",
+        result=" <result> {} </result> ",
+        ending=" <answer> done </answer>",
+        make_model=make_tiny,
+    ),
     "chat": Form(
-        chat_prompt, "<act>{}</act>", "\n<result>{}</result>\n", "<answer>done</answer>", make_smollm2
+        prompt=chat_prompt,
+        tell=as_list,
+        call="<act>{}</act>",
+        result="\n<result>{}</result>\n",
+        ending="<answer>done</answer>",
+        make_model=make_smollm2,
     ),
 }

@@ -45,7 +45,7 @@ def judge(row: dict[str, Any], words: Sequence[str], skill: float) -> list[Decis
     for position, match in found_in(words, _DECISION):
         before = values.v(state, left)
         if not match[0].startswith("<act>"):
-            given_up = 0.0 < before < 1.0 or not problem.is_goal(state) and before > 0.0
+            given_up = before > 0.0 and not problem.is_goal(state)
             judged.append(Decision(position, -before if given_up else 0.0, not given_up))
             continue
         move = named.move(match[1])

@@ -3,8 +3,8 @@
     task: planning
     task_args: {worlds: [blocks, gripper, ferry], moves: [2, 5]}
 
-A question names a start and a goal; the agent makes moves, `<act> A </act>`, reads what is where then, and ends when it
-reads `goal reached`. Reward is 1 if the goal is reached within the fewest possible moves and `SLACK` more.
+A question names a start and a goal; the agent makes moves, `<act> A </act>`, reads what is where then, and ends when
+it reads `goal reached`. Reward is 1 if the goal is reached within the fewest possible moves and `SLACK` more.
 
 Left out on purpose: partial credit for goals nearly reached.
 """
@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from appo.environments.base import Demonstration, Task
 from appo.environments.planning.demonstrations import NOISE, demonstrate
-from appo.environments.planning.environment import PlanningEnvironment
+from appo.environments.planning.environment import environment_of
 from appo.environments.planning.forms import FORMS
 from appo.environments.planning.judge import decision_positions, judge
 from appo.environments.planning.questions import check_moves, questions
@@ -49,6 +49,7 @@ def TASK(
     _check(worlds, moves, noise, slack, form)
     least, most = moves
     names, way = list(worlds), FORMS[form]
+    environment = environment_of(way)
 
     def dataset(size: int, seed: int) -> Dataset:
         """Rows with `prompt`, `world`, `start` (state and goal as text), `optimum` and `budget`."""
@@ -69,13 +70,12 @@ def TASK(
     def demonstrations(size: int, seed: int) -> Iterator[Demonstration]:
         rng = random.Random(f"planning demonstrations {seed}")
         for one in itertools.islice(questions(names, least, most, seed, True), size):
-            yield Demonstration(
-                way.prompt(one.start), demonstrate(one.start, one.optimum + slack, noise, way, rng)
-            )
+            segments = demonstrate(environment(), one.start, one.optimum + slack, noise, way, rng)
+            yield Demonstration(way.prompt(one.start), segments)
 
     return Task(
         dataset=dataset,
-        environment_factory=PlanningEnvironment,
+        environment_factory=environment,
         demonstrations=demonstrations,
         make_model=way.make_model,
         decision_positions=decision_positions,

@@ -31,13 +31,12 @@ REFUSALS = {
 }
 UNKNOWN = "name one thing or place"
 # All words of the above, for a tokenizer that knows words only; with those of the runner's own errors.
-# fmt: off
 WORDS = [
-    *OBJECTS, *PLACES, *HEADS.values(), "held", "aboard", TABLE, EMPTY, UNDER, HERE, OK, "goal", "reached", "no", "moves", "left",
-    "is", "covered", "elsewhere", "room", "for", "already", "at", "the", "stays", "name", "one", "thing", "or", "place",
-    "error:", "malformed", "call:", "done",
+    *(*OBJECTS, *PLACES, *HEADS.values(), "held", "aboard", TABLE, EMPTY, UNDER, HERE, OK),
+    *(word for text in (GOAL_REACHED, NO_MOVES_LEFT) for word in text.split()),
+    *("is", "covered", "elsewhere", "room", "for", "already", "at", "the", "stays"),
+    *("name", "one", "thing", "or", "place", "error:", "malformed", "call:", "done"),
 ]
-# fmt: on
 
 
 @dataclass(frozen=True)
