@@ -12,13 +12,14 @@ Left out on purpose: partial credit for goals nearly reached.
 import itertools
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from datasets import Dataset
 
 from appo.environments.base import Demonstration, Task
 from appo.environments.planning.demonstrations import NOISE, demonstrate
 from appo.environments.planning.environment import environment_of
-from appo.environments.planning.forms import FORMS
+from appo.environments.planning.forms import FORMS, Form
 from appo.environments.planning.judge import decision_positions, judge
 from appo.environments.planning.questions import check_moves, questions
 from appo.environments.planning.worlds import WORLDS
@@ -47,40 +48,50 @@ def TASK(
         UserError: for values that make no task.
     """
     _check(worlds, moves, noise, slack, form)
-    least, most = moves
-    names, way = list(worlds), FORMS[form]
-    environment = environment_of(way)
+    chosen = _Setting(list(worlds), moves[0], moves[1], noise, slack, FORMS[form])
+    return Task(
+        dataset=chosen.dataset,
+        environment_factory=environment_of(chosen.form),
+        demonstrations=chosen.demonstrations,
+        make_model=chosen.form.make_model,
+        decision_positions=decision_positions,
+        judge=judge,
+    )
 
-    def dataset(size: int, seed: int) -> Dataset:
+
+@dataclass(frozen=True)
+class _Setting:
+    """The arguments of `TASK`, and what they make."""
+
+    worlds: list[str]
+    least: int
+    most: int
+    noise: float
+    slack: int
+    form: Form
+
+    def dataset(self, size: int, seed: int) -> Dataset:
         """Rows with `prompt`, `world`, `start` (state and goal as text), `optimum` and `budget`."""
-        found = itertools.islice(questions(names, least, most, seed, False), size)
+        found = itertools.islice(questions(self.worlds, self.least, self.most, seed, False), size)
         return Dataset.from_list(
             [
                 {
-                    "prompt": way.prompt(one.start),
+                    "prompt": self.form.prompt(one.start),
                     "world": one.world,
                     "start": one.start,
                     "optimum": one.optimum,
-                    "budget": one.optimum + slack,
+                    "budget": one.optimum + self.slack,
                 }
                 for one in found
             ]
         )
 
-    def demonstrations(size: int, seed: int) -> Iterator[Demonstration]:
-        rng = random.Random(f"planning demonstrations {seed}")
-        for one in itertools.islice(questions(names, least, most, seed, True), size):
-            segments = demonstrate(environment(), one.start, one.optimum + slack, noise, way, rng)
-            yield Demonstration(way.prompt(one.start), segments)
-
-    return Task(
-        dataset=dataset,
-        environment_factory=environment,
-        demonstrations=demonstrations,
-        make_model=way.make_model,
-        decision_positions=decision_positions,
-        judge=judge,
-    )
+    def demonstrations(self, size: int, seed: int) -> Iterator[Demonstration]:
+        """Demonstrations with the flaws that `demonstrations.py` names."""
+        rng, environment = random.Random(f"planning demonstrations {seed}"), environment_of(self.form)()
+        for one in itertools.islice(questions(self.worlds, self.least, self.most, seed, True), size):
+            segments = demonstrate(environment, one.start, one.optimum + self.slack, self.noise, self.form, rng)
+            yield Demonstration(self.form.prompt(one.start), segments)
 
 
 def _check(worlds: Sequence[str], moves: Sequence[int], noise: float, slack: int, form: str) -> None:
