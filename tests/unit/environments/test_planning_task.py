@@ -37,10 +37,11 @@ def test_a_question_has_the_optimum_that_it_names_and_a_budget_of_two_more(moves
     assert rows.to_list()[:20] == TASK(moves=moves).dataset(20, 0).to_list()
 
 
-def test_demonstrations_share_no_question_with_datasets():
+def test_demonstrations_training_and_evaluation_share_no_question():
     task = TASK()
     shown = {demonstration.prompt for demonstration in task.demonstrations(1500, 0)}
-    assert shown.isdisjoint(task.dataset(1500, 0)["prompt"])
+    trained, asked = set(task.dataset(1500, 0)["prompt"]), set(task.questions(1500, 0)["prompt"])
+    assert shown.isdisjoint(trained | asked) and trained.isdisjoint(asked)
 
 
 def test_two_long_datasets_share_hardly_a_question():

@@ -1,7 +1,7 @@
 """Questions: a world, a goal, a state to start from, and how many moves there are.
 
-A question's checksum decides whether it serves demonstrations or datasets, so these share none, whatever their seeds.
-Two datasets are kept apart by their seeds: a shared question is a coincidence.
+A question's checksum decides whether it serves demonstrations (one in two), training or evaluation, so these share
+none, whatever their seeds. Two datasets of one kind may: short problems are not that many.
 """
 
 import random
@@ -16,6 +16,7 @@ from appo.environments.planning.worlds import Problem, State
 from appo.errors import UserError
 
 SIZES = {"blocks": (3, 4), "gripper": (2, 4), "ferry": (2, 4)}  # least and most objects
+PARTS = {"demonstrations": (0, 2), "training": (1,), "evaluation": (3,)}  # remainders of the checksum by 4
 MOST_MOVES = 12  # beyond, hardly a problem of these sizes is left
 
 
@@ -33,14 +34,14 @@ class Question:
     optimum: int
 
 
-def questions(worlds: list[str], least: int, most: int, seed: int, for_demonstrations: bool) -> Iterator[Question]:
-    """Endless questions of one half; worlds, and possible numbers of moves, are equally likely.
+def questions(worlds: list[str], least: int, most: int, seed: int, part: str) -> Iterator[Question]:
+    """Endless questions of one part; worlds, and possible numbers of moves, are equally likely.
 
     Args:
         worlds: Of `worlds.WORLDS`.
         least, most: Fewest moves from start to goal, both included.
         seed: Of the random numbers.
-        for_demonstrations: Which half.
+        part: Of `PARTS`.
     """
     rng = random.Random(f"planning {seed}")
     while True:
@@ -54,7 +55,7 @@ def questions(worlds: list[str], least: int, most: int, seed: int, for_demonstra
             continue
         optimum = rng.choice(optima)
         start = problem.text(rng.choice(found[optimum]))
-        if (zlib.crc32(start.encode()) % 2 == 0) == for_demonstrations:
+        if zlib.crc32(start.encode()) % 4 in PARTS[part]:
             yield Question(world, start, optimum)
 
 

@@ -13,6 +13,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from datasets import Dataset
 
@@ -51,6 +52,7 @@ def TASK(
     chosen = _Setting(list(worlds), moves[0], moves[1], noise, slack, FORMS[form])
     return Task(
         dataset=chosen.dataset,
+        eval_dataset=partial(chosen.dataset, part="evaluation"),
         environment_factory=environment_of(chosen.form),
         demonstrations=chosen.demonstrations,
         make_model=chosen.form.make_model,
@@ -70,9 +72,9 @@ class _Setting:
     slack: int
     form: Form
 
-    def dataset(self, size: int, seed: int) -> Dataset:
+    def dataset(self, size: int, seed: int, part: str = "training") -> Dataset:
         """Rows with `prompt`, `world`, `start` (state and goal as text), `optimum` and `budget`."""
-        found = itertools.islice(questions(self.worlds, self.least, self.most, seed, False), size)
+        found = itertools.islice(questions(self.worlds, self.least, self.most, seed, part), size)
         return Dataset.from_list(
             [
                 {
@@ -89,7 +91,7 @@ class _Setting:
     def demonstrations(self, size: int, seed: int) -> Iterator[Demonstration]:
         """Demonstrations with the flaws that `demonstrations.py` names."""
         rng, environment = random.Random(f"planning demonstrations {seed}"), environment_of(self.form)()
-        for one in itertools.islice(questions(self.worlds, self.least, self.most, seed, True), size):
+        for one in itertools.islice(questions(self.worlds, self.least, self.most, seed, "demonstrations"), size):
             segments = demonstrate(environment, one.start, one.optimum + self.slack, self.noise, self.form, rng)
             yield Demonstration(self.form.prompt(one.start), segments)
 
