@@ -22,7 +22,8 @@ MOST_MOVES = 12  # beyond, hardly a problem of these sizes is left
 
 @dataclass(frozen=True)
 class Question:
-    """
+    """What is asked.
+
     Args:
         world: Which world.
         start: State and goal as text.
