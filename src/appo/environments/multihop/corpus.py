@@ -110,9 +110,8 @@ def _country_pages(world: World, country: str) -> dict[Page, tuple[Fact, ...]]:
     for topic, names in (("place", list(NEIGHBOURS)[:4]), ("size", list(NEIGHBOURS)[4:])):
         facts = [fact for fact in about if fact.name in names]
         if facts:
-            said = [f"the {PHRASES[fact.name].removesuffix(' neighbour')} is {fact.value}" for fact in facts]
-            text = f"Of the neighbours of {country}, {_list(said)}."
-            pages[Page(text, f"Neighbour of {country} by {topic}")] = tuple(facts)
+            said = [f"{PHRASES[fact.name].removesuffix(' neighbour')} {fact.value}" for fact in facts]
+            pages[Page(f"{country}: {', '.join(said)}.", f"Neighbour of {country} by {topic}")] = tuple(facts)
     return pages
 
 
