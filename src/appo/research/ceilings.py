@@ -4,8 +4,8 @@
     method: appo.research.ceilings:KnownAdvantages    RAFT, with the exact Q - V at every decision of every rollout
     method: appo.research.ceilings:BranchedRAFT       RAFT whose branches start in failed rollouts; `start` says where
 
-All but `start: random`, `late` and `root` need a task with a `judge`, such as kinship and planning; `docs/study.md`
-has what came of them. Left out on purpose: anything to train with. What cannot win when it knows the truth needs no
+The first two, and `start: wrong`, need a task with a `judge`, such as kinship and planning; `docs/study.md` has what
+came of them. Left out on purpose: anything to train with. What cannot win when it knows the truth needs no
 approximation.
 """
 
@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from appo.algorithm import fork_weight
 from appo.methods.base import EXPAND_STREAM, MethodOptions, Needs, TreeMethod, TreeOptions, Writer
 from appo.methods.raft import RAFT
 from appo.rollout.decisions import Decision
@@ -25,8 +26,9 @@ from appo.rollout.types import Rollout
 
 # Shapes: B rollouts that carry loss, T completion tokens.
 
-STARTS = ("wrong", "random", "late", "root")
+STARTS = ("wrong", "fork", "entropy", "random", "late", "root")
 LATE = 0.5  # `late` starts in the second half of the policy's tokens
+TOP = 8  # `fork` and `entropy` start at one of so many tokens, those with the most of it
 
 
 class _Judged(RAFT):
@@ -101,7 +103,8 @@ class BranchedRAFTOptions(TreeOptions):
         default="random",
         metadata={
             "help": "Where a branch of a failed rollout starts: at its first wrong decision ('wrong'; needs a judge), "
-            "at any token ('random') or one of its second half ('late'), or at its first one ('root')."
+            "at one of the eight tokens with the most fork weight ('fork') or entropy ('entropy'), at any ('random') "
+            "or one of its second half ('late'), or at its first one ('root')."
         },
     )
     contrast: float = field(
@@ -123,7 +126,7 @@ class BranchedRAFT(TreeMethod):
             trains="all",
             shared_tokens=True,
             skips_idle=True,
-            collisions=self.weighs_forks,
+            collisions=self.weighs_forks or self.options.start == "fork",
             judge=self.options.start == "wrong",
             one_process=True,
         )
@@ -137,34 +140,42 @@ class BranchedRAFT(TreeMethod):
             if sum(rollout.policy_mask) and not self.succeeds(rollout)
         ]
         budget = len(trees) * self.num_initial * self.options.num_branch_points
+        points = []
         if failed:
+            candidates = self.candidates(failed, writer)
             # Each failure in turn, in random order, until the budget is spent.
             order = torch.randperm(len(failed), generator=generator).tolist()
-            chosen = sorted(order[i % len(order)] for i in range(min(budget, 4 * len(order))))
-            points = [self.start_in(*failed[place], generator=generator) for place in chosen]
-        else:
-            points = []
+            for place in sorted(order[i % len(order)] for i in range(min(budget, 4 * len(order)))):
+                pick = int(torch.randint(len(candidates[place]), (), generator=generator))
+                tree, index = failed[place]
+                points.append(BranchPoint(tree, index, candidates[place][pick]))
         writer.branch(trees, points, EXPAND_STREAM)
         return trees
 
     def succeeds(self, rollout: Rollout) -> bool:
         return rollout.reward is not None and rollout.reward >= self.args.success_reward
 
-    def start_in(self, tree: RolloutTree, index: int, *, generator: torch.Generator) -> BranchPoint:
-        """Where a branch of a failed rollout starts."""
-        rollout = tree.rollouts[index]
-        own = [i for i, mask in enumerate(rollout.policy_mask) if mask]
-        if self.options.start == "wrong":
+    def candidates(self, failed: list[tuple[RolloutTree, int]], writer: Writer) -> list[list[int]]:
+        """The positions in each failed rollout from which a branch may start, equally likely."""
+        rollouts, start = [tree.rollouts[index] for tree, index in failed], self.options.start
+        own = [[i for i, mask in enumerate(rollout.policy_mask) if mask] for rollout in rollouts]
+        if start == "wrong":
             assert self.judge is not None
-            wrong = [decision.position for decision in self.judge(tree.row, rollout, 1.0) if not decision.right]
+            judged = [self.judge(tree.row, tree.rollouts[index], 1.0) for tree, index in failed]
+            wrong = [[decision.position for decision in decisions if not decision.right] for decisions in judged]
             # A failure without a wrong decision miscopied something, anywhere.
-            own = wrong[:1] or own
-        elif self.options.start == "late":
-            own = own[int(LATE * len(own)) :]
-        elif self.options.start == "root":
-            own = own[:1]
-        pick = int(torch.randint(len(own), (), generator=generator))
-        return BranchPoint(tree, index, own[pick])
+            return [found[:1] or places for found, places in zip(wrong, own, strict=True)]
+        if start in ("fork", "entropy"):
+            _, scores = writer.score(rollouts)
+            score_RT = scores.entropies_BT
+            if start == "fork":
+                assert scores.log_sum_sq_probs_BT is not None
+                score_RT = fork_weight(score_RT, scores.log_sum_sq_probs_BT, floor=0.0)
+            rows = zip(score_RT.tolist(), own, strict=True)
+            return [sorted(places, key=row.__getitem__, reverse=True)[:TOP] for row, places in rows]
+        if start == "root":
+            return [places[:1] for places in own]
+        return [places[int(LATE * len(places)) :] if start == "late" else places for places in own]
 
     def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> Tensor:
         advantages_BT = torch.zeros(scores.batch.policy_mask_BT.shape)

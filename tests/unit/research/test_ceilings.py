@@ -67,6 +67,15 @@ def test_other_starts_are_any_token_one_of_the_second_half_or_the_first():
     assert places("root") == {0}
 
 
+def test_entropy_starts_are_the_eight_tokens_with_the_most():
+    method, tree, writer = branched([0.0] * 40, "entropy")
+    for rollout in tree.initial:
+        rollout.append([9] * 4, [-1.0] * 4)
+    writer.entropy = lambda rollout: [float(i) for i in range(12)]
+    method.expand([tree], writer)
+    assert {position for _, position in writer.points} == set(range(4, 12))
+
+
 def test_nothing_is_branched_where_all_succeed():
     method, tree, writer = branched([1.0, 1.0], "random")
     method.expand([tree], writer)
