@@ -179,8 +179,8 @@ def test_the_tokenizer_knows_every_word(moves):
 
 
 def test_the_chat_says_the_same_as_people_write_it():
-    assert as_list("ferry north here ok A aboard south B") == "ferry north, A here ok, B aboard south"
-    assert as_list("hand empty B table A under table ok B") == "hand empty, A B table, under B table ok"
+    assert as_list("ferry north here ok A aboard south B") == "ferry north, A ok, B aboard to south"
+    assert as_list("hand empty B table A under table ok B") == "hand empty, A B to table, under B ok"
     task = TASK(form="chat", moves=(2, 4))
     row = task.dataset(1, 0)[0]
     assert [message["role"] for message in row["prompt"]] == ["system", "user"]
