@@ -179,8 +179,8 @@ def test_the_tokenizer_knows_every_word(moves):
 
 
 def test_the_chat_says_the_same_as_people_write_it():
-    assert as_list("ferry north here ok A aboard south B") == "ferry north, A here ok, B aboard south"
-    assert as_list("hand empty B table A under table ok B") == "hand empty, A B table, under B table ok"
+    assert as_list("ferry north here ok A aboard south B") == "ferry north, A ok, B aboard to south"
+    assert as_list("hand empty B table A under table ok B") == "hand empty, A B to table, under B ok"
     task = TASK(form="chat", moves=(2, 4))
     row = task.dataset(1, 0)[0]
     assert [message["role"] for message in row["prompt"]] == ["system", "user"]
@@ -208,8 +208,9 @@ def test_a_demonstration_of_the_chat_is_one_text_in_tags():
         ({"moves": [5, 2]}, r"moves = \[5, 2\] must be the least and most optimal moves, from 1 to 12"),
         ({"moves": [2, 40]}, "from 1 to 12"),
         ({"moves": [2]}, r"moves = \[2\] must be two whole numbers"),
-        ({"moves": [3, 3]}, "the blocks world has even numbers only"),
-        ({"moves": [1, 2]}, "gripper needs 3 moves at least"),
+        ({"moves": [3, 3]}, r"moves = \[3, 3\]: blocks has questions of 2, 4, 6, 8, 10, 12 moves; widen the range"),
+        ({"moves": [1, 2]}, "gripper has questions of 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 moves"),
+        ({"moves": [5, 5], "worlds": ["ferry"]}, "ferry has questions of 3, 4, 6, 7, 8, 9, 10, 11, 12 moves"),
         ({"noise": 1.5}, "noise = 1.5 must be a chance, 0 to 1"),
         ({"slack": -1}, "slack = -1 must be a whole number"),
         ({"form": "poem"}, "form = 'poem' must be one of words, chat"),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from appo.environments.planning.texts import UNDER, WORDS
+from appo.environments.planning.texts import OK, UNDER, WORDS
 from appo.models.smollm2 import make_model as make_smollm2
 from appo.models.tiny import tiny_llama, word_tokenizer
 
@@ -22,14 +22,14 @@ def make_tiny() -> tuple[Any, Any]:
 
 
 def as_list(text: str) -> str:
-    """A text of `Named.text` as people write it: `ferry north, A here ok, B south east, C aboard here`."""
+    """A text of `Named.text` as people write it: `ferry north, A ok, B south to east, C aboard to here`."""
     head, place, *words = text.split()
     items, under = [f"{head} {place}"], ""
     while words:
         if words[0] == UNDER:
             under, words = f"{UNDER} ", words[1:]
         at, goal, name, *words = words
-        items.append(f"{under}{name} {at} {goal}")
+        items.append(f"{under}{name} {OK}" if goal == OK else f"{under}{name} {at} to {goal}")
         under = ""
     return ", ".join(items)
 

@@ -13,7 +13,7 @@ that are not closed, which never run.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from appo.environments.planning.search import Values, distances, skilled
@@ -59,6 +59,6 @@ def judge(row: dict[str, Any], words: Sequence[str], skill: float) -> list[Decis
     return judged
 
 
-@cache
+@lru_cache(maxsize=1024)  # a skill that is measured is another one at each update
 def _values(problem: Problem, skill: float) -> Values:
     return Values(problem, skilled(problem, skill))

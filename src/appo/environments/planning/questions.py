@@ -36,7 +36,10 @@ class Question:
 
 
 def questions(worlds: list[str], least: int, most: int, seed: int, part: str) -> Iterator[Question]:
-    """Endless questions of one part; worlds, and possible numbers of moves, are equally likely.
+    """Endless questions of one part.
+
+    Worlds, sizes and goals are drawn alike, and drawn again where no start is so far away: where a world has few
+    problems of these lengths, it comes less often. Then the numbers of moves that there are are equally likely.
 
     Args:
         worlds: Of `worlds.WORLDS`.
@@ -68,17 +71,30 @@ def _starts_by_distance(problem: Problem) -> dict[int, list[State]]:
     return dict(sorted(found.items()))
 
 
+@cache
+def optima(world: str) -> list[int]:
+    """What the fewest moves of a question of this world may be, in order, from 1 to `MOST_MOVES`."""
+    places = 1 if world == "blocks" else len(PLACES)
+    least, most = SIZES[world]
+    found = {
+        moves
+        for size in range(least, most + 1)
+        for goal in settled(world, size, places)
+        for moves in _starts_by_distance(Problem(world, size, places, goal))
+    }
+    return [moves for moves in sorted(found) if 1 <= moves <= MOST_MOVES]
+
+
 def check_moves(worlds: list[str], moves: tuple[int, int]) -> None:
-    """
+    """Looks for a question of each world.
+
     Raises:
-        UserError: where some world has no question of so many moves.
+        UserError: where some world has none of so many moves.
     """
     least, most = moves
     if not 1 <= least <= most <= MOST_MOVES:
         raise UserError(f"moves = {list(moves)} must be the least and most optimal moves, from 1 to {MOST_MOVES}.")
     for world in worlds:
-        # Blocks are taken and put: their optima are even. The shortest way to carry one thing is 3 moves or 2.
-        if world == "blocks" and least == most and least % 2:
-            raise UserError(f"moves = {list(moves)}: the blocks world has even numbers only; widen the range.")
-        if world != "blocks" and most < 3:
-            raise UserError(f"moves = {list(moves)}: {world} needs 3 moves at least; raise the second number.")
+        if not any(least <= number <= most for number in optima(world)):
+            there = ", ".join(map(str, optima(world)))
+            raise UserError(f"moves = {list(moves)}: {world} has questions of {there} moves; widen the range.")
