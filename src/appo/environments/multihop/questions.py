@@ -40,6 +40,7 @@ class Question:
 
     @property
     def answer(self) -> str:
+        """What the last property leads to."""
         return self.entities[-1]
 
     @property
