@@ -139,6 +139,15 @@ def test_no_property_and_no_entity_comes_twice_and_the_answer_is_not_told(form):
         assert not told & set(words(question.answer.replace("_", " ")))
 
 
+def test_an_answer_is_that_of_three_entities_at_most(form):
+    world = form.corpus().world
+    for question in questions(form, 300):
+        owners = [
+            key for key, value in world.facts.items() if key[1] == question.names[-1] and value == question.answer
+        ]
+        assert 1 <= len(owners) <= 3
+
+
 def test_hops_are_drawn_evenly_up_to_the_longest():
     counts = Counter(len(question.names) for question in questions(WORDS, 300, (1, 3)))
     assert all(70 < counts[hops] < 130 for hops in (1, 2, 3)) and set(counts) == {1, 2, 3}
@@ -244,7 +253,7 @@ def test_demonstrations_succeed_exactly_where_nothing_went_wrong(form):
     rng = random.Random(1)
     seen = Counter()
     for question in questions(form, 150, (1, 4), "demonstrations"):
-        flaw, hop = draw_flaw(form.corpus(), question, 0.4, rng)
+        flaw, hop = draw_flaw(len(question.names), 0.4, rng)
         segments, answer = demonstrate(form, question, flaw, hop, rng)
         seen[flaw] += 1
         if not flaw:
@@ -253,13 +262,17 @@ def test_demonstrations_succeed_exactly_where_nothing_went_wrong(form):
     assert set(seen) == {"", EARLY, SAME_ENTITY, WRONG_PROPERTY, FROM_MEMORY}
 
 
+def answered(prompt):
+    """The right answer, from the facts alone."""
+    _, *names, entity = prompt.split()
+    for name in names:
+        entity = words_corpus().world.value(entity, name)
+    return entity
+
+
 def test_the_share_of_failed_demonstrations_is_that_of_the_flaws():
-    world = words_corpus().world
-    asked = itertools.islice(draw_questions(world, (2, 2), 0, "demonstrations"), 400)
     shown = make_demonstrations(WORDS, (2, 2), 0.3, 400, 0)
-    right = [
-        first_answer(rollout(one.segments)) == question.answer for one, question in zip(shown, asked, strict=True)
-    ]
+    right = [first_answer(rollout(one.segments)) == answered(one.prompt) for one in shown]
     assert abs(sum(right) / 400 - 0.7**2) < 0.07  # two searches, each of them without a flaw
 
 
@@ -287,7 +300,7 @@ def test_a_wrong_property_is_one_that_the_entity_has():
 
 def test_the_tokenizer_knows_all_that_is_written_in_words():
     tokenizer = make_tokenizer()
-    shown = make_demonstrations(WORDS, (1, LONGEST), 0.4, 200, 0)
+    shown = make_demonstrations(WORDS, (1, 6), 0.4, 200, 0)
     for one in shown:
         ids = tokenizer(one.prompt + rollout(one.segments))["input_ids"]
         assert tokenizer.unk_token_id not in ids and len(ids) < 256
@@ -298,7 +311,7 @@ def test_a_rollout_in_words_is_short():
     shown = make_demonstrations(WORDS, (1, 3), 0, 100, 0)
     lengths = [len(tokenizer(rollout(one.segments))["input_ids"]) for one in shown]
     # 3 hops of at most 5 (thought), 4 (query) and 8 (result) tokens, and at most 8 for the answer.
-    assert max(lengths) == 3 * 17 + 8
+    assert 50 < max(lengths) <= 3 * 17 + 8
 
 
 # ---- the task ----

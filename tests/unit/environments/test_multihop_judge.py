@@ -149,7 +149,7 @@ def test_advantages_add_up_to_the_reward_for_all_first_queries_about_some_entiti
 def test_advantages_of_demonstrations_add_up_to_their_rewards(form):
     rng = random.Random(0)
     for question in itertools.islice(draw_questions(form.corpus().world, (1, 5), 0, "training"), 120):
-        flaw, hop = draw_flaw(form.corpus(), question, 0.3, rng)
+        flaw, hop = draw_flaw(len(question.names), 0.3, rng)
         segments, answer = demonstrate(form, question, flaw, hop, rng)
         if flaw and answer == question.answer:
             continue
@@ -204,11 +204,15 @@ def test_the_task_judges_as_its_arguments_say():
 
 
 def test_flaws_show_as_wrong_decisions():
-    shown = make_demonstrations(WORDS, (3, 3), 1.0, 20, 0)
-    asked = draw_questions(WORDS.corpus().world, (3, 3), 0, "demonstrations")
-    for one, question in zip(shown, asked, strict=False):
+    world = WORDS.corpus().world
+    for one in make_demonstrations(WORDS, (3, 3), 1.0, 20, 0):
+        _, *names, entity = one.prompt.split()
+        entities = [entity]
+        for name in names:
+            entities.append(world.value(entities[-1], name))
+        row = {"chain": Question(tuple(names), tuple(entities)).chain()}
         words = "".join(segment.text for segment in one.segments).split()
-        assert not all(found.right for found in judge(WORDS, 0, {"chain": question.chain()}, words, S))
+        assert not all(found.right for found in judge(WORDS, 0, row, words, S))
 
 
 def test_a_search_beyond_the_limit_is_refused_and_changes_nothing():

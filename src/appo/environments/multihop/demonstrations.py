@@ -43,21 +43,21 @@ def make_demonstrations(
     questions = draw_questions(form.corpus().world, hops, seed, "demonstrations")
     for _ in range(size):
         question = next(questions)
-        flaw, hop = draw_flaw(form.corpus(), question, noise, rng)
-        segments, answer = demonstrate(form, question, flaw, hop, rng)
-        while flaw and answer == question.answer:  # the mistake happened to lead there
-            flaw, hop = draw_flaw(form.corpus(), question, 1.0, rng)
+        flaw, hop = draw_flaw(len(question.names), noise, rng)
+        while True:
             segments, answer = demonstrate(form, question, flaw, hop, rng)
+            if not flaw or answer != question.answer:
+                break
+            # The mistake happened to lead there: another question of as many hops goes wrong in the same way.
+            question = next(other for other in questions if len(other.names) == len(question.names))
         yield Demonstration(form.prompt(question), segments)
 
 
-def draw_flaw(corpus: Corpus, question: Question, noise: float, rng: random.Random) -> tuple[str, int]:
+def draw_flaw(hops: int, noise: float, rng: random.Random) -> tuple[str, int]:
     """A flaw and the hop before which it comes; no flaw is empty."""
-    for hop in range(len(question.names)):
+    for hop in range(hops):
         if rng.random() < noise:
-            flaws = [EARLY, SAME_ENTITY] if hop else [FROM_MEMORY]
-            flaws += [WRONG_PROPERTY] if wrong_names(corpus.world, question, hop) else []
-            return rng.choice(flaws), hop
+            return rng.choice([EARLY, SAME_ENTITY, WRONG_PROPERTY] if hop else [FROM_MEMORY, WRONG_PROPERTY]), hop
     return "", 0
 
 

@@ -30,9 +30,8 @@ TOOL_WORDS = [
 TAGS = [f"<{slash}{name}>" for name in ("think", "search", "result", "answer") for slash in ("", "/")]
 
 SYSTEM_PROMPT = (
-    "Answer the question step by step. To look something up, write for example <search>capital of Kenya</search>; the "
-    "page follows in <result></result>. Each step of the question is one search. End with the name alone in "
-    "<answer></answer>."
+    "Look things up step by step: write <search>capital of Kenya</search>, and a page follows in <result></result>. "
+    "Each step is one search. End with <answer>the name alone</answer>."
 )
 
 

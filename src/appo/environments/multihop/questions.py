@@ -7,14 +7,15 @@ No property and no entity comes twice, so that the last property says which one 
 in the question nor on the way. A question's checksum decides what it is for: demonstrations, training or evaluation,
 which therefore share none, whatever their seeds.
 
-Left out on purpose: questions whose answer is the name of what was asked about, or a part of it.
+Left out on purpose: questions whose answer could be guessed, as it is a part of the name of what was asked about, or
+that of many others (English is the language of many countries). Where few rollouts succeed, such guesses are many of
+those that do, and training on successes teaches to guess.
 """
 
 import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from appo.environments.multihop.world import PROPERTIES, Fact, World
@@ -22,6 +23,7 @@ from appo.tools.search.words import words
 
 USES = ("demonstrations", "evaluation", "training", "training")  # by the checksum's last two bits
 LONGEST = 10
+MOST_ALIKE = 3  # entities that may share an answer
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Question:
 
     @property
     def answer(self) -> str:
+        """What the last property leads to."""
         return self.entities[-1]
 
     @property
@@ -77,7 +80,7 @@ def draw_questions(world: World, hops: tuple[int, int], seed: Any, use: str) -> 
 
 def draw(rng: random.Random, world: World, hops: int) -> Question | None:
     """A walk from a random entity, or None where it came to an end before its last hop."""
-    entity = rng.choice(_starts(tuple(world.kinds)))
+    entity = rng.choice(world.entities)
     entities, names = [entity], list[str]()
     for left in reversed(range(hops)):
         ways = [fact for fact in _leading_on(world, entity, left > 0) if fact.name not in names]
@@ -94,18 +97,17 @@ def draw(rng: random.Random, world: World, hops: int) -> Question | None:
     return Question(tuple(names), tuple(entities))
 
 
-@cache
-def _starts(entities: tuple[str, ...]) -> list[str]:
-    return sorted(entities)
-
-
 def _leading_on(world: World, entity: str, to_country: bool) -> list[Fact]:
-    """The facts about an entity; those that lead to a country where the question goes on from there."""
+    """The facts about an entity that lead to a country, where the question goes on from there; else to an answer."""
     ways = world.about(entity)
-    return [fact for fact in ways if world.kinds[fact.value] == "country"] if to_country else ways
+    if to_country:
+        return [fact for fact in ways if world.kinds[fact.value] == "country"]
+    return [fact for fact in ways if world.alike[fact.name, fact.value] <= MOST_ALIKE]
 
 
 def wrong_names(world: World, question: Question, hop: int) -> list[str]:
-    """The properties of the entity at a hop (0: the first) that are there, and lead elsewhere than the right one."""
+    """The properties of the entity at a hop (0: the first) that lead elsewhere than the right one; where it has no
+    other, those of others."""
     entity, right = question.entities[hop], question.entities[hop + 1]
-    return [name for name in PROPERTIES if world.value(entity, name) not in (None, right)]
+    own = [name for name in PROPERTIES if world.value(entity, name) not in (None, right)]
+    return own or [name for name in PROPERTIES if name != question.names[hop]]

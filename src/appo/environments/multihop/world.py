@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from appo.errors import MissingPackage
@@ -84,8 +84,26 @@ class World:
 
     def about(self, entity: str) -> list[Fact]:
         """All facts about an entity, in the order of `PROPERTIES`."""
-        known = ((name, self.facts.get((entity, name))) for name in PROPERTIES)
-        return [Fact(entity, name, value) for name, value in known if value is not None]
+        return self._about.get(entity, [])
+
+    @cached_property
+    def _about(self) -> dict[str, list[Fact]]:
+        found: dict[str, list[Fact]] = {}
+        for name in PROPERTIES:
+            for entity in self.kinds:
+                if (entity, name) in self.facts:
+                    found.setdefault(entity, []).append(Fact(entity, name, self.facts[entity, name]))
+        return found
+
+    @cached_property
+    def entities(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self.kinds)
+
+    @cached_property
+    def alike(self) -> Counter[tuple[str, str]]:
+        """How many entities have a value for a property, by (property, value)."""
+        return Counter((name, value) for (_, name), value in self.facts.items())
 
     def densest(self, count: int) -> "World":
         """A part of it with that many countries, of which few neighbours are left out; its facts stay as they are.
