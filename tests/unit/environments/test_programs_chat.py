@@ -6,7 +6,6 @@ import re
 from itertools import islice
 
 import pytest
-from pytest import approx
 
 from appo.environments.programs import TASK, chat
 from appo.environments.programs.chat_judge import decision_positions
@@ -117,9 +116,9 @@ def test_decisions_are_worth_what_they_change():
     judged = TASK(form="chat", tries=2).judge(ROW, as_tokens(text), 0.5)
     assert [(one.advantage, one.right) for one in judged] == [
         (0.0, True),
-        (approx(0.75 - 0.875), False),
+        (pytest.approx(0.75 - 0.875), False),
         (0.0, True),
-        (approx(0.25), True),
+        (pytest.approx(0.25), True),
         (0.0, True),
         (0.0, True),
     ]

@@ -4,7 +4,7 @@ import json
 import random
 from itertools import islice, product
 
-from pytest import approx
+import pytest
 
 from appo.environments.programs import TASK
 from appo.environments.programs.guesses import demonstrate
@@ -20,7 +20,7 @@ ROW = {"visible": json.dumps(VISIBLE), "hidden": json.dumps(HIDDEN)}
 
 
 def worth(text, skill=0.5, tries=2, row=ROW):
-    return [(approx(one.advantage), one.right) for one in judge(row, text.split(), skill, tries=tries)]
+    return [(pytest.approx(one.advantage), one.right) for one in judge(row, text.split(), skill, tries=tries)]
 
 
 # With skill 0.5 a right program of one step is written with chance 0.25, its end included. Before the first of two
@@ -47,7 +47,7 @@ def test_a_wrong_step_loses_a_test_and_what_follows_it_in_the_program_nothing():
 
 def test_a_program_that_ends_too_late_is_wrong_where_it_leaves_the_right_one():
     text = "<run_tests> reverse sort </run_tests>"
-    [tag, first, second, end] = judge(ROW, text.split(), 0.5, tries=2)
+    [_, first, second, end] = judge(ROW, text.split(), 0.5, tries=2)
     assert (first.right, second.right, end.right) == (True, False, True)
 
 
@@ -118,8 +118,9 @@ def test_advantages_of_a_rollout_add_up_to_its_outcome():
         shortest = min(map(len, right_programs(row["visible"], row["hidden"])))
         start = 1 - (1 - 0.7 ** (shortest + 1)) ** 5
         total = sum(one.advantage for one in judge(row, words, 0.7, tries=4))
-        assert start + total == approx(float(fits(answer, question.hidden)))
+        assert start + total == pytest.approx(float(fits(answer, question.hidden)))
 
 
 def test_words_that_make_no_turn_decide_nothing_and_a_cut_off_program_has_no_end():
-    assert decision_positions("reverse </run_tests> <result> sort </result> <run_tests> sort".split()) == [5, 6]
+    words = ["reverse", "</run_tests>", "<result>", "sort", "</result>", "<run_tests>", "sort"]
+    assert decision_positions(words) == [5, 6]
