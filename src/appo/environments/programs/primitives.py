@@ -94,7 +94,7 @@ def run(program: Sequence[str], xs: list[int]) -> Value:
     value: Any = xs
     for word in program:
         value = _RUN[word](value)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def trace(program: Sequence[str], xs: list[int]) -> list[Any]:
