@@ -20,7 +20,7 @@ Program = tuple[str, ...]
 
 MAX_NUMBER = 20  # the largest number of an example, on the way too
 MAX_LENGTH = 10  # the longest list of an example
-HELD_OUT_IN = 4  # every fourth program is for evaluation
+HELD_OUT_IN = 5  # every fifth program is for evaluation
 
 
 def draw_input(rng: random.Random) -> list[int]:
@@ -32,7 +32,7 @@ def draw_input(rng: random.Random) -> list[int]:
 
 
 _rng = random.Random("probes of the programs")
-_LIKE_EXAMPLES = [draw_input(_rng) for _ in range(40)]
+_LIKE_EXAMPLES = [draw_input(_rng) for _ in range(24)]
 PROBES = [*_LIKE_EXAMPLES, [], [0], [9], [7, 7], [3, 3, 3, 3], list(range(10))]
 
 

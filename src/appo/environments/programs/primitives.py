@@ -79,6 +79,7 @@ _ALL = [
     Primitive("kinds", lambda xs: len(set(xs)), "len(set(xs))", True),
 ]
 PRIMITIVES = {primitive.name: primitive for primitive in _ALL}
+_RUN = {primitive.name: primitive.run for primitive in _ALL}
 _SUMS = ("rotate", "repeat", "mirror")  # whose Python may need brackets inside of another step
 
 
@@ -90,7 +91,10 @@ def is_program(words: Sequence[str]) -> bool:
 
 def run(program: Sequence[str], xs: list[int]) -> Value:
     """What a program gives for a list, which is left as it is."""
-    return trace(program, xs)[-1]
+    value: Any = xs
+    for word in program:
+        value = _RUN[word](value)
+    return value
 
 
 def trace(program: Sequence[str], xs: list[int]) -> list[Any]:
