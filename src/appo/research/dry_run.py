@@ -2,7 +2,7 @@
 
 Each combination of testbed and arm is looked at as `appo train RECIPE --dry-run` looks at a recipe: fields, method and
 its options, task, tools, data, prompts, batches, memory. A run begins from a cold start that there is not yet, so the
-model that the cold start begins from stands in its place.
+model that the cold start begins from stands in its place, and of data the first rows are looked at.
 
     exit code 0: no mistakes; 2: some
 
@@ -26,6 +26,7 @@ from appo.research.plan import Job, Study, cold_starts, read_study, run_settings
 SHARED = (
     "task", "given_rows", "questions", "shared", "rows", "made", "outline", "tokenizer", "model", "prompt_lengths",
 )  # fmt: skip
+ROWS = 32  # of training data, questions and demonstrations, that are made and looked at
 Lines = Iterator[tuple[str, str]]
 
 
@@ -48,7 +49,8 @@ class StudyDryRun:
             config, args, sft_args = run_settings(study, job)
             begins = replace(config, model=_begins_from(study, job))
             context = self._look("sft", begins, args, sft_args, _name(job))
-            self.lines += [(_name(job), text) for text in _cold_start(context)]
+            line = cold_start_line(sft_args, context.processes, config.traces, config.demonstrations)
+            self.lines.append((_name(job), line))
         for testbed in study.testbeds:
             begins = _begins_from(study, Job(0, testbed))
             for arm in study.arms:
@@ -58,6 +60,7 @@ class StudyDryRun:
                 self.lines += [(f"{testbed}, {arm}", text) for text in _updates(study, testbed, context)]
 
     def _look(self, command: str, config: Any, args: Any, sft_args: Any, place: str) -> Context:
+        config = _first_rows(config, args)
         context = Context(command, config, args, sft_args, planning=True)
         key = (command, repr(config), args.tool_protocol, args.add_tools, repr(args.chat_template_kwargs))
         context.parts.update(self._parts.get(key, {}))
@@ -94,15 +97,21 @@ def runs_of(study: Study) -> Lines:
             yield name, f"{len(runs)} runs; {tokens:,} generated tokens, and {asked:,} rollouts of measurements"
 
 
+def _first_rows(config: Any, args: Any) -> Any:
+    """The settings with as few rows as show what is wrong: a question with a long way may take long to make."""
+    enough = max(ROWS, RunPlan(args, 1, config.train_size).tasks_per_generation)
+    return replace(
+        config,
+        train_size=min(config.train_size, enough),
+        eval_size=min(config.eval_size, ROWS),
+        demonstrations=min(config.demonstrations, ROWS),
+    )
+
+
 def _begins_from(study: Study, job: Job) -> str | None:
     """The model that a cold start, or the base below it, begins from."""
     base = Job(0) if job.testbed and study.base is not None else None
     return run_settings(study, base or job)[0].model
-
-
-def _cold_start(context: Context) -> Iterator[str]:
-    number = context.config.demonstrations
-    yield cold_start_line(context.sft_args, context.processes, context.config.traces, number)
 
 
 def _updates(study: Study, testbed: str, context: Context) -> Iterator[str]:
