@@ -11,7 +11,11 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 SHELL = ("appo", "make", "pip", "python", "accelerate", "sbatch", "bash", "echo")
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs" / "domains").glob("*.md")),
+]
 _BLOCK = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^>]*?) -->\s*)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.M | re.S
 )

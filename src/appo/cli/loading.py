@@ -24,7 +24,8 @@ from appo.models.sharding import sharding_of
 from appo.rollout.environments import EnvironmentPool
 from appo.tools.python import PythonSandbox, PythonSession, allow_unisolated, check_isolation, python
 
-TASKS = {name: f"appo.environments.{name}" for name in ("kinship", "reasoning_gym", "rows", "tool_qa")}
+NAMES = ("kinship", "multihop", "planning", "programs", "reasoning_gym", "rows", "tool_qa")
+TASKS = {name: f"appo.environments.{name}" for name in NAMES}
 
 
 def load_task(config: RunConfig, tool_protocol: str | None = None) -> Task:

@@ -22,7 +22,7 @@ question (the last relation alone then says which one comes next).
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from hashlib import blake2b
 from typing import Any, ClassVar
@@ -32,6 +32,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.environments.base import Demonstration, Segment, Task
 from appo.environments.kinship_judge import judge
+from appo.errors import UserError
 from appo.models.tiny import tiny_llama, word_tokenizer
 from appo.tools.results import ToolError
 
@@ -281,13 +282,13 @@ def make_environment(style: Style) -> Callable[[], KinshipEnvironment]:
     return type("KinshipEnvironment", (KinshipEnvironment,), {"_result_words": style.result_words})
 
 
-def make_task(style: Style) -> Task:
-    """The testbed in another style."""
+def make_task(style: Style, noise: float = NOISE) -> Task:
+    """The testbed in another style, with demonstrations of another chance of a wrong decision."""
     return Task(
         dataset=partial(make_dataset, style=style),
         reward_funcs=[leading_answer if style.tail[1] else exact_answer],
         environment_factory=make_environment(style),
-        demonstrations=partial(make_demonstrations, style=style),
+        demonstrations=partial(make_demonstrations, noise=noise, style=style),
         make_model=make_model,
         decision_positions=decision_positions,
         token_kinds=token_kinds,
@@ -303,3 +304,22 @@ LOUD = make_task(Style(before=(4, 10), after=(1, 5)))
 QUIET = make_task(Style(before=(4, 10), after=(1, 5), quiet=True))
 LONG = make_task(Style(tail=(440, 480)))
 COSTLY = make_task(Style(result_words=32))
+
+
+def STYLED(noise: float = NOISE, **style: Any) -> Task:
+    """`task: kinship:STYLED` with `task_args`: the testbed in a style of one's own.
+
+    Args:
+        noise: Chance of a wrong decision in demonstrations, 0 to 1.
+        style: Fields of `Style`, such as `hops: [8, 8]`.
+    """
+    known = {f.name for f in fields(Style)}
+    if unknown := sorted(set(style) - known):
+        raise UserError(f"task_args: kinship has no {unknown[0]}; a style has {', '.join(sorted(known))}, and noise.")
+    if not 0 <= noise <= 1:
+        raise UserError(f"task_args: noise must lie in [0, 1], got {noise}.")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in style.items()}
+    found = Style(**values)
+    if not 1 <= found.hops[0] <= found.hops[1] <= len(RELATIONS):
+        raise UserError(f"task_args: hops must be two numbers from 1 to {len(RELATIONS)}, got {list(found.hops)}.")
+    return make_task(found, noise)

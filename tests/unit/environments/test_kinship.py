@@ -1,6 +1,7 @@
 """The testbed: tokenizer, tables, weak answers, forks, demonstrations, decisions, rewards, model."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from appo.environments.kinship import (
     make_demonstrations,
     make_tokenizer,
 )
+from appo.errors import UserError
 from appo.protocols.calls import PlainText
 from appo.tools import ToolError
 
@@ -404,3 +406,23 @@ def test_an_attribute_that_is_no_task_is_one_sentence(name):
         f"task = 'kinship:{name}': the module holds no `{name}`; define {name} = appo.Task(...) in {kinship.__file__}."
     )
     assert str(error.value) == sentence
+
+
+def test_a_style_of_ones_own_has_its_hops_and_its_noise():
+    task = kinship.STYLED(noise=0.0, hops=[8, 8], before=[1, 1])
+    assert {row["hops"] for row in task.dataset(20, 0)} == {8}
+    text = "".join(segment.text for segment in next(iter(task.demonstrations(1, 0))).segments)
+    assert text.count("plan") == 9 + text.count("retry")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"hop": [1, 2]}, "kinship has no hop"),
+        ({"hops": [0, 2]}, "hops must be two numbers from 1 to 8, got [0, 2]"),
+        ({"noise": 1.5}, "noise must lie in [0, 1], got 1.5"),
+    ],
+)
+def test_a_style_that_cannot_be_is_refused(given, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        kinship.STYLED(**given)
