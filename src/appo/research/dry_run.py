@@ -26,7 +26,7 @@ from appo.research.plan import Job, Study, cold_starts, read_study, run_settings
 SHARED = (
     "task", "given_rows", "questions", "shared", "rows", "made", "outline", "tokenizer", "model", "prompt_lengths",
 )  # fmt: skip
-ROWS = 32  # of training data, questions and demonstrations, that are made and looked at
+ROWS = 8  # of training data, questions and demonstrations, that are made and looked at
 Lines = Iterator[tuple[str, str]]
 
 
