@@ -39,8 +39,9 @@ class SlotLayer(DynamicLayer):
         """Writes one token (B, H, 1, D) at the end of each of the first B rows; their keys and values so far."""
         self.fit(key_states, value_states)
         assert self.keys_RKHD is not None and self.values_RKHD is not None
-        self.keys_RKHD[self.rows_B, self.lengths_B] = key_states[:, :, 0]
-        self.values_RKHD[self.rows_B, self.lengths_B] = value_states[:, :, 0]
+        # Under autocast some forwards of a run are of 16 bits and others are not; what was first decides.
+        for buffer, states in ((self.keys_RKHD, key_states), (self.values_RKHD, value_states)):
+            buffer[self.rows_B, self.lengths_B] = states[:, :, 0].to(buffer.dtype)
         count = len(self.rows_B)
         keys_BKHD, values_BKHD = (buffer[:count, : self.columns] for buffer in (self.keys_RKHD, self.values_RKHD))
         return keys_BKHD.transpose(1, 2), values_BKHD.transpose(1, 2)
@@ -139,4 +140,4 @@ class SlotCache(Cache):
         for layer, longer in zip(self.layers, part.layers, strict=True):
             layer.fit(longer.keys, longer.values)
             for buffer, states in ((layer.keys_RKHD, longer.keys), (layer.values_RKHD, longer.values)):
-                buffer[index[which], place] = states[which, :, column + states.shape[2] - width]
+                buffer[index[which], place] = states[which, :, column + states.shape[2] - width].to(buffer.dtype)

@@ -9,6 +9,7 @@ was found, the rollout is off its way from there on, and nothing that it decides
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from appo.rollout.decisions import Decision
@@ -61,7 +62,7 @@ def chance(left: int, weak: bool, skill: float, weak_share: float) -> float:
 def _turns(words: Sequence[str]) -> Iterator[tuple[int, str, list[str], list[str]]]:
     """Position and word of each decision, the words of the search that follows, and those of its result."""
     places = [i + 2 for i, word in enumerate(words[:-2]) if word == "plan"]
-    for place, end in zip(places, [*places[1:], len(words)], strict=True):
+    for place, end in pairwise([*places, len(words)]):
         turn = list(words[place:end])
         yield place, words[place], _between(turn, "search"), _between(turn, "result")
 

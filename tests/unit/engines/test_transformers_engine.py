@@ -321,3 +321,17 @@ def test_a_turn_can_be_read_as_it_grows(tiny):
     engine.resume(0, [7], 2)
     engine.step()
     assert len(engine.so_far(0)) <= 1 and engine.so_far(1) == []
+
+
+def test_a_training_in_16_bits_wraps_the_forward_in_autocast(tiny, monkeypatch):
+    """As accelerate does it: of what the engine calls, the model's own forward alone."""
+    model, _ = tiny
+    contexts = [[5, 6, 7], [8, 9, 10, 11, 12, 13], list(range(5, 25))]
+    monkeypatch.setattr(model, "forward", torch.autocast("cpu", dtype=torch.bfloat16)(model.forward))
+    engine = make_engine(model)
+    for i, context in enumerate(contexts):
+        engine.start(Request(i, context, 12, seed=i))
+    turns = run(engine)
+    for i, context in enumerate(contexts):
+        expected = plain_logps(model, context, turns[i].token_ids)
+        torch.testing.assert_close(torch.tensor(turns[i].logprobs), expected.float(), atol=0.2, rtol=0)

@@ -46,6 +46,11 @@ def test_after_a_weak_result_only_a_retry_is_right():
     assert [right for _, right in worth(text)][:2] == [True, False]
 
 
+def test_a_rollout_that_decides_nothing_is_judged_so():
+    assert worth("<answer> e3 </answer>") == []
+    assert worth("so plan mother") == []
+
+
 def test_a_search_about_another_entity_ends_what_can_be_decided():
     assert worth(RIGHT.replace("friend e2", "friend e4"), weak_share=0.0)[2] == (0.0, True)
 
