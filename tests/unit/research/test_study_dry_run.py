@@ -107,6 +107,7 @@ def test_settings_that_contradict_each_other_are_one_sentence(study, capsys):
     assert capsys.readouterr().err.startswith("appo: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_of_the_repository_passes(name, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
