@@ -257,6 +257,24 @@ def test_an_empty_system_prompt_is_none(tmp_path, data, answering):
     assert samples(tmp_path)[0]["prompt"] == "Who?\n"
 
 
+def test_programs_are_run_with_their_tests_and_not_again(tmp_path, capsys):
+    body = "    return number % 1.0"  # what HumanEval/2 asks for
+    model = save_scripted(tmp_path / "model", {"\n": body}, tokens=(body,))
+    flags = ["--model", model, "--benchmark", "humaneval,list_functions", "--limit", "3", "--show-wrong", "1"]
+    assert run(tmp_path / "out", *flags) == 0
+    found = results(tmp_path / "out")
+    assert found["humaneval"]["metrics"]["tests"][0]["mean"] == 1 / 3
+    assert found["list_functions"]["metrics"]["verifier"][0]["mean"] == 0
+    printed = capsys.readouterr().out
+    assert "33.3 [6.1, 79.2]w" in printed and "humaneval: 2 of 3 samples score below 1 by tests" in printed
+    assert "tests      exception: NameError: name 'number' is not defined; at return number % 1.0" in printed
+    lines = (tmp_path / "out" / "programs.jsonl").read_text()
+    assert lines.count("\n") == 3
+    assert run(tmp_path / "out", *flags) == 0
+    assert (tmp_path / "out" / "programs.jsonl").read_text() == lines
+    assert "tested" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("model", "made", "name"),
     [
@@ -382,6 +400,8 @@ def test_a_sample_does_not_depend_on_what_is_sampled_beside_it(tmp_path, data):
         (["--benchmark", ""], "unknown benchmark ''; there are aime24"),
         (["--benchmark", "musique"], "musique is not in"),
         (["--data", "/none"], "gsm8k is not in /none"),
+        (["--benchmark", "humaneval,gsm8k"], "humaneval is asked otherwise than the others; evaluate it in a command"),
+        (["--benchmark", "humaneval"], "humaneval comes from a package, not from a file; leave out data."),
         (["--engine", "sglang"], "engine must be one of transformers, vllm, vllm_server, got 'sglang'"),
         (["--engine", "vllm_server"], "engine vllm_server and server_url belong together"),
         (["--engine", "vllm", "--vllm_gpu_memory_utilization", "1.5"], "must lie in (0, 1], got 1.5"),

@@ -120,7 +120,9 @@ def appo(words: list[str], place: str) -> None:
         from appo.research.__main__ import study_flags
         from appo.research.plan import read_study
 
-        read_study(rest[0], study_flags(rest[1:]))
+        flags = study_flags(rest[1:])
+        flags.pop("dry_run", None)  # tests/unit/research/test_study_dry_run.py does that
+        read_study(rest[0], flags)
     else:
         for run in re.findall(r"runs/[\w-]+", " ".join(rest)):
             if not Path(run).exists():

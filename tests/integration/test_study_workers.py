@@ -9,6 +9,9 @@ import time
 import pytest
 
 from appo.cli.main import main
+from appo.research.plan import cold_starts, read_study
+from appo.research.schedule import writes_with_vllm
+from appo.research.workers import Workers
 
 RECIPE = """
 task: my_task
@@ -20,6 +23,7 @@ gradient_accumulation_steps: 1
 steps_per_generation: 1
 tool_protocol: tags
 bf16: false
+max_completion_length: 64
 use_cpu: true
 """
 STUDY = """
@@ -106,6 +110,30 @@ def test_a_process_that_cannot_import_the_package_says_so(make, tmp_path, capsys
     assert f"{JOB}: its process ended with exit code 1: ImportError: this is not the package; see {log}." in error
     assert error.count("\n") == 1
     assert "Traceback" in log.read_text()
+
+
+IS_KINSHIP = """
+import os
+from appo.environments.kinship import TASK
+with open(__file__ + ".pids", "a") as file:
+    print(os.getpid(), file=file)
+"""
+
+
+@pytest.mark.parametrize(("fresh", "processes"), [(False, 1), (True, 2)])
+def test_a_job_gets_a_process_of_its_own_where_that_is_asked_for(make, tmp_path, fresh, processes):
+    plan = read_study(make(IS_KINSHIP), {"cold_starts": 2})
+    with Workers(1, tmp_path / "logs", fresh) as workers:
+        ended = [job for job, share, _ in workers.do(plan, cold_starts(plan)) if share is None]
+        assert ended == cold_starts(plan)
+    pids = (tmp_path / "my_task.py.pids").read_text().split()
+    assert len(pids) == len(set(pids)) == processes
+
+
+def test_vllm_in_process_asks_for_it(make):
+    path = make(IS_KINSHIP)
+    assert writes_with_vllm(read_study(path, {"arms": {"grpo": {}, "vllm": {"use_vllm": True}}}))
+    assert not writes_with_vllm(read_study(path))
 
 
 def is_there(pid):

@@ -24,6 +24,7 @@ TRAINED = (
     ALIAS, "result_format", "add_tools", "system_prompt", "chat_template_kwargs", "max_completion_length",
     "max_tool_calling_iterations", "max_tool_calls", "max_tool_result_chars", "tool_timeout",
 )  # fmt: skip
+FOR_ANY_PROMPT = (ALIAS, "add_tools", "chat_template_kwargs")
 
 
 def benchmark(flags: list[str]) -> None:
@@ -36,7 +37,7 @@ def benchmark(flags: list[str]) -> None:
         UserError: for whatever is wrong with the flags and what they name, and for a full disk.
     """
     config = read_flags(flags)
-    own = trained_with(config.model)
+    own = trained_with(config.model, config.brings_prompts)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     console = Console(markup=False, highlight=False, soft_wrap=True)
@@ -73,16 +74,21 @@ def read_flags(flags: list[str]) -> EvalConfig:
         given["protocol"] = given.pop(ALIAS)
     (config,) = read_dataclasses((EvalConfig,), {}, given, FLAGS)
     flagged = {*map(head, given)}
-    own = {name: value for name, value in trained_with(config.model).items() if name not in flagged}
-    return replace(config, **own)
+    own = trained_with(config.model, config.brings_prompts)
+    return replace(config, **{name: value for name, value in own.items() if name not in flagged})
 
 
-def trained_with(model: str) -> dict[str, Any]:
+def trained_with(model: str, brings_prompts: bool = False) -> dict[str, Any]:
     """What a model says of its training (`appo.json`) that a benchmark can do alike, by option.
+
+    Args:
+        model: A directory, or a name, which says nothing.
+        brings_prompts: Whether the benchmark has a prompt of its own, as short for a trained model as for another.
 
     Raises:
         UserError: for a file that is broken.
     """
     known = read_usage(model).as_json()
-    own = {"protocol" if name == ALIAS else name: known[name] for name in TRAINED if name in known}
+    names = FOR_ANY_PROMPT if brings_prompts else TRAINED
+    own = {"protocol" if name == ALIAS else name: known[name] for name in names if name in known}
     return own if own.get("protocol") == "tags" else {name: own[name] for name in own if name != "result_format"}

@@ -2,6 +2,7 @@
 
     samples.jsonl     one line per sample, appended as each ends; a run that was stopped goes on from there
     settings.json     how these samples are made
+    programs.jsonl    what became of answers that are programs
     verdicts.jsonl    what the judge said, where there is one; judge.sqlite keeps its replies
     search.sqlite     what a search server answered
     results.json      the table's numbers and the settings
@@ -19,12 +20,14 @@ from rich.console import Console
 
 from appo.data.benchmarks import BenchmarkRow, load_benchmark
 from appo.data.own_benchmark import load_own_benchmark
+from appo.data.packaged import PACKAGED, load_packaged
 from appo.engines.vllm_server import served_model
 from appo.evaluation.eval_config import NOT_SETTINGS, EvalConfig
 from appo.evaluation.eval_tools import open_tools, tool_specs
 from appo.evaluation.judge import Judge, Verdict, judge_prompt
 from appo.evaluation.meter import Meter
 from appo.evaluation.policy import file_marks, load_policy, sampling_dtype
+from appo.evaluation.program_runs import open_runner, run_programs
 from appo.evaluation.samples import Job, SampleFile
 from appo.evaluation.sampling import write_samples
 from appo.evaluation.scores import summarise
@@ -65,24 +68,29 @@ def evaluate_benchmarks(config: EvalConfig, console: Console) -> BenchmarkResult
     jobs = [Job(name, row, k) for name in rows for row in rows[name] for k in range(config.samples)]
     file.check_questions(jobs)
     judge = _open_judge(config, rows, console)
+    runner = open_runner(config, rows)
     _sample(config, jobs, file, console)
     records = {name: [file.found[job.key] for job in jobs if job.benchmark == name] for name in rows}
+    tested = run_programs(config.directory, runner, rows, records, console) if runner else []
     judged = [name for name in rows if judge is not None and rows[name][0].metric == "judge"]
     verdicts = _judge(config, judge, [record for name in judged for record in records[name]], console) if judge else []
     summaries = {name: summarise(records[name], rows[name][0].metric) for name in rows}
     settings = {**_settings(config), **asdict(config)}
     content = {"settings": settings, "benchmarks": summaries}
     (config.directory / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return BenchmarkResults(settings, summaries, _notes(summaries, judged, verdicts), records)
+    return BenchmarkResults(settings, summaries, [*tested, *_notes(summaries, judged, verdicts)], records)
 
 
 def _load_rows(config: EvalConfig) -> Rows:
-    return {
-        name: load_benchmark(name, config.data, config.limit, config.math_by_judge)
-        if file is None
-        else _own_rows(config, name, file)
-        for name, file in config.benchmarks.items()
-    }
+    rows: Rows = {}
+    for name, file in config.benchmarks.items():
+        if file is not None:
+            rows[name] = _own_rows(config, name, file)
+        elif name in PACKAGED:
+            rows[name] = load_packaged(name, config.limit)
+        else:
+            rows[name] = load_benchmark(name, config.data, config.limit, config.math_by_judge)
+    return rows
 
 
 def _own_rows(config: EvalConfig, name: str, file: str) -> list[BenchmarkRow]:

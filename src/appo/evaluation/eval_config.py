@@ -16,11 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from appo.config import read_mapping
 from appo.data.benchmarks import BENCHMARKS
+from appo.data.packaged import PACKAGED
 from appo.engines.base import ENGINES
 from appo.engines.settings import check_sampling, check_url
 from appo.errors import UserError
 
 PROTOCOLS = ("tags", "chat_template")
+KNOWN = (*BENCHMARKS, *PACKAGED)
 METRICS = ("f1", "em", "math", "judge")
 # They choose which samples there are, how they are judged and shown; none of them changes a sample.
 NOT_SETTINGS = (
@@ -40,7 +42,7 @@ class EvalConfig:
 
     model: str = field(metadata={"help": "Model directory or hub name, a LoRA adapter's directory, or smollm2."})
     benchmark: str = field(
-        metadata={"help": f"One or more of {', '.join(BENCHMARKS)}, NAME=FILE for one of yours; commas between them."}
+        metadata={"help": f"One or more of {', '.join(KNOWN)}, NAME=FILE for one of yours; commas between them."}
     )
     data: str | None = field(
         default=None, metadata={"help": "Directory with the benchmarks' files (docs/data.md); by default the hub."}
@@ -66,7 +68,10 @@ class EvalConfig:
     )
     tools: str | None = field(
         default=None,
-        metadata={"help": "python, search, my.module:function, with commas; none. Default: python, search if given."},
+        metadata={
+            "help": "python, search, my.module:function, with commas; none. Default: python, search if given; "
+            f"none for {' and '.join(PACKAGED)}."
+        },
     )
     search: str | None = field(
         default=None,
@@ -88,7 +93,11 @@ class EvalConfig:
         default=None, metadata={"help": "A tool's result in tags, with one {}; by default the paper's."}
     )
     system_prompt: str | None = field(
-        default=None, metadata={"help": 'The system prompt, "" for none; by default the paper\'s for these tools.'}
+        default=None,
+        metadata={
+            "help": 'The system prompt, "" for none; by default the paper\'s for these tools, and none for '
+            f"{' and '.join(PACKAGED)}."
+        },
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
@@ -112,7 +121,13 @@ class EvalConfig:
     tool_timeout: float = field(
         default=30.0, metadata={"help": "Seconds that one call may take; a Python program gets 5 at most."}
     )
-    temperature: float = field(default=1.0, metadata={"help": "Of sampling; 0 takes the likeliest token."})
+    temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of sampling; 0 takes the likeliest token, the default for one sample of "
+            f"{' and '.join(PACKAGED)}, else 1."
+        },
+    )
     top_p: float = field(default=1.0, metadata={"help": "Share of probability that is sampled from."})
     seed: int = field(default=0, metadata={"help": "Each sample has a seed of its own, made from this one."})
     batch_size: int = field(default=32, metadata={"help": "Samples written at once."})
@@ -135,6 +150,7 @@ class EvalConfig:
     overwrite: bool = field(default=False, metadata={"help": "Whether to start anew; old samples get another name."})
 
     def __post_init__(self) -> None:
+        self._fill_in()
         self.search_options = read_mapping("search_options", self.search_options)
         self.chat_template_kwargs = read_mapping("chat_template_kwargs", self.chat_template_kwargs)
         own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -155,14 +171,15 @@ class EvalConfig:
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise UserError(f"vllm_gpu_memory_utilization must lie in (0, 1], got {self.vllm_gpu_memory_utilization}.")
         check_url("server_url", self.server_url)
-        if self.engine != "transformers":
-            check_sampling(self.temperature)
         if self.protocol not in PROTOCOLS:
             raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {self.protocol!r}.")
         if not 0 < self.tool_timeout < math.inf:
             raise UserError(f"tool_timeout must be above 0 and finite, got {self.tool_timeout}.")
+        assert self.temperature is not None
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature must not be below 0 and must be finite, got {self.temperature}.")
+        if self.engine != "transformers":
+            check_sampling(self.temperature)
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p must lie in (0, 1], got {self.top_p}.")
         if self.temperature == 0 and self.samples > 1:
@@ -173,18 +190,31 @@ class EvalConfig:
             raise UserError("math_by_judge needs a judge; give judge_url and judge_model.")
         self._check_benchmarks()
 
+    def _fill_in(self) -> None:
+        """What is not given: benchmarks that packages bring are asked by their own prompts alone, and greedily."""
+        if self.brings_prompts:
+            self.tools = "none" if self.tools is None else self.tools
+            self.system_prompt = "" if self.system_prompt is None else self.system_prompt
+        if self.temperature is None:
+            self.temperature = 0.0 if self.brings_prompts and self.samples == 1 else 1.0
+
     def _check_benchmarks(self) -> None:
-        unknown = [name for name, file in self.benchmarks.items() if file is None and name not in BENCHMARKS]
+        unknown = [name for name, file in self.benchmarks.items() if file is None and name not in KNOWN]
         if unknown or not self.benchmarks:
-            close = difflib.get_close_matches(unknown[0], BENCHMARKS, 1) if unknown else []
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(BENCHMARKS)}, and NAME=FILE."
+            close = difflib.get_close_matches(unknown[0], KNOWN, 1) if unknown else []
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(KNOWN)}, and NAME=FILE."
             raise UserError(f"unknown benchmark {unknown[0] if unknown else ''!r}; {hint}")
         for name, file in self.benchmarks.items():
-            if file is not None and (not re.fullmatch(r"[\w.-]+", name) or name in BENCHMARKS or not file):
+            if file is not None and (not re.fullmatch(r"[\w.-]+", name) or name in KNOWN or not file):
                 raise UserError(
                     f"benchmark = '{name}={file}' must read NAME=FILE, with a name of letters that none of "
-                    f"{', '.join(BENCHMARKS)} has."
+                    f"{', '.join(KNOWN)} has."
                 )
+        packaged = [name for name in self.benchmarks if name in PACKAGED]
+        if packaged and not self.brings_prompts:
+            raise UserError(f"{packaged[0]} is asked otherwise than the others; evaluate it in a command of its own.")
+        if packaged and self.data is not None:
+            raise UserError(f"{packaged[0]} comes from a package, not from a file; leave out data.")
         of_own = [name for name in ("prompt", "answer", "metric") if getattr(self, name) is not None]
         if of_own and not any(self.benchmarks.values()):
             raise UserError(f"{of_own[0]} belongs to a file of yours; give --benchmark NAME=FILE.")
@@ -199,6 +229,11 @@ class EvalConfig:
             name, given, file = part.partition("=")
             found[name.strip()] = file.strip() if given else None
         return found
+
+    @property
+    def brings_prompts(self) -> bool:
+        """Whether all benchmarks are of packages that bring them, whose prompts need neither tools nor a format."""
+        return bool(self.benchmarks) and all(name in PACKAGED for name in self.benchmarks)
 
     @property
     def directory(self) -> Path:

@@ -16,7 +16,7 @@ from appo.evaluation.eval_config import EvalConfig
 from appo.evaluation.meter import Meter
 from appo.evaluation.policy import Policy
 from appo.evaluation.samples import Job, SampleFile
-from appo.evaluation.scores import score_text
+from appo.evaluation.scores import score_row
 from appo.rewards import completion_text
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.types import Rollout
@@ -87,5 +87,5 @@ def _record(job: Job, start: Start, policy: Policy) -> dict[str, Any]:
         ],
         "finish_reason": rollout.finish_reason,
         "tokens": sum(rollout.policy_mask),
-        **score_text(text, job.row.answers),
+        **score_row(text, job.row),
     }

@@ -1,7 +1,8 @@
 """Scores of samples, and what they say of a policy: pass@k with intervals, calls, format errors, tokens.
 
-A sample's record holds `scores` with `em`, `f1` and `math`; `judge` is added where a judge model gave a verdict. A
-score that does not exist is None, never 0, and is left out.
+A sample's record holds `scores` with `em`, `f1` and `math`; `judge` is added where a judge model gave a verdict. On
+benchmarks that packages bring it holds `verifier`, or `tests` once the program was run. A score that does not exist is
+None, never 0, and is left out.
 
 Left out on purpose: comparing two policies (`appo.research.statistics` has paired tests).
 """
@@ -10,12 +11,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from appo.data.benchmarks import BenchmarkRow
+from appo.evaluation.answered_code import code_of
 from appo.report.intervals import bootstrap_interval, wilson_interval
 from appo.rewards import exact_match, extract_answer, f1, format_errors, math_equal
 from appo.rollout.zeros import Ending, likely_reason
 
-METRICS = ("em", "f1", "math", "judge")
+METRICS = ("em", "f1", "math", "judge", "tests", "verifier")
 DRAWS = 2000  # of the bootstrap: memory grows with draws x questions
+
+
+def score_row(text: str, row: BenchmarkRow) -> dict[str, Any]:
+    """The part of a sample's record that its text decides, by the row's metric.
+
+    A program gets no score here, as it has not been run; errors of format are None where the prompt asks for none.
+    """
+    if row.metric == "tests":
+        return {"extracted": code_of(text, row.extra["entry_point"]) or None, "scores": {}, "format_errors": None}
+    if row.metric == "verifier":
+        from appo.data.list_functions import is_right, last_list
+
+        answer = last_list(extract_answer(text) or text)
+        return {"extracted": answer, "scores": {"verifier": float(is_right(answer, row))}, "format_errors": None}
+    return score_text(text, row.answers)
 
 
 def score_text(text: str, answers: Sequence[str]) -> dict[str, Any]:
@@ -107,24 +125,31 @@ def summarise(records: Sequence[Mapping[str, Any]], metric: str) -> dict[str, An
         "samples": samples,
         "tool_calls": sum(len(record["tool_calls"]) for record in records) / count,
         "tool_failures": sum(call["error"] is not None for r in records for call in r["tool_calls"]) / count,
-        "format_errors": sum(bool(record["format_errors"]) for record in records) / count,
+        "format_errors": _share_of_format_errors(records),
         "no_answer": sum(record["extracted"] is None for record in records) / count,
         "tokens": sum(record["tokens"] for record in records) / count,
         "truncated": sum(record["finish_reason"] == "length" for record in records) / count,
-        "why_zero": _why_zero(records, metrics.get(metric) or metrics["f1"]),
+        "why_zero": _why_zero(records, metrics.get(metric) or metrics.get("f1", [])),
         "metrics": metrics,
     }
 
 
+def _share_of_format_errors(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """None where no format was asked for."""
+    if any(record["format_errors"] is None for record in records):
+        return None
+    return sum(bool(record["format_errors"]) for record in records) / len(records)
+
+
 def _why_zero(records: Sequence[Mapping[str, Any]], values: Sequence[Mapping[str, Any]]) -> str | None:
-    if values[-1]["mean"] != 0:
+    if not values or values[-1]["mean"] != 0:
         return None
     return likely_reason(
         Ending(
             record["finish_reason"],
             record["tokens"],
             [call["error"] for call in record["tool_calls"]],
-            answered=record["extracted"] is not None,
+            answered=record["extracted"] is not None if record["format_errors"] is not None else None,
         )
         for record in records
     )

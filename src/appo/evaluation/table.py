@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 WIDTH = 100
-NAMES = {"f1": "F1", "em": "EM", "math": "math", "judge": "judge"}
+NAMES = {"f1": "F1", "em": "EM", "math": "math", "judge": "judge", "tests": "tests", "verifier": "verifier"}
 LEGEND = (
     "pass@k: expected best score of k samples, in %. [95 % interval]: bootstrap over questions; w: Wilson's. calls, "
     "tokens: per sample. format: share of samples with format errors. cut: share at the token limit."
@@ -27,7 +27,7 @@ def print_results(results: Mapping[str, Mapping[str, Any]], console: Console) ->
     for name, result in results.items():
         facts = [
             f"{result['tool_calls']:.2f}",
-            f"{result['format_errors']:.0%}",
+            "" if result["format_errors"] is None else f"{result['format_errors']:.0%}",
             f"{result['tokens']:,.0f}",
             f"{result['truncated']:.0%}",
         ]

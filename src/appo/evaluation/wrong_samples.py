@@ -15,6 +15,7 @@ from appo.report.text.plain_text import as_text, hanging, number, one_line, open
 
 END = 400  # characters of a text's end
 CALL = 100  # characters of a call, or of its result
+TESTS = 300  # .. of how a program failed
 LAST_CALLS = 4
 ENDED = {"length": "(ended by the limit of tokens)", "tool_limit": "(ended by the limit of calls)"}
 
@@ -81,6 +82,8 @@ def _lines(record: Record, metric: str) -> list[Line]:
     if told := ENDED.get(record["finish_reason"]):
         lines.append(("", told, "dim"))
     lines.append(("answered", "(no answer was found)" if answer is None else answer, "bold"))
+    if run := record.get("run"):  # of the answer's program, with its tests
+        lines.append(("tests", f"{run['error']}: {one_line(run['text'], TESTS)}", "bold red"))
     if record["format_errors"]:
         lines.append(("format", "; ".join(record["format_errors"]), ""))
     return lines

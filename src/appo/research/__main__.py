@@ -1,6 +1,7 @@
 """`python -m appo.research STUDY [--field value ..]`: many runs of several methods, compared (docs/study.md).
 
-`appo study` is the same. Only the standard library is imported at first, so that mistakes answer at once.
+`appo study` is the same. With `--dry-run` it shows the plan and every mistake, and runs nothing. Only the standard
+library is imported at first, so that mistakes answer at once.
 """
 
 import sys
@@ -21,18 +22,24 @@ def main(arguments: Sequence[str]) -> int:
         print(plan.Study.__doc__)
         return 0 if arguments else 2
 
-    def work() -> None:
+    def work() -> int:
+        flags = study_flags(arguments[1:])
+        if flags.pop("dry_run", False):
+            from appo.research.dry_run import dry_run
+
+            return dry_run(arguments[0], flags)
         if find_spec("scipy") is None:  # or it would be missed when all runs are done
             raise UserError("a study needs the package scipy; run `pip install 'appo[research]'`.")
         from appo.research.schedule import study
 
-        study(arguments[0], study_flags(arguments[1:]))
+        study(arguments[0], flags)
+        return 0
 
     return answer(work, "next time the study goes on with the runs that are missing.")
 
 
 def study_flags(flags: Sequence[str]) -> dict[str, Any]:
-    """Fields of a study by name; values are YAML, and `--overwrite` may stand alone.
+    """Fields of a study by name; values are YAML, and `--overwrite` and `--dry-run` may stand alone.
 
     Raises:
         UserError: for a flag without a value, a value without a flag, and what is no YAML.
@@ -45,7 +52,8 @@ def study_flags(flags: Sequence[str]) -> dict[str, Any]:
     values, left = {}, list(flags)
     while left:
         flag = left.pop(0)
-        alone = flag == "--overwrite" and (not left or left[0].startswith("--"))
+        flag = "--dry_run" if flag == "--dry-run" else flag
+        alone = flag in ("--overwrite", "--dry_run") and (not left or left[0].startswith("--"))
         if not flag.startswith("--") or not (left or alone):
             raise RecipeError("flags come in pairs, --field value, for example --test_seeds 4.")
         try:

@@ -27,7 +27,7 @@ PACKAGE = Path(__file__).parents[1]
 # Parts of the package that decide no result.
 ONLY_REPORTS = (
     "__main__.py", "cli/main.py", "cli/dry_run.py", "cli/benchmark.py", "cli/records.py", "report",
-    "research/__main__.py", "research/earlier.py", "research/report.py", "research/schedule.py",
+    "research/__main__.py", "research/dry_run.py", "research/earlier.py", "research/report.py", "research/schedule.py",
     "research/statistics.py", "research/workers.py",
 )  # fmt: skip
 LIBRARIES = ("torch", "transformers", "trl")

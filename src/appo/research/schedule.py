@@ -20,7 +20,7 @@ from rich.progress import Progress
 from appo.report.bar import progress_bar
 from appo.research.design import coarse, notes_on
 from appo.research.earlier import go_on, lines_of
-from appo.research.plan import Job, Study, cold_starts, read_study, test_runs, validation_runs
+from appo.research.plan import Job, Study, cold_starts, read_study, run_settings, test_runs, validation_runs
 from appo.research.report import choose_learning_rates, markdown, write_report
 from appo.research.workers import Workers
 
@@ -40,7 +40,8 @@ def study(path: str, overrides: dict[str, Any]) -> None:
     console = Console(markup=False, highlight=False, soft_wrap=True)
     for note in notes_on(plan):
         console.print(f"note: {note}")
-    with Workers(plan.jobs or os.cpu_count() or 1, directory / "logs") as workers, progress_bar(console) as bar:
+    workers = Workers(plan.jobs or os.cpu_count() or 1, directory / "logs", fresh=writes_with_vllm(plan))
+    with workers, progress_bar(console) as bar:
         base = [job for job in cold_starts(plan) if job.testbed is None]
         _do_all("cold starts", plan, base, workers, bar)
         _do_all("cold starts", plan, [job for job in cold_starts(plan) if job.testbed], workers, bar)
@@ -50,6 +51,12 @@ def study(path: str, overrides: dict[str, Any]) -> None:
         _do_all("test", plan, test_runs(plan, rates), workers, bar)
     console.print(markdown(write_report(directory)), end="")
     console.print(f"\n{directory}: table.md, study.png, summary.json, runs.jsonl")
+
+
+def writes_with_vllm(plan: Study) -> bool:
+    """Whether vLLM writes the rollouts of any arm."""
+    jobs = (Job(0, testbed, arm, "test", 0, 1e-6) for testbed in plan.testbeds for arm in plan.arms)
+    return any(run_settings(plan, job)[1].use_vllm for job in jobs)
 
 
 def _do_all(name: str, plan: Study, jobs: list[Job], workers: Workers, bar: Progress) -> None:

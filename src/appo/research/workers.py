@@ -103,10 +103,14 @@ class _Worker:
 
 
 class Workers:
-    """At most `count` processes, started when they are needed; logs of the jobs go to the directory `logs`."""
+    """At most `count` processes, started when they are needed; logs of the jobs go to the directory `logs`.
 
-    def __init__(self, count: int, logs: Path) -> None:
-        self.count, self.logs = count, logs
+    Args:
+        fresh: Whether each job gets a process of its own, as vLLM in process needs, which never gives its memory back.
+    """
+
+    def __init__(self, count: int, logs: Path, fresh: bool = False) -> None:
+        self.count, self.logs, self.fresh = count, logs, fresh
         self._workers: list[_Worker] = []
         self._answers: Queue[tuple[_Worker, Any]] = Queue()
 
@@ -116,12 +120,16 @@ class Workers:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         for worker in self._workers:
-            if kind is None:
-                worker.send(None, None)
-                with suppress(subprocess.TimeoutExpired):
-                    worker.process.wait(SECONDS_TO_END)
-            if kind is not None or worker.process.poll() is None:
-                worker.kill()
+            self._end(worker, at_once=kind is not None)
+
+    @staticmethod
+    def _end(worker: _Worker, at_once: bool) -> None:
+        if not at_once:
+            worker.send(None, None)
+            with suppress(subprocess.TimeoutExpired):
+                worker.process.wait(SECONDS_TO_END)
+        if at_once or worker.process.poll() is None:
+            worker.kill()
 
     def do(self, plan: Study, jobs: Iterable[Job]) -> Iterator[tuple[Job, float | None, Any]]:
         """Yields (job, share done, None) along the way, and (job, None, what `one_run.do` returned) at its end.
@@ -139,8 +147,9 @@ class Workers:
                 busy.add(worker)
         while busy:
             worker, answer = self._answers.get()
-            if worker.job is None:
-                self._workers.remove(worker)  # it ended while it had nothing to do
+            if worker.job is None:  # it ended while it had nothing to do
+                if worker in self._workers:
+                    self._workers.remove(worker)
                 continue
             if answer is None:
                 raise RecipeError(worker.end_of())
@@ -148,7 +157,15 @@ class Workers:
             if name == FAILED:
                 raise RecipeError(f"{worker.job} failed ({value}); see {log_of(self.logs, worker.job)}.")
             yield worker.job, value if name == PROGRESS else None, value if name == DONE else None
-            if name == DONE and left:
+            if name == DONE and self.fresh:
+                self._workers.remove(worker)
+                busy.remove(worker)
+                self._end(worker, at_once=False)
+                if left:
+                    self._workers.append(another := _Worker(self.logs, len(self._workers) + 1, self._answers))
+                    another.send(plan, left.popleft())
+                    busy.add(another)
+            elif name == DONE and left:
                 worker.send(plan, left.popleft())
             elif name == DONE:
                 worker.job = None

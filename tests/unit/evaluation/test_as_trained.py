@@ -26,6 +26,19 @@ def test_what_a_model_says_of_its_training_is_the_default_but_for_sampling(tmp_p
     assert (config.tool_timeout, config.temperature) == (2.0, 1.0)
 
 
+def test_a_benchmark_with_a_prompt_of_its_own_is_asked_alike_of_every_model(tmp_path):
+    flags(tmp_path, OWN)
+    config = read_flags(["--model", str(tmp_path), "--benchmark", "humaneval,list_functions"])
+    assert (config.protocol, config.add_tools) == ("chat_template", True)
+    assert (config.system_prompt, config.tools, config.temperature) == ("", "none", 0.0)
+    assert (config.max_completion_length, config.max_tool_calls) == (4096, None)
+    several = read_flags(["--model", str(tmp_path), "--benchmark", "humaneval", "--samples", "5"])
+    assert several.temperature == 1.0  # greedy samples would be five times the same
+    given = ["--tools", "python", "--system_prompt", "S", "--temperature", "0.2"]
+    asked = read_flags(["--model", str(tmp_path), "--benchmark", "humaneval", *given])
+    assert (asked.system_prompt, asked.tools, asked.temperature) == ("S", "python", 0.2)
+
+
 def test_flags_win_over_the_model(tmp_path):
     given = [*flags(tmp_path, OWN), "--tool_protocol", "tags", "--system_prompt", "S", "--max-completion-length", "9"]
     config = read_flags(given)

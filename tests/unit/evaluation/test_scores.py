@@ -7,7 +7,9 @@ import statistics
 import numpy as np
 import pytest
 
-from appo.evaluation.scores import mean_with_interval, pass_at_k, score_text, summarise
+from appo.data.benchmarks import BenchmarkRow
+from appo.data.packaged import load_packaged
+from appo.evaluation.scores import mean_with_interval, pass_at_k, score_row, score_text, summarise
 from appo.report.intervals import wilson_interval
 
 
@@ -101,6 +103,38 @@ def test_scores_of_a_text():
         "scores": {"em": 0.0, "f1": 0.0, "math": 1.0},
         "format_errors": [],
     }
+
+
+def test_a_program_has_no_score_before_it_was_run():
+    row = BenchmarkRow("q", "?", ["def f(): pass"], "tests", {"entry_point": "f"})
+    assert score_row("So:\n```\ndef f(): return 1\n```", row) == {
+        "extracted": "def f(): return 1",
+        "scores": {},
+        "format_errors": None,
+    }
+    assert score_row("  ", row)["extracted"] is None
+
+
+def test_programs_without_a_verdict_are_left_out_and_no_format_is_none():
+    scores = {"a": 1.0, "b": 0.0, "c": None}
+    records = [record(id, format_errors=None) | {"scores": {"tests": score}} for id, score in scores.items()]
+    summary = summarise(records, "tests")
+    (one,) = summary["metrics"]["tests"]
+    assert (one["mean"], one["questions"], one["interval"]) == (0.5, 2, "wilson")
+    assert list(summary["metrics"]) == ["tests"] and summary["format_errors"] is None
+
+
+def test_where_no_format_is_asked_for_it_is_no_reason_for_a_zero():
+    records = [record(id, extracted=None, format_errors=None) | {"scores": {"verifier": 0.0}} for id in "ab"]
+    assert summarise(records, "verifier")["why_zero"] is None
+
+
+def test_a_list_is_read_from_tags_a_box_or_plain_words():
+    row = load_packaged("list_functions", 1)[0]
+    right, wrong = row.answers[0], "[-1]"
+    for text in (f"It is {right}.", f"<answer>{right}</answer> not {wrong}", f"\\boxed{{{right}}} not {wrong}"):
+        assert score_row(text, row) == {"extracted": right, "scores": {"verifier": 1.0}, "format_errors": None}
+    assert score_row(f"{right} or {wrong}", row)["scores"] == {"verifier": 0.0}
 
 
 def test_no_answer_scores_zero():

@@ -33,6 +33,17 @@ def test_without_a_judge_em_and_f1_are_shown():
     assert " EM " in text and " F1 " in text
 
 
+def test_where_no_format_was_asked_for_there_is_no_share_of_errors():
+    result = {
+        "metric": "tests", "samples": 1, "questions": 1, "tool_calls": 0, "format_errors": None, "tokens": 1,
+        "truncated": 0, "metrics": {"tests": [WIDE]},
+    }  # fmt: skip
+    console = Console(file=io.StringIO(), width=80)
+    print_results({"humaneval": result}, console)
+    (row,) = [line for line in console.file.getvalue().splitlines() if line.startswith("humaneval")]
+    assert row.split() == ["humaneval", "1", "1", "tests", "100.0", "[99.9,", "100.0]w", "0.00", "1", "0%"]
+
+
 def test_a_mean_that_does_not_exist_is_no_number():
     missing = {"mean": None, "low": None, "high": None, "interval": None, "questions": 0}
     result = {

@@ -54,6 +54,15 @@ def test_what_is_told_of_a_sample(capsys):
     ]
 
 
+def test_of_a_program_its_failure_is_told(capsys):
+    run = {"passed": False, "error": "exception", "text": "AssertionError; at\nassert f(1) == 2"}
+    bad = sample(score=0.0, run=run, format_errors=None)
+    print_wrong({"humaneval": RESULT}, {"humaneval": [bad]}, 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert "tests      exception: AssertionError; at assert f(1) == 2" in lines
+    assert not any(line.startswith("format") for line in lines)
+
+
 def test_the_last_calls_of_many_are_shown(capsys):
     calls = [{**CALL, "arguments": {"code": str(number)}, "error": None} for number in range(6)]
     print_wrong({"gsm8k": RESULT}, {"gsm8k": [sample(tool_calls=calls, extracted=None)]}, 5)
