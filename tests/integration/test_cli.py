@@ -80,7 +80,7 @@ def test_every_recipe_is_read(name):
         ),
         (["--per_device_train_batch_size", "6"], "must hold whole tasks of num_generations = 4"),
         (["--cold_start.learning_rat", "1"], "cold_start: unknown field learning_rat; did you mean learning_rate?"),
-        (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, programs, reasoning_gym, rows, tool_qa"),
+        (["--task", "nothing.here"], "task = 'nothing.here' is none of kinship, multihop, planning, programs,"),
         (["--task", "json"], "the module holds no `TASK`"),
         (["--model", "/no/such/model"], "model = '/no/such/model' cannot be loaded: there is no such directory"),
         (["--model", "/none", "--model_init_kwargs", '{"dtype": "bf"}'], "model_init_kwargs: torch has no dtype 'bf'"),
