@@ -3,6 +3,7 @@
 from typing import Any
 
 from appo.methods.appo import APPO
+from appo.methods.appo_rescue import Rescue
 from appo.methods.arpo import ARPO
 from appo.methods.base import Credit, Method, MethodOptions, Needs, Setting, TreeOptions, Writer
 from appo.methods.dapo import DAPO
@@ -19,6 +20,7 @@ from appo.methods.whole_tree import WholeTree
 #: The methods that a recipe can name (docs/methods.md), and their classes.
 METHODS: dict[str, type[Method]] = {
     "appo": APPO,
+    "appo_rescue": Rescue,
     "arpo": ARPO,
     "dapo": DAPO,
     "gigpo": GiGPO,

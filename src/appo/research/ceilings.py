@@ -2,33 +2,26 @@
 
     method: appo.research.ceilings:KnownBlame         RAFT, and less of exactly the wrong decisions of failed rollouts
     method: appo.research.ceilings:KnownAdvantages    RAFT, with the exact Q - V at every decision of every rollout
-    method: appo.research.ceilings:BranchedRAFT       RAFT whose branches start in failed rollouts; `start` says where
+    method: appo.research.ceilings:BranchedRAFT       `appo_rescue` without a contrast, also from the first mistake
 
-The first two, and `start: wrong`, need a task with a `judge`, such as kinship and planning; `docs/study.md` has what
-came of them. Left out on purpose: anything to train with. What cannot win when it knows the truth needs no
-approximation.
+The first two, and the last one's `start: wrong`, need a task with a `judge`, such as kinship and planning;
+docs/study.md has what came of them. Left out on purpose: anything to train with. What cannot win when it knows the
+truth needs no approximation.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from appo.algorithm import fork_weight
-from appo.methods.base import EXPAND_STREAM, MethodOptions, Needs, TreeMethod, TreeOptions, Writer
+from appo.methods.appo_rescue import STARTS, Rescue, RescueOptions, own_tokens
+from appo.methods.base import MethodOptions, Needs, Writer
 from appo.methods.raft import RAFT
 from appo.rollout.decisions import Decision
-from appo.rollout.rewards import rewards_of
 from appo.rollout.scoring import Scores
-from appo.rollout.tree import BranchPoint, RolloutTree
-from appo.rollout.types import Rollout
+from appo.rollout.tree import RolloutTree
 
 # Shapes: B rollouts that carry loss, T completion tokens.
-
-STARTS = ("wrong", "fork", "entropy", "random", "late", "root")
-LATE = 0.5  # `late` starts in the second half of the policy's tokens
-TOP = 8  # `fork` and `entropy` start at one of so many tokens, those with the most of it
 
 
 class _Judged(RAFT):
@@ -94,110 +87,33 @@ class KnownAdvantages(_Judged):
 
 
 @dataclass
-class BranchedRAFTOptions(TreeOptions):
-    """A fixed number of branches per task on average, in failed rollouts alone."""
+class BranchedRAFTOptions(RescueOptions):
+    """`appo_rescue`'s, with one start more, and no contrast by default."""
 
-    num_initial_rollouts: int = field(default=5, metadata={"help": "N: rollouts per task that are written first."})
-    num_branch_points: int = field(default=1, metadata={"help": "B: branches per initial rollout, on average."})
     start: str = field(
         default="random",
-        metadata={
-            "help": "Where a branch of a failed rollout starts: at its first wrong decision ('wrong'; needs a judge), "
-            "at one of the eight tokens with the most fork weight ('fork') or entropy ('entropy'), at any ('random') "
-            "or one of its second half ('late'), or at its first one ('root')."
-        },
+        metadata={"help": "As appo_rescue's, or at a rollout's first wrong decision ('wrong'; needs a judge)."},
     )
-    contrast: float = field(
-        default=0.0, metadata={"help": "What is taken from the token of a failure in whose place a branch succeeded."}
-    )
+    contrast: float = field(default=0.0, metadata={"help": "As appo_rescue's."})
 
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {**TreeOptions.choices, "start": STARTS}
-    least: ClassVar[dict[str, float]] = {**TreeOptions.least, "contrast": 0}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {**RescueOptions.choices, "start": (*STARTS, "wrong")}
 
 
-class BranchedRAFT(TreeMethod):
-    """RAFT over a tree: the branches' successes are trained on too, and a token that successes share once."""
+class BranchedRAFT(Rescue):
+    """Branches of failed rollouts, from where the truth says that they went wrong."""
 
     Options = BranchedRAFTOptions
 
     @property
     def needs(self) -> Needs:
-        return Needs(
-            trains="all",
-            shared_tokens=True,
-            skips_idle=True,
-            collisions=self.weighs_forks or self.options.start == "fork",
-            judge=self.options.start == "wrong",
-            one_process=True,
-        )
-
-    def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
-        generator = writer.generator(EXPAND_STREAM)
-        failed = [
-            (tree, index)
-            for tree in trees
-            for index, rollout in enumerate(tree.initial)
-            if sum(rollout.policy_mask) and not self.succeeds(rollout)
-        ]
-        budget = len(trees) * self.num_initial * self.options.num_branch_points
-        points = []
-        if failed:
-            candidates = self.candidates(failed, writer)
-            # Each failure in turn, in random order, until the budget is spent.
-            order = torch.randperm(len(failed), generator=generator).tolist()
-            for place in sorted(order[i % len(order)] for i in range(min(budget, 4 * len(order)))):
-                pick = int(torch.randint(len(candidates[place]), (), generator=generator))
-                tree, index = failed[place]
-                points.append(BranchPoint(tree, index, candidates[place][pick]))
-        writer.branch(trees, points, EXPAND_STREAM)
-        return trees
-
-    def succeeds(self, rollout: Rollout) -> bool:
-        return rollout.reward is not None and rollout.reward >= self.args.success_reward
+        return replace(super().needs, judge=self.options.start == "wrong")
 
     def candidates(self, failed: list[tuple[RolloutTree, int]], writer: Writer) -> list[list[int]]:
-        """The positions in each failed rollout from which a branch may start, equally likely."""
-        rollouts, start = [tree.rollouts[index] for tree, index in failed], self.options.start
-        own = [[i for i, mask in enumerate(rollout.policy_mask) if mask] for rollout in rollouts]
-        if start == "wrong":
-            assert self.judge is not None
-            judged = [self.judge(tree.row, tree.rollouts[index], 1.0) for tree, index in failed]
-            wrong = [[decision.position for decision in decisions if not decision.right] for decisions in judged]
-            # A failure without a wrong decision miscopied something, anywhere.
-            return [found[:1] or places for found, places in zip(wrong, own, strict=True)]
-        if start in ("fork", "entropy"):
-            _, scores = writer.score(rollouts)
-            score_RT = scores.entropies_BT
-            if start == "fork":
-                assert scores.log_sum_sq_probs_BT is not None
-                score_RT = fork_weight(score_RT, scores.log_sum_sq_probs_BT, floor=0.0)
-            rows = zip(score_RT.tolist(), own, strict=True)
-            return [sorted(places, key=row.__getitem__, reverse=True)[:TOP] for row, places in rows]
-        if start == "root":
-            return [places[:1] for places in own]
-        return [places[int(LATE * len(places)) :] if start == "late" else places for places in own]
-
-    def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> Tensor:
-        advantages_BT = torch.zeros(scores.batch.policy_mask_BT.shape)
-        for tree, rows in zip(trees, scores.rows, strict=True):
-            self._credit(tree, advantages_BT[rows[0] : rows[-1] + 1])
-        return advantages_BT
-
-    def _credit(self, tree: RolloutTree, advantages_RT: Tensor) -> None:
-        """Writes a task's advantages into (R, T)."""
-        successes = (rewards_of(tree.rollouts) >= self.args.success_reward).tolist()
-        trained = [0] * tree.num_initial  # tokens of each initial rollout that a branch's success has brought
-        for index, succeeded in enumerate(successes):
-            rollout = tree.rollouts[index]
-            if rollout.parent is None:
-                advantages_RT[index] = float(succeeded)
-                continue
-            place = rollout.branch_position or 0
-            if not succeeded:
-                continue
-            # Its parent has failed, so that the prefix is trained on here; once, however many branches share it.
-            advantages_RT[index, min(place, trained[rollout.parent]) :] = 1.0
-            trained[rollout.parent] = max(place, trained[rollout.parent])
-            parent_ids = tree.rollouts[rollout.parent].completion_ids
-            if rollout.completion_ids[place : place + 1] != parent_ids[place : place + 1]:
-                advantages_RT[rollout.parent, place] = -self.options.contrast
+        if self.options.start != "wrong":
+            return super().candidates(failed, writer)
+        assert self.judge is not None
+        judged = [self.judge(tree.row, tree.rollouts[index], 1.0) for tree, index in failed]
+        wrong = [[decision.position for decision in decisions if not decision.right] for decisions in judged]
+        # A failure without a wrong decision miscopied something, anywhere.
+        own = own_tokens([tree.rollouts[index] for tree, index in failed])
+        return [found[:1] or places for found, places in zip(wrong, own, strict=True)]

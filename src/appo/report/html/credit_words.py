@@ -58,6 +58,12 @@ BASES: dict[str, tuple[str, str, list[str]]] = {
         "The reward normalised within its tree, plus normalised between the trees of the task.",
         [],
     ),
+    "rescue": (
+        "1 for a success, with the prefix that a branch shares; less where a branch succeeded in a token's place",
+        "1 where the reward reaches success_reward, else 0; minus the contrast at a failure's token that a branch "
+        "replaced with success.",
+        [],
+    ),
     "episode_and_step": (
         "the reward of the episode, plus that of steps from the same state",
         "GRPO's term for the whole rollout, plus one for each turn against turns that began in the same state.",
@@ -76,6 +82,7 @@ BASES: dict[str, tuple[str, str, list[str]]] = {
 }
 BASE_OF = {
     "grpo": "group", "dapo": "group", "gppo": "group", "raft": "success", "arpo": "all_rollouts", "whole_tree": "tree",
+    "appo_rescue": "rescue",
     "tree_grpo": "within_and_between", "gigpo": "episode_and_step", "vineppo": "step_value", "reinforce_pp": "batch",
 }  # fmt: skip
 
