@@ -6,6 +6,7 @@
 Left out on purpose: pretrained weights (`smollm2.py`).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenizers import AddedToken, Tokenizer
@@ -24,8 +25,13 @@ def word_tokenizer(words: Sequence[str], tags: Sequence[str]) -> PreTrainedToken
     Args:
         words: All different; others become `<unk>`.
         tags: Such as `<act>`, `</act>`.
+
+    Raises:
+        ValueError: for a word that is given twice: an id without a word would be left.
     """
     known = ["<unk>", *words]
+    if twice := [word for word, count in Counter(known).items() if count > 1]:
+        raise ValueError(f"words must all be different, got {', '.join(twice)} more than once.")
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(known)}, unk_token="<unk>"))
     backend.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(

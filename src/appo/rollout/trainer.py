@@ -151,7 +151,7 @@ class RolloutTrainer(SeamTrainer):
         if decision_positions is not None:
 
             def decisions(rollout: Rollout) -> list[int]:
-                return decision_positions(self.tokenizer.convert_ids_to_tokens(rollout.completion_ids))
+                return decision_positions(self._words_of(rollout))
 
             self.method.decisions = decisions
         if self.method.needs.judge and judge is None:
@@ -159,9 +159,13 @@ class RolloutTrainer(SeamTrainer):
         if judge is not None:
 
             def judged(row: dict[str, Any], rollout: Rollout, skill: float) -> list[Decision]:
-                return judge(row, self.tokenizer.convert_ids_to_tokens(rollout.completion_ids), skill)
+                return judge(row, self._words_of(rollout), skill)
 
             self.method.judge = judged
+
+    def _words_of(self, rollout: Rollout) -> list[str]:
+        """The completion's tokens as text; a model may have ids that its tokenizer has no token for."""
+        return [word or "\ufffd" for word in self.tokenizer.convert_ids_to_tokens(rollout.completion_ids)]
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":

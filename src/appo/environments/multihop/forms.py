@@ -90,7 +90,8 @@ def _no_thought(rng: random.Random) -> str:
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word of the form in words."""
-    return word_tokenizer(["start", *PROPERTIES, *words_corpus().world.kinds, *FILLERS, *TOOL_WORDS], TAGS)
+    words = ["start", *PROPERTIES, *words_corpus().world.kinds, *FILLERS, *TOOL_WORDS]
+    return word_tokenizer(list(dict.fromkeys(words)), TAGS)  # fillers are words of results, too
 
 
 def make_tiny_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
