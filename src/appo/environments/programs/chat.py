@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 from appo.environments.base import Demonstration, Segment
+from appo.environments.kinship import final_answer
 from appo.environments.programs.catalogue import Program
 from appo.environments.programs.primitives import PRIMITIVES, expression
 from appo.environments.programs.questions import Example, Question, examples_of
-from appo.environments.programs.words import answer_of
+from appo.environments.programs.words import ProgramsEnvironment
 from appo.tools.python import PythonSandbox
 from appo.tools.results import ToolError
 
@@ -62,24 +63,8 @@ print(json.dumps(outputs, default=repr))
 """
 
 
-class PythonProgramsEnvironment:
-    """One question: its visible examples, and how many tests are left."""
-
-    _tries: ClassVar[int] = 4
-
-    def __init__(self) -> None:
-        self._visible: list[Example] = []
-        self._left = self._tries
-
-    def reset(self, visible: str, **row: Any) -> None:
-        """Starts a question.
-
-        Args:
-            visible: The column of that name.
-            row: The other columns; not needed.
-        """
-        self._visible = examples_of(visible)
-        self._left = self._tries
+class PythonProgramsEnvironment(ProgramsEnvironment):
+    """As the form in words has it, with tests of Python."""
 
     def run_tests(self, code: str) -> str:
         """Tries a Python expression over the list `xs` on the examples.
@@ -94,12 +79,6 @@ class PythonProgramsEnvironment:
             raise ToolError("no tries are left; answer now")
         self._left -= 1
         return report(outputs_of(code, json.dumps([xs for xs, _ in self._visible])), self._visible)
-
-    def fork(self) -> "PythonProgramsEnvironment":
-        """Returns an independent copy in the present state."""
-        copy = type(self)()
-        copy._visible, copy._left = self._visible, self._left  # the examples are never changed
-        return copy
 
 
 def environment(tries: int) -> type[PythonProgramsEnvironment]:
@@ -200,7 +179,7 @@ def passes_hidden(completions: list[Any], hidden: list[str], **kwargs: Any) -> l
         kwargs: The other columns, unused.
     """
     with ThreadPoolExecutor(_sandbox().workers) as threads:
-        return list(threads.map(lambda text, one: float(is_right(answer_of(text), one)), completions, hidden))
+        return list(threads.map(lambda text, one: float(is_right(final_answer(text), one)), completions, hidden))
 
 
 def is_right(code: str | None, examples: str) -> bool:

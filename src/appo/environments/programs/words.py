@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from appo.environments.base import Demonstration, Segment
+from appo.environments.kinship import final_answer
 from appo.environments.programs.catalogue import MAX_LENGTH, MAX_NUMBER, Program
 from appo.environments.programs.primitives import MAX_STEPS, PRIMITIVES, is_program, run
 from appo.environments.programs.questions import Example, Question, examples_of, fits
@@ -119,22 +120,14 @@ def passes_hidden(completions: list[Any], hidden: list[str], **kwargs: Any) -> l
         hidden: The column of that name.
         kwargs: The other columns, unused.
     """
-    return [float(_passes(answer_of(text), examples_of(one))) for text, one in zip(completions, hidden, strict=True)]
+    return [
+        float(_passes(final_answer(text), examples_of(one))) for text, one in zip(completions, hidden, strict=True)
+    ]
 
 
 def _passes(answer: str | None, hidden: list[Example]) -> bool:
     program = tuple((answer or "").split())
     return is_program(program) and fits(program, hidden)
-
-
-def answer_of(completion: str | list[dict[str, Any]]) -> str | None:
-    """The text of the last closed answer, None without one."""
-    if not isinstance(completion, str):
-        written = [message.get("content") for message in completion if message.get("role") == "assistant"]
-        completion = " ".join(content for content in written if isinstance(content, str))
-    before, closing, _ = completion.rpartition("</answer>")
-    _, opening, text = before.rpartition("<answer>")
-    return text.strip() if opening and closing else None
 
 
 def environment(tries: int) -> type[ProgramsEnvironment]:
