@@ -83,6 +83,7 @@ def markdown(rows: Sequence[Gain], over: str) -> str:
 
 
 def shown(points: Interval) -> str:
+    """A gain and its interval in points, with signs."""
     return f"{points.mean:+.1f} [{points.low:+.1f}, {points.high:+.1f}]"
 
 
