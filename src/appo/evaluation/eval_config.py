@@ -42,7 +42,10 @@ class EvalConfig:
 
     model: str = field(metadata={"help": "Model directory or hub name, a LoRA adapter's directory, or smollm2."})
     benchmark: str = field(
-        metadata={"help": f"One or more of {', '.join(KNOWN)}, NAME=FILE for one of yours; commas between them."}
+        metadata={
+            "help": f"One or more of {', '.join(BENCHMARKS)}, {', '.join(PACKAGED)}, NAME=FILE for one of yours; "
+            "commas between them."
+        }
     )
     data: str | None = field(
         default=None, metadata={"help": "Directory with the benchmarks' files (docs/data.md); by default the hub."}

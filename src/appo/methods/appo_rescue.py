@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from appo.algorithm import fork_weight
-from appo.methods.base import EXPAND_STREAM, Needs, TreeMethod, TreeOptions, Writer
+from appo.errors import UserError
+from appo.methods.base import EXPAND_STREAM, Method, MethodOptions, Needs, Writer
 from appo.rollout.rewards import rewards_of
 from appo.rollout.scoring import Scores
 from appo.rollout.tree import BranchPoint, RolloutTree
@@ -40,11 +41,12 @@ def own_tokens(rollouts: list[Rollout]) -> list[list[int]]:
 
 
 @dataclass
-class RescueOptions(TreeOptions):
-    """A fixed number of branches per task on average, in failed rollouts alone."""
+class RescueOptions(MethodOptions):
+    """Half of a task's rollouts are written first; the rest are branches, shared out among failed rollouts."""
 
-    num_initial_rollouts: int = field(default=5, metadata={"help": "N: rollouts per task that are written first."})
-    num_branch_points: int = field(default=1, metadata={"help": "B: branches per initial rollout, on average."})
+    num_initial_rollouts: int | None = field(
+        default=None, metadata={"help": "N: rollouts per task that are written first; None: half of num_generations."}
+    )
     start: str = field(
         default="fork",
         metadata={
@@ -57,11 +59,11 @@ class RescueOptions(TreeOptions):
         default=1.0, metadata={"help": "What is taken from the token of a failure in whose place a branch succeeded."}
     )
 
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {**TreeOptions.choices, "start": STARTS}
-    least: ClassVar[dict[str, float]] = {**TreeOptions.least, "contrast": 0}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {**MethodOptions.choices, "start": STARTS}
+    least: ClassVar[dict[str, float]] = {**MethodOptions.least, "contrast": 0}
 
 
-class Rescue(TreeMethod):
+class Rescue(Method):
     """RAFT whose branches start in failed rollouts; their successes are trained on too."""
 
     Options = RescueOptions
@@ -76,6 +78,18 @@ class Rescue(TreeMethod):
             one_process=True,
         )
 
+    @property
+    def num_initial(self) -> int:
+        half = max(1, (self.args.num_generations or 1) // 2)
+        return half if self.options.num_initial_rollouts is None else self.options.num_initial_rollouts
+
+    def check(self) -> None:
+        if not 1 <= self.num_initial <= (self.args.num_generations or 1):
+            raise UserError(
+                f"method_args: num_initial_rollouts must lie between 1 and num_generations = "
+                f"{self.args.num_generations}, got {self.num_initial}."
+            )
+
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
         generator = writer.generator(EXPAND_STREAM)
         failed = [
@@ -84,7 +98,7 @@ class Rescue(TreeMethod):
             for index, rollout in enumerate(tree.initial)
             if sum(rollout.policy_mask) and not self.succeeds(rollout)
         ]
-        budget = len(trees) * self.num_initial * self.options.num_branch_points
+        budget = len(trees) * ((self.args.num_generations or 1) - self.num_initial)
         points = []
         if failed:
             candidates = self.candidates(failed, writer)

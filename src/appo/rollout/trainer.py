@@ -141,7 +141,7 @@ class RolloutTrainer(SeamTrainer):
     def _check_method(
         self,
         decision_positions: Callable[[list[str]], list[int]] | None,
-        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None,
+        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None,
     ) -> None:
         name = self.args.method
         if self.method.needs.one_process and self.accelerator.num_processes > 1:

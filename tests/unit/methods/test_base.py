@@ -74,6 +74,7 @@ def test_what_a_plain_method_needs():
         "skips_idle": False,
         "one_process": False,
         "decisions": False,
+        "judge": False,
     }
     assert numbers(num_generations=6).num_initial == 6
 

@@ -68,7 +68,7 @@ def test_a_method_is_called_as_its_file(name):
     [
         ("rafft", "^method = 'rafft' is unknown; did you mean raft\\?$"),
         ("ppo", "^method = 'ppo' is unknown; did you mean"),
-        ("sarsa", "^method = 'sarsa' is unknown; use one of appo, arpo, .*, whole_tree, or my.module:MyMethod"),
+        ("sarsa", "^method = 'sarsa' is unknown; use one of appo, appo_rescue, .*, whole_tree, or my.module:MyMethod"),
         ("", "^method = '' is unknown; use one of"),
     ],
 )
