@@ -21,7 +21,7 @@ def make_trainer(directory, **options):
     return make(directory, reward=some_reward, **options)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "raft"])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("raft", "appo_rescue")])
 def test_where_no_two_scored_rollouts_differ_no_method_learns(tmp_path, method):
     trainer = make_trainer(tmp_path, method=method, loss_type="dapo", save_strategy="no")
     before = [p.detach().clone() for p in trainer.model.parameters()]
@@ -31,8 +31,9 @@ def test_where_no_two_scored_rollouts_differ_no_method_learns(tmp_path, method):
     assert all((p == b).all() for p, b in zip(trainer.model.parameters(), before, strict=True))
 
 
-def test_raft_learns_from_those_that_are_scored_alone(tmp_path):
-    make_trainer(tmp_path, method="raft").train()
+@pytest.mark.parametrize("method", ["raft", "appo_rescue"])
+def test_raft_learns_from_those_that_are_scored_alone(tmp_path, method):
+    make_trainer(tmp_path, method=method).train()
     for record in read_records(tmp_path):
         own = [a for a, m in zip(record["advantages"], record["policy_mask"], strict=True) if m]
         assert set(own) <= {float(record["reward"] is not None)}

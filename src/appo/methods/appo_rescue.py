@@ -96,7 +96,7 @@ class Rescue(Method):
             (tree, index)
             for tree in trees
             for index, rollout in enumerate(tree.initial)
-            if sum(rollout.policy_mask) and not self.succeeds(rollout)
+            if any(rollout.policy_mask) and self.fails(rollout)
         ]
         budget = len(trees) * ((self.args.num_generations or 1) - self.num_initial)
         points = []
@@ -111,8 +111,9 @@ class Rescue(Method):
         writer.branch(trees, points, EXPAND_STREAM)
         return trees
 
-    def succeeds(self, rollout: Rollout) -> bool:
-        return rollout.reward is not None and rollout.reward >= self.args.success_reward
+    def fails(self, rollout: Rollout) -> bool:
+        """Whether it was scored, and too low for a success."""
+        return rollout.reward is not None and rollout.reward < self.args.success_reward
 
     def candidates(self, failed: list[tuple[RolloutTree, int]], writer: Writer) -> list[list[int]]:
         """The positions in each failed rollout from which a branch may start, equally likely."""
