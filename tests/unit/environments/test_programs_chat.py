@@ -45,6 +45,8 @@ def as_tokens(text):
     ("code", "told"),
     [
         ("xs[::-1]", "all 3 pass"),
+        ("reverse(sort(xs))", "0 of 3 pass; [3,1,2] gives [3,2,1]"),
+        ("reverse(xs)", "all 3 pass"),
         ("return list(reversed(xs))", "all 3 pass"),
         ("ys = xs[:]\nys.reverse()\nreturn ys", "all 3 pass"),
         ("sorted(xs)", "0 of 3 pass; [3,1,2] gives [1,2,3]"),

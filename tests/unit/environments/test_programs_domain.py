@@ -9,7 +9,7 @@ import pytest
 from appo.environments.programs import TASK, chat, words
 from appo.environments.programs.catalogue import PROBES, catalogue, is_held_out, is_proper, programs
 from appo.environments.programs.guesses import FLAWS, demonstrate
-from appo.environments.programs.primitives import PRIMITIVES, expression, is_program, run
+from appo.environments.programs.primitives import PRIMITIVES, expression, is_program, python_names, run
 from appo.environments.programs.questions import examples_of, fits, questions, rivals
 from appo.errors import UserError
 from appo.tools.results import ToolError
@@ -53,8 +53,11 @@ def test_there_are_forty_steps_and_only_the_last_may_give_a_number():
 def test_a_program_in_python_gives_what_its_steps_give():
     rng = random.Random(1)
     names = {"accumulate": accumulate, "pairwise": pairwise}
-    for depth in (1, 2, 3):
-        for program in rng.sample(programs(depth, held_out=False), min(20, len(programs(depth, held_out=False)))):
+    names |= {name: eval(source, names) for name, source in python_names().items()}
+    assert {"sum", "max", "min"} == PRIMITIVES.keys() - names.keys()
+    assert expression(["reverse", "double", "sum"]) == "sum(double(reverse(xs)))"
+    for depth in (1, 2):
+        for program in rng.sample(programs(depth, held_out=False), 25):
             xs = next(xs for xs in PROBES if is_proper(program, xs))
             assert eval(expression(program), {**names, "xs": xs}) == run(program, xs), program
 
@@ -246,5 +249,5 @@ def test_a_prompt_in_python_shows_examples_and_steps():
     assert len(system["content"].split()) <= 60
     lines = user["content"].split("\n")
     assert [line.count("->") for line in lines[:3]] == [1, 1, 1]
-    assert lines[3:] == ["Steps:", *(PRIMITIVES[name].python for name in question.offered)]
+    assert lines[3:] == [f"Functions: {', '.join(question.offered)}"]
     assert examples_of(question.row()["visible"]) == question.visible

@@ -1,13 +1,14 @@
 """Programs from examples in Python, for a language model: messages, and expressions that run in the isolated sandbox.
 
-    <run_tests>sorted(xs)</run_tests>
+    <run_tests>sort(xs)</run_tests>
     <result>
     0 of 3 pass; [3,1,2] gives [1,2,3]
     </result>
-    <run_tests>xs[::-1]</run_tests> ..  <answer>xs[::-1]</answer>
+    <run_tests>reverse(xs)</run_tests> ..  <answer>reverse(xs)</answer>
 
-Code is an expression over `xs`, or the body of a function with a `return`. The sandbox is given inputs alone and gives
-back outputs, which are compared here: a program cannot see what is expected of it, whatever it prints.
+Steps are functions that are there. Code is any expression over `xs`, or the body of a function with a `return`. The
+sandbox is given inputs alone and gives back outputs, which are compared here: a program cannot see what is expected of
+it, whatever it prints.
 
 Left out on purpose: partial reward. A program that raises, hangs or ends the process passes nothing.
 """
@@ -23,14 +24,14 @@ from typing import Any
 from appo.environments.base import Demonstration, Segment
 from appo.environments.kinship import final_answer
 from appo.environments.programs.catalogue import Program
-from appo.environments.programs.primitives import PRIMITIVES, expression
+from appo.environments.programs.primitives import expression, python_names
 from appo.environments.programs.questions import Example, Question, examples_of
 from appo.environments.programs.words import ProgramsEnvironment
 from appo.tools.python import PythonSandbox
 from appo.tools.results import ToolError
 
 SYSTEM_PROMPT = (
-    "Find the Python expression over the list xs that gives each output. It is made of some of the steps, one inside "
+    "Find the Python expression over the list xs that gives each output. It calls some of the functions, one inside "
     "the other. <run_tests>expression</run_tests> tries one on the examples. End with the right expression in "
     "<answer></answer>."
 )
@@ -41,8 +42,10 @@ SHOWN = 60  # characters of a value or an error in a report
 _HARNESS = """\
 import json
 from itertools import accumulate, pairwise
-code, inputs = json.loads({data!r})
+code, inputs, steps = json.loads({data!r})
 names = {{"accumulate": accumulate, "pairwise": pairwise}}
+for name, source in steps.items():
+    names[name] = eval(source, names)
 outputs = []
 try:
     try:
@@ -70,7 +73,7 @@ class PythonProgramsEnvironment(ProgramsEnvironment):
         """Tries a Python expression over the list `xs` on the examples.
 
         Args:
-            code: For example `sorted(xs)[::-1]`, or the body of a function.
+            code: For example `sum(double(xs))`, or the body of a function.
 
         Returns:
             How many examples pass, and of the first that does not the input and what the code gives for it.
@@ -99,7 +102,7 @@ def outputs_of(code: str, inputs: str) -> tuple[str, ...]:
     """
     given = json.loads(inputs)
     indented = textwrap.indent(textwrap.dedent(code).strip("\n"), "    ")
-    result = _sandbox()(_HARNESS.format(data=json.dumps([code.strip(), given]), indented=indented))
+    result = _sandbox()(_HARNESS.format(data=json.dumps([code.strip(), given, python_names()]), indented=indented))
     if result.error == "busy":
         raise RuntimeError(f"a program was not run: {result.text}")
     failed = {"timeout": f"stopped after {TIMEOUT_S:g} seconds"}.get(result.error or "", "it ended the process")
@@ -145,7 +148,7 @@ def prompt_of(question: Question) -> list[dict[str, str]]:
     """The system prompt, and the examples with the steps that are offered."""
     lines = [f"{_told(xs)} -> {_told(output)}" for xs, output in question.visible]
     if question.offered:
-        lines += ["Steps:", *(PRIMITIVES[name].python for name in question.offered)]
+        lines.append(f"Functions: {', '.join(question.offered)}")
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": "\n".join(lines)}]
 
 
@@ -163,11 +166,17 @@ def demonstration(question: Question, tested: Sequence[Program], answer: Program
 def _evaluated(program: Program, xs: list[int]) -> str:
     """As `outputs_of`, for our own steps: thousands of runs in the sandbox take minutes."""
     try:
-        return json.dumps(
-            {"value": eval(expression(program), {"accumulate": accumulate, "pairwise": pairwise, "xs": xs})}
-        )
+        return json.dumps({"value": eval(expression(program), {**_functions(), "xs": xs})})
     except Exception as error:
         return json.dumps({"error": f"{type(error).__name__}: {error}"})
+
+
+@cache
+def _functions() -> dict[str, Any]:
+    names: dict[str, Any] = {"accumulate": accumulate, "pairwise": pairwise}
+    for name, source in python_names().items():
+        names[name] = eval(source, names)
+    return names
 
 
 def passes_hidden(completions: list[Any], hidden: list[str], **kwargs: Any) -> list[float]:

@@ -36,22 +36,24 @@ def demonstrate(question: Question, tries: int, noise: float, rng: random.Random
     right = question.program
     flaw = rng.choice(FLAWS) if rng.random() < noise else None
     if flaw == "untested":
-        return [], guess(question, [], rng)
+        return [], guess(question, [], rng) or _other_end(question, rng)
     tested: list[Program] = []
     while len(tested) < tries - 1 and rng.random() >= P_FIRST:
-        tested.append(guess(question, tested, rng))
+        wrong = guess(question, tested, rng)
+        if wrong is None:
+            break
+        tested.append(wrong)
     if flaw in ("stops", "repeats"):
-        tested = tested or [guess(question, tested, rng)]
+        tested = tested or [guess(question, [], rng) or _other_end(question, rng)]
         again = [tested[-1]] if flaw == "repeats" and len(tested) < tries else []
         return [*tested, *again], tested[-1]
     return [*tested, right], _other_end(question, rng) if flaw == "wrong_end" else right
 
 
-def guess(question: Question, tested: Sequence[Program], rng: random.Random) -> Program:
+def guess(question: Question, tested: Sequence[Program], rng: random.Random) -> Program | None:
     """A wrong program that one may think of, made of what is offered (if anything is), and not one of those tested.
 
-    It fits the first example, or begins as the hidden program does, or is any; where nothing is left, a step that is
-    not offered takes the place of the last.
+    It fits the first example, or begins as the hidden program does, or is any; None where nothing is left.
     """
     known = question.arrangements() or shallow(min(2, question.depth))
     new = [p for p in known if p not in tested and not fits(p, question.visible)]
@@ -60,7 +62,7 @@ def guess(question: Question, tested: Sequence[Program], rng: random.Random) -> 
         return rng.choice(fitting)
     begins = [p for p in new if p[0] == question.program[0]]
     options = begins if begins and rng.random() < 0.5 else new
-    return rng.choice(options) if options else _other_end(question, rng)
+    return rng.choice(options) if options else None
 
 
 def _other_end(question: Question, rng: random.Random) -> Program:

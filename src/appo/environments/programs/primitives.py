@@ -1,7 +1,7 @@
 """The words of the hidden programs: forty steps over lists of small natural numbers, and how a program is run.
 
     run(["reverse", "double", "sum"], [1, 2, 3])    12
-    expression(["reverse", "double", "sum"])        sum([2 * x for x in xs[::-1]])
+    expression(["reverse", "double", "sum"])        "sum(double(reverse(xs)))"
 
 Every step takes a list. Those that give a number can only be a program's last. A step gives something for every list
 of natural numbers (the largest number of an empty list is 0), so that two programs can be compared anywhere.
@@ -26,7 +26,7 @@ class Primitive:
     Args:
         name: Its word.
         run: The function.
-        python: The same in Python over `xs`, for lists that are not empty.
+        python: The same in Python over `xs`, for lists that are not empty; it may use `accumulate` and `pairwise`.
         gives_number: Whether it ends a program.
     """
 
@@ -80,7 +80,6 @@ _ALL = [
 ]
 PRIMITIVES = {primitive.name: primitive for primitive in _ALL}
 _RUN = {primitive.name: primitive.run for primitive in _ALL}
-_SUMS = ("rotate", "repeat", "mirror")  # whose Python may need brackets inside of another step
 
 
 def is_program(words: Sequence[str]) -> bool:
@@ -106,12 +105,13 @@ def trace(program: Sequence[str], xs: list[int]) -> list[Any]:
 
 
 def expression(program: Sequence[str]) -> str:
-    """A program as one Python expression over `xs`; `accumulate` and `pairwise` are those of itertools."""
-    text, before = "xs", ""
+    """A program as one Python expression over `xs`: steps are functions, one inside of the other."""
+    text = "xs"
     for word in program:
-        # Only the parameter is called xs, so a step's argument is put where its text says xs.
-        step = PRIMITIVES[word].python
-        in_brackets = before in _SUMS and ("xs[" in step or "xs *" in step)
-        text = step.replace("xs", f"({text})" if in_brackets else text)
-        before = word
+        text = f"{word}({text})"
     return text
+
+
+def python_names() -> dict[str, str]:
+    """The source of each step's function, for names that Python does not have already."""
+    return {name: f"lambda xs: {one.python}" for name, one in PRIMITIVES.items() if name != one.python.split("(")[0]}
