@@ -16,8 +16,8 @@ class RunConfig:
 
     task: str = field(
         metadata={
-            "help": "rows (a file of yours), kinship, programs, reasoning_gym, tool_qa, or a module with `TASK` "
-            "(my.task:NAME)."
+            "help": "rows (a file of yours), kinship, multihop, planning, programs, reasoning_gym, tool_qa, or a "
+            "module with `TASK` (my.task:NAME)."
         }
     )
     task_args: dict[str, Any] | str | None = field(

@@ -211,15 +211,11 @@ def _make_trainer(context: Context, model: Any, tokenizer: Any) -> APPOTrainer:
     with in_one_sentence():
         trainer = APPOTrainer(
             model,
-            list(task.reward_funcs),
-            args,
+            args=args,
             train_dataset=context.give("rows"),
             eval_dataset=questions if args.eval_strategy != "no" else None,
             processing_class=tokenizer,
-            tools=list(task.tools),
-            environment_factory=task.environment_factory,
-            decision_positions=task.decision_positions,
-            judge=task.judge,
+            **task.for_trainer(),
             peft_config=context.lora,
         )
     settle_embeddings(trainer.model)

@@ -112,6 +112,16 @@ class Task:
             if not callable(given) and (given is not None or name == "dataset"):
                 raise UserError(f"Task({name}=..) must be a function, got {given!r}.")
 
+    def for_trainer(self) -> dict[str, Any]:
+        """Arguments of `APPOTrainer` that are the task's own: all but its data and its model."""
+        return {
+            "reward_funcs": list(self.reward_funcs),
+            "tools": list(self.tools),
+            "environment_factory": self.environment_factory,
+            "decision_positions": self.decision_positions,
+            "judge": self.judge,
+        }
+
     def questions(self, size: int, seed: int) -> Dataset:
         """Rows for an evaluation."""
         return (self.eval_dataset or self.dataset)(size, seed)

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from appo.algorithm import fork_weight
-from appo.errors import UserError
-from appo.methods.base import EXPAND_STREAM, Method, MethodOptions, Needs, Writer
+from appo.methods.base import EXPAND_STREAM, HalfFirstMethod, MethodOptions, Needs, Writer
 from appo.rollout.rewards import rewards_of
 from appo.rollout.scoring import Scores
 from appo.rollout.tree import BranchPoint, RolloutTree
@@ -63,7 +62,7 @@ class RescueOptions(MethodOptions):
     least: ClassVar[dict[str, float]] = {**MethodOptions.least, "contrast": 0}
 
 
-class Rescue(Method):
+class Rescue(HalfFirstMethod):
     """RAFT whose branches start in failed rollouts; their successes are trained on too."""
 
     Options = RescueOptions
@@ -77,18 +76,6 @@ class Rescue(Method):
             collisions=self.weighs_forks or self.options.start == "fork",
             one_process=True,
         )
-
-    @property
-    def num_initial(self) -> int:
-        half = max(1, (self.args.num_generations or 1) // 2)
-        return half if self.options.num_initial_rollouts is None else self.options.num_initial_rollouts
-
-    def check(self) -> None:
-        if not 1 <= self.num_initial <= (self.args.num_generations or 1):
-            raise UserError(
-                f"method_args: num_initial_rollouts must lie between 1 and num_generations = "
-                f"{self.args.num_generations}, got {self.num_initial}."
-            )
 
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
         generator = writer.generator(EXPAND_STREAM)

@@ -15,7 +15,7 @@ from torch import Tensor
 from appo.algorithm._checks import check_count
 from appo.algorithm.group_scores import check_finite, check_index, check_vector
 from appo.errors import UserError
-from appo.methods.base import EXPAND_STREAM, Method, MethodOptions, Needs, Writer
+from appo.methods.base import EXPAND_STREAM, HalfFirstMethod, MethodOptions, Needs, Writer
 from appo.methods.turns import turn_end
 from appo.rollout.rewards import group_advantages, rewards_of
 from appo.rollout.scoring import Scores
@@ -152,7 +152,7 @@ class ARPOOptions(MethodOptions):
             raise UserError(f"branch_chance must lie in [0, 1], got {self.branch_chance}.")
 
 
-class ARPO(Method):
+class ARPO(HalfFirstMethod):
     """Branches at uncertain tool results."""
 
     Options = ARPOOptions
@@ -161,18 +161,6 @@ class ARPO(Method):
     def needs(self) -> Needs:
         # Every rollout is a sample of its own, with the tokens that it shares.
         return Needs(trains="all", shared_tokens=True, collisions=self.weighs_forks, one_process=True)
-
-    @property
-    def num_initial(self) -> int:
-        half = max(1, (self.args.num_generations or 1) // 2)
-        return half if self.options.num_initial_rollouts is None else self.options.num_initial_rollouts
-
-    def check(self) -> None:
-        if not 1 <= self.num_initial <= (self.args.num_generations or 1):
-            raise UserError(
-                f"method_args: num_initial_rollouts must lie between 1 and num_generations = "
-                f"{self.args.num_generations}, got {self.num_initial}."
-            )
 
     def expand(self, trees: list[RolloutTree], writer: Writer) -> list[RolloutTree]:
         generator = writer.generator(EXPAND_STREAM)

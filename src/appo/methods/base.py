@@ -305,6 +305,22 @@ class TreeMethod(Method):
         check_tree_size(self.options, self.args)
 
 
+class HalfFirstMethod(Method):
+    """Half of a task's rollouts are written first, or `num_initial_rollouts` of them; the rest are branches."""
+
+    @property
+    def num_initial(self) -> int:
+        half = max(1, (self.args.num_generations or 1) // 2)
+        return half if self.options.num_initial_rollouts is None else self.options.num_initial_rollouts
+
+    def check(self) -> None:
+        if not 1 <= self.num_initial <= (self.args.num_generations or 1):
+            raise UserError(
+                f"method_args: num_initial_rollouts must lie between 1 and num_generations = "
+                f"{self.args.num_generations}, got {self.num_initial}."
+            )
+
+
 def check_tree_size(options: TreeOptions, args: Setting) -> None:
     """
     Raises:

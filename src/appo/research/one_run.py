@@ -82,14 +82,10 @@ def do(study: Study, job: Job, on_update: Callable[[float], None]) -> dict[str, 
     curve = Curve(budget, study.option("evaluations", job.testbed), questions, on_update)
     trainer = ChargedTrainer(
         model,
-        list(task.reward_funcs),
-        args,
+        args=args,
         train_dataset=task.dataset(config.train_size, config.train_seed),
         processing_class=tokenizer,
-        tools=list(task.tools),
-        environment_factory=task.environment_factory,
-        decision_positions=task.decision_positions,
-        judge=task.judge,
+        **task.for_trainer(),
         callbacks=[curve],
     )
     curve.trainer = trainer

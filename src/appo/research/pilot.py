@@ -180,8 +180,8 @@ def move(options: argparse.Namespace, updates: int, rate: float, warm_up: int) -
     model, tokenizer = load_model(config, args, task, options.model)
     studied = Studied(list(task.questions(options.questions, options.seed + 5_000_000)), warm_up)
     studied.trainer = APPOTrainer(
-        model, list(task.reward_funcs), args, train_dataset=task.dataset(2048, options.seed), callbacks=[studied],
-        processing_class=tokenizer, tools=list(task.tools), environment_factory=task.environment_factory,
+        model, args=args, train_dataset=task.dataset(2048, options.seed), callbacks=[studied],
+        processing_class=tokenizer, **task.for_trainer(),
     )  # fmt: skip
     studied.trainer.remove_callback(transformers.PrinterCallback)
     studied.trainer.train()

@@ -156,14 +156,10 @@ def open_trainer(recipe: str, overrides: list[str]) -> tuple[APPOTrainer, Task]:
     model, tokenizer = load_model(config, args, task, config.model)
     trainer = APPOTrainer(
         model,
-        list(task.reward_funcs),
-        args,
+        args=args,
         train_dataset=task.dataset(config.train_size, config.train_seed),
         processing_class=tokenizer,
-        tools=list(task.tools),
-        environment_factory=task.environment_factory,
-        decision_positions=task.decision_positions,
-        judge=task.judge,
+        **task.for_trainer(),
     )
     return trainer, task
 

@@ -16,6 +16,7 @@ from appo.agent.settings import AgentSettings
 from appo.cli import field_sources, help
 from appo.cli.chat import ChatSettings
 from appo.cli.field_sources import REQUIRED, Either, FieldInfo, NotFound, fields_of
+from appo.cli.loading import TASKS
 from appo.cli.main import main
 from appo.cli.run_config import RunConfig
 from appo.evaluation.eval_config import EvalConfig
@@ -60,6 +61,11 @@ def test_the_classes_of_methods_options_are_found():
         for name, kind in field_sources.keys_of("appo.methods", "METHODS")
     }
     assert found == {name: (kind.Options.__module__, kind.Options.__name__) for name, kind in METHODS.items()}
+
+
+def test_the_help_of_task_names_every_task_of_ours():
+    (task,) = [field for field in dataclasses.fields(RunConfig) if field.name == "task"]
+    assert set(TASKS) - set(re.findall(r"\w+", task.metadata["help"])) == set()
 
 
 def printed(capsys, *arguments):
