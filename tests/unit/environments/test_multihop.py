@@ -167,6 +167,11 @@ def test_demonstrations_training_and_evaluation_share_no_question(form):
     }
     for one, other in itertools.combinations(found.values(), 2):
         assert len(one) > 150 and not one & other
+    asked, others = (
+        {frozenset(question.entities[-2:]) for use in uses for question in questions(form, 400, (1, 4), use)}
+        for uses in (("evaluation",), ("training", "demonstrations"))
+    )
+    assert not asked & others  # no answer of an evaluation can be known from training
     rows = TASK(hops=[1, 2]).questions(100, 5)
     assert {read_chain(chain).use for chain in rows["chain"]} == {"evaluation"}
 

@@ -84,10 +84,26 @@ def test_tests_are_counted_also_in_a_fork():
     assert copy.run_tests("sorted(xs)").startswith("0 of 3")
 
 
-def test_the_reward_is_one_where_all_hidden_examples_pass():
+@pytest.mark.parametrize(
+    "code",
+    [
+        "exit([])",
+        "print([]) or exit()",
+        "print('[1, 2, 3]') or exit()",
+        'print(\'[{"value": 1, "error": 2}, {"value": 1}, {"value": 1}]\') or exit()',
+        "import json\njson.dumps = lambda *_: '7'\nreturn 0",
+    ],
+)
+def test_a_program_that_writes_other_outputs_passes_nothing(code):
+    assert started().run_tests(code).startswith("0 of 3 pass")
+    assert chat.passes_all([f"<answer>{code}</answer>"], [ROW["visible"]], [ROW["hidden"]]) == [0.0]
+
+
+def test_the_reward_is_one_where_all_examples_pass():
     texts = ["<answer>xs[::-1]</answer>", "<answer>sorted(xs)</answer>", "xs[::-1]", "<answer></answer>"]
     messages = [[{"role": "assistant", "content": text}] for text in texts]
-    assert chat.passes_hidden(messages, hidden=[ROW["hidden"]] * 4) == [1.0, 0.0, 0.0, 0.0]
+    columns = {name: [ROW[name]] * 4 for name in ("visible", "hidden")}
+    assert chat.passes_all(messages, **columns) == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_demonstrations_tell_results_as_the_sandbox_does_and_succeed_exactly_without_a_flaw():
@@ -101,8 +117,9 @@ def test_demonstrations_tell_results_as_the_sandbox_does_and_succeed_exactly_wit
         codes = [expression(program) for program in tested]
         assert results == [f"\n<result>\n{environment.run_tests(code)}\n</result>\n" for code in codes]
         text = "".join(one.text for one in made.segments)
-        reward = chat.passes_hidden([text], hidden=[question.row()["hidden"]])
-        assert reward == [float(fits(answer, question.hidden))]
+        row = question.row()
+        reward = chat.passes_all([text], [row["visible"]], [row["hidden"]])
+        assert reward == [float(fits(answer, question.visible + question.hidden))]
 
 
 def test_decisions_are_the_names_of_tags_and_the_first_token_of_a_program():

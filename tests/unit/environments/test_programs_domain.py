@@ -2,12 +2,12 @@
 
 import json
 import random
-from itertools import accumulate, islice, pairwise
+from itertools import accumulate, islice, pairwise, permutations
 
 import pytest
 
 from appo.environments.programs import TASK, chat, words
-from appo.environments.programs.catalogue import PROBES, catalogue, is_held_out, is_proper, programs
+from appo.environments.programs.catalogue import PROBES, catalogue, draw_input, is_held_out, is_proper, programs
 from appo.environments.programs.guesses import FLAWS, demonstrate
 from appo.environments.programs.primitives import PRIMITIVES, expression, is_program, python_names, run
 from appo.environments.programs.questions import examples_of, fits, questions, rivals
@@ -74,8 +74,11 @@ def test_two_spellings_of_a_function_are_one_program_at_its_least_depth():
 
 
 def test_no_function_serves_both_training_and_evaluation():
+    rng = random.Random(7)
+    examples = [draw_input(rng) for _ in range(300)]  # functions that differ on no list of a question are one
+
     def behaviour(program):
-        return json.dumps([run(program, xs) for xs in PROBES])
+        return json.dumps([run(program, xs) for xs in examples])
 
     training = {behaviour(p) for depth in (1, 2) for p in programs(depth, held_out=False)}
     held_out = {behaviour(p) for depth in (1, 2) for p in programs(depth, held_out=True)}
@@ -98,6 +101,9 @@ def test_what_passes_the_visible_examples_passes_the_hidden_ones():
         assert all(fits(other, question.hidden) for other in found)
         if len(question.program) < 3:
             assert question.program in found
+        arranged = [p for n in (1, 2, 3) for p in permutations(question.offered, n) if is_program(p)]
+        passing = [p for p in arranged if fits(p, question.visible)]
+        assert all(fits(p, question.hidden) for p in passing)
 
 
 def test_examples_are_ten_and_three_different_lists_with_small_numbers():
@@ -174,7 +180,13 @@ def test_the_last_closed_answer_counts():
         "<answer> reverse",
         "<answer> </answer>",
     ]
-    assert words.passes_hidden(texts, **row) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert words.passes_all(texts, visible=["[]"] * 5, **row) == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_what_fails_a_visible_example_is_not_right():
+    hidden, visible = [json.dumps([[[3, 1], [1, 3]]])] * 2, [json.dumps([[[2, 1, 3], [3, 1, 2]]])] * 2
+    texts = ["<answer> reverse </answer>", "<answer> sort </answer>"]  # both pass the hidden one
+    assert words.passes_all(texts, visible, hidden) == [1.0, 0.0]
 
 
 # ---- demonstrations ----
@@ -190,10 +202,10 @@ def test_demonstrations_know_all_their_words(task):
 def test_demonstrations_succeed_exactly_where_no_flaw_was_made():
     rng = random.Random(0)
     for question in drawn(150):
-        hidden = [question.row()["hidden"]]
+        examples = [question.row()["visible"]], [question.row()["hidden"]]
         for noise, reward in ((0.0, 1.0), (1.0, 0.0)):
             made = words.demonstration(question, *demonstrate(question, 4, noise, rng))
-            assert words.passes_hidden([text_of(made)], hidden) == [reward]
+            assert words.passes_all([text_of(made)], *examples) == [reward]
 
 
 def test_every_flaw_is_made_and_no_test_too_many():

@@ -4,8 +4,9 @@
     question.answer                         # "SOS"
 
 No property and no entity comes twice, so that the last property says which one is next, and the answer stands neither
-in the question nor on the way. A question's checksum decides what it is for: demonstrations, training or evaluation,
-which therefore share none, whatever their seeds.
+in the question nor on the way. What the last look-up connects decides what a question is for: demonstrations, training
+or evaluation. So these share no question, whatever their seeds, and no answer can be known from training: what an
+evaluation asks for at the end was never asked for at the end of another question.
 
 Left out on purpose: questions whose answer could be guessed, as it is a part of the name of what was asked about, or
 that of many others (English is the language of many countries). Where few rollouts succeed, such guesses are many of
@@ -45,8 +46,8 @@ class Question:
 
     @property
     def use(self) -> str:
-        """What it serves, of `USES`."""
-        return USES[zlib.crc32(" ".join([self.entities[0], *self.names]).encode()) % len(USES)]
+        """What it serves, of `USES`: the same for all that end with the same two entities, in either order."""
+        return USES[zlib.crc32(" ".join(sorted(self.entities[-2:])).encode()) % len(USES)]
 
     def chain(self) -> str:
         """As a column of a dataset has it."""

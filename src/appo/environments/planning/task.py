@@ -22,7 +22,7 @@ from appo.environments.planning.demonstrations import NOISE, demonstrate
 from appo.environments.planning.environment import environment_of
 from appo.environments.planning.forms import FORMS, Form
 from appo.environments.planning.judge import decision_positions, judge
-from appo.environments.planning.questions import check_moves, questions
+from appo.environments.planning.questions import Question, check_moves, questions
 from appo.environments.planning.worlds import WORLDS
 from appo.errors import UserError
 
@@ -72,9 +72,13 @@ class _Setting:
     slack: int
     form: Form
 
+    def questions(self, seed: int, part: str) -> Iterator[Question]:
+        """Endless questions of one part."""
+        return questions(self.worlds, self.least, self.most, seed, part, self.form.tell)
+
     def dataset(self, size: int, seed: int, part: str = "training") -> Dataset:
         """Rows with `prompt`, `world`, `start` (state and goal as text), `optimum` and `budget`."""
-        found = itertools.islice(questions(self.worlds, self.least, self.most, seed, part), size)
+        found = itertools.islice(self.questions(seed, part), size)
         return Dataset.from_list(
             [
                 {
@@ -91,7 +95,7 @@ class _Setting:
     def demonstrations(self, size: int, seed: int) -> Iterator[Demonstration]:
         """Demonstrations with the flaws that `demonstrations.py` names."""
         rng, environment = random.Random(f"planning demonstrations {seed}"), environment_of(self.form)()
-        for one in itertools.islice(questions(self.worlds, self.least, self.most, seed, "demonstrations"), size):
+        for one in itertools.islice(self.questions(seed, "demonstrations"), size):
             segments = demonstrate(environment, one.start, one.optimum + self.slack, self.noise, self.form, rng)
             yield Demonstration(self.form.prompt(one.start), segments)
 

@@ -108,11 +108,17 @@ def outputs_of(code: str, inputs: str) -> tuple[str, ...]:
     failed = {"timeout": f"stopped after {TIMEOUT_S:g} seconds"}.get(result.error or "", "it ended the process")
     try:
         outputs = json.loads(result.text.rpartition("\n")[2])
-        return tuple(
-            json.dumps({key: output[key]}) for output in outputs for key in ("value", "error") if key in output
-        )
-    except (ValueError, TypeError):
+    except ValueError:
+        outputs = None
+    if not _are_outputs(outputs, len(given)):  # the code ended the process, or wrote what looks like its outputs
         return (json.dumps({"error": failed}),) * len(given)
+    return tuple(json.dumps(output) for output in outputs)
+
+
+def _are_outputs(found: Any, count: int) -> bool:
+    """Whether they are as the harness gives them: for each input a value or an error."""
+    rows = isinstance(found, list) and len(found) == count
+    return rows and all(isinstance(one, dict) and one.keys() in ({"value"}, {"error"}) for one in found)
 
 
 @cache
@@ -179,16 +185,21 @@ def _functions() -> dict[str, Any]:
     return names
 
 
-def passes_hidden(completions: list[Any], hidden: list[str], **kwargs: Any) -> list[float]:
-    """TRL reward function: 1 where the code in the last `<answer>` gives all hidden outputs, else 0.
+def passes_all(completions: list[Any], visible: list[str], hidden: list[str], **kwargs: Any) -> list[float]:
+    """TRL reward function: 1 where the code in the last `<answer>` gives all outputs, visible and hidden, else 0.
 
     Args:
         completions: Strings, or lists of messages.
-        hidden: The column of that name.
+        visible, hidden: The columns of these names.
         kwargs: The other columns, unused.
     """
+
+    def reward(completion: Any, *examples: str) -> float:
+        code = final_answer(completion)
+        return float(all(is_right(code, one) for one in examples))
+
     with ThreadPoolExecutor(_sandbox().workers) as threads:
-        return list(threads.map(lambda text, one: float(is_right(final_answer(text), one)), completions, hidden))
+        return list(threads.map(reward, completions, hidden, visible))
 
 
 def is_right(code: str | None, examples: str) -> bool:

@@ -72,7 +72,7 @@ def turns(words: Sequence[str]) -> Iterator[Turn]:
             continue
         start, closing = place, CLOSING[words[place]]
         place += 1
-        while place < len(words) and words[place] not in (closing, "<result>"):
+        while place < len(words) and words[place] not in (closing, "<result>", "<answer>"):
             place += 1
         closed = words[place : place + 1] == [closing]
         yield Turn(start, closing == "</run_tests>", tuple(words[start + 1 : place]), closed)

@@ -17,7 +17,7 @@ from itertools import permutations
 from typing import Any
 
 from appo.environments.programs.catalogue import Program, catalogue, draw_input, is_proper, programs
-from appo.environments.programs.primitives import PRIMITIVES, is_program, run
+from appo.environments.programs.primitives import MAX_STEPS, PRIMITIVES, is_program, run
 
 Example = tuple[list[int], Any]
 
@@ -50,10 +50,14 @@ class Question:
             "hidden": json.dumps(self.hidden),
         }
 
-    def arrangements(self) -> list[Program]:
-        """Programs made of the offered steps, each at most once, that give a number where the hidden one does."""
+    def arrangements(self, most: int | None = None) -> list[Program]:
+        """Programs made of the offered steps, each at most once, that give a number where the hidden one does.
+
+        Args:
+            most: How many steps they may have; None for the task's depth.
+        """
         ends = PRIMITIVES[self.program[-1]].gives_number
-        found = (p for length in range(1, self.depth + 1) for p in permutations(self.offered, length))
+        found = (p for length in range(1, (most or self.depth) + 1) for p in permutations(self.offered, length))
         return [p for p in found if is_program(p) and PRIMITIVES[p[-1]].gives_number == ends]
 
 
@@ -110,7 +114,7 @@ def _offer(program: Program, count: int, rng: random.Random) -> tuple[str, ...]:
 
 def rivals(question: Question) -> list[Program]:
     """Programs that fit the visible examples: arrangements, and those up to two steps, no deeper than the hidden."""
-    known = [*shallow(min(2, len(question.program))), *question.arrangements()]
+    known = [*shallow(min(2, len(question.program))), *question.arrangements(MAX_STEPS)]
     return [program for program in known if fits(program, question.visible)]
 
 

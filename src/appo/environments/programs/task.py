@@ -68,7 +68,7 @@ def TASK(
     return Task(
         dataset=partial(rows, False),
         eval_dataset=partial(rows, True),
-        reward_funcs=[module.passes_hidden],
+        reward_funcs=[module.passes_all],
         environment_factory=module.environment(tries),
         demonstrations=demonstrations,
         make_model=smollm2.make_model if form == "chat" else partial(words.make_model, hidden_size, layers),

@@ -112,22 +112,21 @@ def demonstration(question: Question, tested: Sequence[Program], answer: Program
     return Demonstration(prompt_of(question), segments)
 
 
-def passes_hidden(completions: list[Any], hidden: list[str], **kwargs: Any) -> list[float]:
-    """TRL reward function: 1 where the program in the last `<answer>` fits all hidden examples, else 0.
+def passes_all(completions: list[Any], visible: list[str], hidden: list[str], **kwargs: Any) -> list[float]:
+    """TRL reward function: 1 where the program in the last `<answer>` fits all examples, visible and hidden, else 0.
 
     Args:
         completions: Strings, or lists of messages.
-        hidden: The column of that name.
+        visible, hidden: The columns of these names.
         kwargs: The other columns, unused.
     """
-    return [
-        float(_passes(final_answer(text), examples_of(one))) for text, one in zip(completions, hidden, strict=True)
-    ]
+    rows = zip(completions, visible, hidden, strict=True)
+    return [float(_passes(final_answer(text), [*examples_of(seen), *examples_of(rest)])) for text, seen, rest in rows]
 
 
-def _passes(answer: str | None, hidden: list[Example]) -> bool:
+def _passes(answer: str | None, examples: list[Example]) -> bool:
     program = tuple((answer or "").split())
-    return is_program(program) and fits(program, hidden)
+    return is_program(program) and fits(program, examples)
 
 
 def environment(tries: int) -> type[ProgramsEnvironment]:
