@@ -216,6 +216,11 @@ def test_a_demonstration_of_the_chat_is_one_text_in_tags():
         ({"moves": [5, 5], "worlds": ["ferry"]}, "ferry has questions of 3, 4, 6, 7, 8, 9, 10, 11, 12 moves"),
         ({"noise": 1.5}, "noise = 1.5 must be a chance, 0 to 1"),
         ({"slack": -1}, "slack = -1 must be a whole number"),
+        ({"moves": 5}, "moves = 5 must be two whole numbers"),
+        ({"moves": None}, "moves = None must be two whole numbers"),
+        ({"worlds": 3}, "worlds = 3 must be a list of blocks, gripper, ferry"),
+        ({"worlds": [["blocks"]]}, "must be a list of blocks, gripper, ferry"),
+        ({"form": ["words"]}, "must be one of words, chat"),
         ({"form": "poem"}, "form = 'poem' must be one of words, chat"),
     ],
 )

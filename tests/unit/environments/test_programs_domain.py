@@ -156,7 +156,7 @@ def test_what_is_no_program_is_told_in_words_that_the_tokenizer_knows_and_costs_
     for code in ("sum reverse", "import os"):
         with pytest.raises(ToolError) as told:
             environment.run_tests(code)
-        assert "<unk>" not in words.make_tokenizer().tokenize(str(told.value))
+        assert "<unk>" not in words.make_tokenizer().tokenize(f"error: {told.value}")  # as the protocol tells it
     with pytest.raises(ToolError, match="no tries left"):
         environment.run_tests("reverse")
 
@@ -248,7 +248,11 @@ def test_demonstrations_and_results_read_as_the_environment_tells_them():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"form": "prose"}, {"depth": [0, 2]}, {"depth": [2, 1]}, {"depth": 2}, {"tries": 0}, {"noise": 1.5}]
+    "wrong",
+    [
+        *({"form": "prose"}, {"form": ["words"]}, {"depth": [0, 2]}, {"depth": [2, 1]}, {"depth": 2}, {"tries": 0}),
+        *({"noise": 1.5}, {"offered": 1}, {"layers": 0}, {"layers": "2"}, {"hidden_size": 0}, {"hidden_size": 97}),
+    ],
 )
 def test_wrong_settings_are_told_by_their_name(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -52,7 +52,7 @@ def TASK(hops: Sequence[int] = HOPS, form: str = "words", noise: float = NOISE, 
 
 
 def _check(hops: Any, form: Any, noise: Any, spare: Any) -> tuple[int, int]:
-    if form not in FORMS:
+    if type(form) is not str or form not in FORMS:
         raise UserError(f"form must be one of {', '.join(FORMS)}, got {form!r}.")
     whole = isinstance(hops, list | tuple) and len(hops) == 2 and all(type(number) is int for number in hops)
     if not whole or not 1 <= hops[0] <= hops[1] <= LONGEST:

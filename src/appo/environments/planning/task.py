@@ -40,7 +40,7 @@ def TASK(
 
     Args:
         worlds: Of `blocks`, `gripper`, `ferry`.
-        moves: Least and most moves of the shortest way to the goal, 2 to 12.
+        moves: Least and most moves of the shortest way to the goal, 1 to 12, as far as the worlds have such.
         noise: Chance of a wrong move per decision of the demonstrations, 0 to 1.
         slack: Moves beyond the shortest way, 0 or more.
         form: `words` for the tiny model, `chat` for a real one.
@@ -101,14 +101,15 @@ class _Setting:
 
 
 def _check(worlds: Sequence[str], moves: Sequence[int], noise: float, slack: int, form: str) -> None:
-    if isinstance(worlds, str) or not worlds or not set(worlds) <= set(WORLDS) or len(set(worlds)) < len(worlds):
+    named = isinstance(worlds, list | tuple) and all(world in WORLDS for world in worlds)
+    if not named or not worlds or len(set(worlds)) < len(worlds):
         raise UserError(f"worlds = {worlds!r} must be a list of {', '.join(WORLDS)}, each at most once.")
-    if isinstance(moves, str) or len(moves) != 2 or not all(type(number) is int for number in moves):
+    if not isinstance(moves, list | tuple) or len(moves) != 2 or not all(type(number) is int for number in moves):
         raise UserError(f"moves = {moves!r} must be two whole numbers, such as [2, 5].")
     check_moves(list(worlds), (moves[0], moves[1]))
     if type(noise) not in (int, float) or not 0 <= noise <= 1:
         raise UserError(f"noise = {noise!r} must be a chance, 0 to 1.")
     if type(slack) is not int or slack < 0:
         raise UserError(f"slack = {slack!r} must be a whole number of moves, 0 or more.")
-    if form not in FORMS:
+    if type(form) is not str or form not in FORMS:
         raise UserError(f"form = {form!r} must be one of {', '.join(FORMS)}.")

@@ -40,7 +40,8 @@ def TASK(
     Args:
         form: `words` for the tiny model, `chat` for a language model that writes Python.
         depth: Fewest and most steps of a hidden program.
-        offered: Steps that a question offers; 0 for none, so that any of the forty may be needed.
+        offered: Steps that a question offers, no fewer than `depth` asks for; 0 for none, so that any of the forty
+            may be needed.
         tries: Tests that are allowed.
         noise: Share of the demonstrations that make a mistake.
         hidden_size: Width of the tiny model.
@@ -50,6 +51,7 @@ def TASK(
         UserError: for values that make no task, and for the form in Python where programs cannot be isolated.
     """
     _check(form, depth, offered, tries, noise)
+    _check_size(hidden_size, layers)
     module = chat if form == "chat" else words
     judging = chat_judge if form == "chat" else judge
     if form == "chat":
@@ -78,7 +80,7 @@ def TASK(
 
 
 def _check(form: str, depth: Sequence[int], offered: int, tries: int, noise: float) -> None:
-    if form not in FORMS:
+    if type(form) is not str or form not in FORMS:
         raise UserError(f"form = {form!r} must be one of {', '.join(FORMS)}.")
     whole = isinstance(depth, list | tuple) and len(depth) == 2 and all(type(one) is int for one in depth)
     if not whole or not 1 <= depth[0] <= depth[1] <= MAX_STEPS:
@@ -87,5 +89,16 @@ def _check(form: str, depth: Sequence[int], offered: int, tries: int, noise: flo
     for name, value, least, bound in (("offered", offered, 0, most), ("tries", tries, 1, 100)):
         if type(value) is not int or not least <= value <= bound:
             raise UserError(f"{name} = {value!r} must be a whole number from {least} to {bound}.")
+    if 0 < offered < depth[1]:
+        raise UserError(
+            f"offered = {offered} is fewer than the {depth[1]} steps of depth; offer as many, or 0 for none."
+        )
     if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
         raise UserError(f"noise = {noise!r} must be a share, from 0 to 1.")
+
+
+def _check_size(hidden_size: int, layers: int) -> None:
+    if type(hidden_size) is not int or hidden_size < 8 or hidden_size % 8:  # four heads, each of an even width
+        raise UserError(f"hidden_size = {hidden_size!r} must be a multiple of 8, such as 96.")
+    if type(layers) is not int or layers < 1:
+        raise UserError(f"layers = {layers!r} must be a whole number, 1 or more.")

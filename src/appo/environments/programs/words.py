@@ -27,6 +27,7 @@ NUMBERS = [str(number) for number in range(MAX_NUMBER + 1)]
 WORDS = [
     "use", "in", "out", "pass", "all", "got", "not", "large", "empty", "more",
     "no", "tries", "left", "answer", "now", "is", "program", "give", "to", "steps", "nothing", "number", "only",
+    "error:",
 ]
 # fmt: on
 TAGS = [f"<{slash}{name}>" for name in ("run_tests", "result", "answer") for slash in ("", "/")]
