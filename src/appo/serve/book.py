@@ -32,7 +32,7 @@ class WrittenTurn:
         settings: What was asked for besides the prompt.
         message: What the client was told; None where it asked with token ids.
         said: Names the conversation up to and with this turn (`chat.py`); None where there are no messages.
-        answers: Messages of the assistant in the request.
+        unknown_answer: Whether the last message of the assistant in the request is none that was written for this key.
         retold: Whether the template writes what was sampled otherwise.
         forced: How many of the first tokens were not sampled here but taken over from the turn that is branched.
         kind: See above; set by the book.
@@ -46,7 +46,7 @@ class WrittenTurn:
     settings: dict[str, Any] = field(default_factory=dict)
     message: dict[str, Any] | None = None
     said: str | None = None
-    answers: int = 0
+    unknown_answer: bool = False
     retold: bool = False
     forced: int = 0
     kind: Kind = "opened"
@@ -97,12 +97,14 @@ class Book:
         prompt = turn.prompt_ids
         if any(earlier.prompt_ids == prompt for earlier in self.turns.values()):
             return "repeated"
+        if turn.unknown_answer and self.turns:
+            return "rewritten"
         if turn.retold:
             return "retold"
         if turn.previous is not None:
             return "continued"
         same_opening = any(_begins(prompt, earlier.prompt_ids) for earlier in self.turns.values())
-        return "rewritten" if same_opening or (turn.answers and self.turns) else "opened"
+        return "rewritten" if same_opening else "opened"
 
     def continued_by(self, prompt_ids: list[int]) -> int | None:
         """The number of the longest turn that a prompt holds whole, the latest of those; or None."""

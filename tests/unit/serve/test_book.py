@@ -30,17 +30,26 @@ def test_another_history_behind_the_same_opening_is_rewritten_and_begins_a_segme
     assert book.segments() == [[0], [1, 2]]
 
 
-def test_another_opening_with_answers_in_it_is_rewritten_and_one_without_is_a_conversation_of_its_own():
+def test_an_answer_that_nobody_wrote_is_rewritten_and_another_opening_is_a_conversation_of_its_own():
     book = Book()
     book.add(turn([1, 2], [3, 4]))
-    book.add(turn([9, 2], [5], answers=1))
+    book.add(turn([9, 2], [5], unknown_answer=True))
     book.add(turn([7], [8]))
     assert kinds(book) == ["opened", "rewritten", "opened"]
 
 
+def test_who_rewrites_the_last_answer_does_not_continue_the_one_before_it():
+    book = Book()
+    book.add(turn([1], [2]))
+    book.add(turn([1, 2, 3], [4]))
+    book.add(turn([1, 2, 3, 9, 5], [6], unknown_answer=True))
+    assert kinds(book) == ["opened", "continued", "rewritten"]
+    assert book.segments() == [[0, 1], [2]]
+
+
 def test_the_first_turn_opens_though_the_agent_brings_a_history():
     book = Book()
-    book.add(turn([1, 2], [3], answers=2))
+    book.add(turn([1, 2], [3], unknown_answer=True))
     assert kinds(book) == ["opened"]
 
 
@@ -65,7 +74,7 @@ def test_two_turns_that_continue_the_same_one_are_two_segments():
 def test_what_the_template_writes_otherwise_is_counted_apart():
     book = Book()
     book.add(turn([1, 2], [3, 4]))
-    book.add(turn([1, 2, 4, 5], [6], answers=1, retold=True))
+    book.add(turn([1, 2, 4, 5], [6], retold=True))
     assert book.counts == {"opened": 1, "retold": 1}
 
 
