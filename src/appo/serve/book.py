@@ -34,6 +34,7 @@ class WrittenTurn:
         said: Names the conversation up to and with this turn (`chat.py`); None where there are no messages.
         unknown_answer: Whether the last message of the assistant in the request is none that was written for this key.
         retold: Whether the template writes what was sampled otherwise.
+        likeliest: Per token, the likeliest ones in its place as (id, log-probability), where they were asked for.
         forced: How many of the first tokens were not sampled here but taken over from the turn that is branched.
         kind: See above; set by the book.
         previous: Number of the turn that it continues, or None; set by the book.
@@ -48,9 +49,17 @@ class WrittenTurn:
     said: str | None = None
     unknown_answer: bool = False
     retold: bool = False
+    likeliest: list[list[tuple[int, float]]] | None = None
     forced: int = 0
     kind: Kind = "opened"
     previous: int | None = None
+
+    @property
+    def finish_reason(self) -> str:
+        """As the API names it."""
+        if self.reason == "length":
+            return "length"
+        return "tool_calls" if (self.message or {}).get("tool_calls") else "stop"
 
     @property
     def ids(self) -> list[int]:
@@ -66,20 +75,21 @@ class Book:
     Attributes:
         turns: By number, in the order in which they ended.
         counts: Turns by kind, forgotten ones too.
+        next_number: Of the turn that ends next.
     """
 
     def __init__(self, room: int | None = None) -> None:
         self.room = room
         self.turns: dict[int, WrittenTurn] = {}
         self.counts: Counter[Kind] = Counter()
-        self._next = 0
+        self.next_number = 0
         self._said: dict[str, int] = {}
 
     def add(self, turn: WrittenTurn) -> int:
         """Writes a turn down, says what kind it is, and returns its number."""
         turn.previous = self.continued_by(turn.prompt_ids)
         turn.kind = self._kind(turn)
-        number, self._next = self._next, self._next + 1
+        number, self.next_number = self.next_number, self.next_number + 1
         self.turns[number] = turn
         self.counts[turn.kind] += 1
         if turn.said is not None:

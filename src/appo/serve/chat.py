@@ -63,7 +63,7 @@ class Chat:
         self._lock = threading.Lock()  # a dialect may set up its tokenizer
 
     def dialect(self, tools: Sequence[dict[str, Any]], reads_calls: bool) -> Dialect:
-        """The dialect for tools as the API has them: `{"name", "description", "parameters"}`.
+        """The dialect for tools as the API has them: `{"name", "description", "parameters", ..}`.
 
         Raises:
             UserError: for tools that the policy's way of writing cannot take.
@@ -117,8 +117,9 @@ def _tool(described: dict[str, Any]) -> SchemaTool:
     def call(arguments: dict[str, Any]) -> Any:
         raise NotImplementedError("tools run where the agent runs.")
 
-    parameters = described.get("parameters") or {"type": "object", "properties": {}}
-    return SchemaTool(described["name"], described.get("description") or "", parameters, call)
+    tool = SchemaTool(described["name"], described["description"], described["parameters"], call)
+    tool["function"] = described  # with whatever else it says
+    return tool
 
 
 def _same_thoughts(turn: WrittenTurn | None, message: Message) -> WrittenTurn | None:
