@@ -32,6 +32,7 @@ from appo.serve.keys import Account
 PAUSE = 0.02  # seconds between two chunks of a stream, at least
 DRAINED = 16  # times the largest body that is read and dropped, so that a client hears why
 GONE = 499  # nobody reads it
+UNREAD = (401, 408, 413, 429)  # errors that may come before the request has been read
 
 logger = logging.getLogger(__name__)
 Answering = Callable[[Account, Request], Awaitable[Any]]
@@ -59,7 +60,9 @@ def make_app(endpoint: Endpoint, api_key: str | None = None) -> Starlette:
 
 
 async def _told(request: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status)
+    # What is left of the request is not read.
+    headers = {"connection": "close"} if error.status in UNREAD else None
+    return JSONResponse(error.body, error.status, headers)
 
 
 async def _not_found(request: Request, error: HTTPException) -> Response:
