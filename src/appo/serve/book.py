@@ -32,6 +32,7 @@ class WrittenTurn:
         settings: What was asked for besides the prompt.
         message: What the client was told; None where it asked with token ids.
         said: Names the conversation up to and with this turn (`chat.py`); None where there are no messages.
+        told: Names the message alone.
         unknown_answer: Whether the last message of the assistant in the request is none that was written for this key.
         retold: Whether the template writes what was sampled otherwise.
         likeliest: Per token, the likeliest ones in its place as (id, log-probability), where they were asked for.
@@ -47,6 +48,7 @@ class WrittenTurn:
     settings: dict[str, Any] = field(default_factory=dict)
     message: dict[str, Any] | None = None
     said: str | None = None
+    told: str | None = None
     unknown_answer: bool = False
     retold: bool = False
     likeliest: list[list[tuple[int, float]]] | None = None
@@ -83,7 +85,7 @@ class Book:
         self.turns: dict[int, WrittenTurn] = {}
         self.counts: Counter[Kind] = Counter()
         self.next_number = 0
-        self._said: dict[str, int] = {}
+        self._named: dict[str, int] = {}
 
     def add(self, turn: WrittenTurn) -> int:
         """Writes a turn down, says what kind it is, and returns its number."""
@@ -92,16 +94,18 @@ class Book:
         number, self.next_number = self.next_number, self.next_number + 1
         self.turns[number] = turn
         self.counts[turn.kind] += 1
-        if turn.said is not None:
-            self._said[turn.said] = number
+        for name in (turn.said, turn.told):
+            if name is not None:
+                self._named[name] = number
         if self.room is not None and len(self.turns) > self.room:
             self._forget(next(iter(self.turns)))
         return number
 
     def _forget(self, number: int) -> None:
         turn = self.turns.pop(number)
-        if turn.said is not None and self._said.get(turn.said) == number:
-            del self._said[turn.said]
+        for name in (turn.said, turn.told):
+            if name is not None and self._named.get(name) == number:
+                del self._named[name]
 
     def _kind(self, turn: WrittenTurn) -> Kind:
         prompt = turn.prompt_ids
@@ -121,9 +125,9 @@ class Book:
         found = [(len(turn.ids), number) for number, turn in self.turns.items() if _holds(prompt_ids, turn)]
         return max(found)[1] if found else None
 
-    def find(self, said: str) -> WrittenTurn | None:
-        """The turn that ended a conversation of this name."""
-        number = self._said.get(said)
+    def find(self, name: str) -> WrittenTurn | None:
+        """The latest turn whose conversation, or whose message, has this name."""
+        number = self._named.get(name)
         return None if number is None else self.turns[number]
 
     def segments(self) -> list[list[int]]:

@@ -2,8 +2,9 @@
 
 A conversation is compared with the book of its key: the latest message of the assistant that is what a turn's client
 was told, after the same messages and with the same tools, stands for that turn. The prompt is then the turn's own
-tokens, its prompt's and those that were sampled, and what follows them; nothing sampled is encoded again. An agent may
-leave thoughts out and write arguments with other spaces; anything else is another history, which is encoded as text.
+tokens, its prompt's and those that were sampled, and what follows them. Where the agent has changed what stands before
+such a message, the message still gets the tokens that were sampled for it, in a prompt that is written anew. An agent
+may leave thoughts out and write arguments with other spaces; an answer that nobody sampled is encoded as text.
 
 Left out on purpose: the ways of writing (`dialect.py`), and counting (`book.py`).
 """
@@ -41,9 +42,9 @@ class Prompt:
     unknown_answer: bool = False
     retold: bool = False
 
-    def name_after(self, message: Message) -> str:
-        """The name of the conversation with one more message."""
-        return _name_after(self.said, message)
+    def names_of(self, message: Message) -> tuple[str, str]:
+        """The names of the conversation with one more message, and of that message alone."""
+        return _name_after(self.said, message), _name_after("", message)
 
 
 class Chat:
@@ -105,12 +106,15 @@ class Chat:
         ]
         answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         unknown = bool(answers) and answers[-1] not in turns
-        if turns:
+        if retold := bool(turns):
             latest = max(turns)
             after = dialect.continuation(told, latest, turns[latest])
             if after is not None:
                 return Prompt(turns[latest].ids + after, dialect, names[-1], unknown)
-        return Prompt(dialect.prompt(told), dialect, names[-1], unknown, retold=bool(turns))
+        for place in answers:
+            if place not in turns and (turn := _same_thoughts(book.find(_name_after("", told[place])), told[place])):
+                turns[place] = turn
+        return Prompt(dialect.prompt(told, turns), dialect, names[-1], unknown, retold=retold)
 
 
 def _tool(described: dict[str, Any]) -> SchemaTool:

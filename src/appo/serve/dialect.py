@@ -12,7 +12,7 @@ Left out on purpose: running calls, which is the client's; calls that cannot be 
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -59,8 +59,12 @@ class Dialect(abc.ABC):
         self.readable, self.plain = ReadableText(tokenizer, names), PlainText(tokenizer)
 
     @abc.abstractmethod
-    def prompt(self, messages: list[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the policy writes."""
+    def prompt(self, messages: list[Message], sampled: Mapping[int, WrittenTurn]) -> list[int]:
+        """Token ids of a conversation, up to where the policy writes.
+
+        Args:
+            sampled: Turns that were told as the messages at these places: their tokens stand there.
+        """
 
     @abc.abstractmethod
     def continuation(self, messages: list[Message], place: int, turn: WrittenTurn) -> list[int] | None:

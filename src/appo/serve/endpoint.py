@@ -269,7 +269,7 @@ class Endpoint:
             message["content"] = cut(message["content"], wanted.cuts)
             for place, call in enumerate(message.get("tool_calls", ())):
                 call["id"] = call_id(account.book.next_number, place)
-            written.message, written.said = message, prompt.name_after(message)
+            written.message, (written.said, written.told) = message, prompt.names_of(message)
             written.unknown_answer, written.retold = prompt.unknown_answer, prompt.retold
             self.unheeded += wanted.must_call and "tool_calls" not in message
         self._enter(account, written)

@@ -11,7 +11,7 @@ out on purpose: telling of tools, which the system message does.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +24,7 @@ from appo.serve.template_dialect import results_of
 from appo.tools.schema_tool import SchemaTool
 
 RUN = ("assistant", "tool")
+Sampled = Mapping[int, WrittenTurn]
 
 
 class TagDialect(Dialect):
@@ -67,11 +68,11 @@ class TagDialect(Dialect):
 
     # ---- messages to tokens ----
 
-    def prompt(self, messages: list[Message]) -> list[int]:
+    def prompt(self, messages: list[Message], sampled: Mapping[int, WrittenTurn]) -> list[int]:
         ids, place = self._head(messages)
         if place == len(messages):
             return ids
-        follows = self._follow(messages, place, place, None)
+        follows = self._follow(messages, place, place, None, sampled)
         if follows is not None:
             return ids + follows
         return self.encode(self._render(self._merged(messages), True))  # the template changes what is said
@@ -80,7 +81,7 @@ class TagDialect(Dialect):
         start = place
         while start and messages[start - 1]["role"] in RUN:
             start -= 1
-        return self._follow(messages, start, place + 1, turn)
+        return self._follow(messages, start, place + 1, turn, {})
 
     def _head(self, messages: list[Message]) -> tuple[list[int], int]:
         """The tokens up to the first message of the assistant, and its place."""
@@ -96,11 +97,14 @@ class TagDialect(Dialect):
         text = "\n\n".join(message["content"] for message in messages[:place] if message["content"])
         return self.tokenizer(f"{text}{self._line_end}")["input_ids"], place
 
-    def _follow(self, messages: list[Message], start: int, place: int, turn: WrittenTurn | None) -> list[int] | None:
+    def _follow(
+        self, messages: list[Message], start: int, place: int, turn: WrittenTurn | None, sampled: Sampled
+    ) -> list[int] | None:
         """The tokens from `messages[place]` on, in the run of the assistant's that begins at `start`.
 
         Args:
             turn: What was written last before `place`; None where that was not sampled.
+            sampled: As in `prompt`.
         """
         end = place
         ids: list[int] = []
@@ -110,14 +114,15 @@ class TagDialect(Dialect):
                 ids += self.protocol.encode_results(results)
                 end += len(results)
             else:
-                ids += self.encode(self._written(messages[end]))
-                turn, end = None, end + 1
-        if end == len(messages):
-            return ids if messages[-1]["role"] == "tool" else self._next_turn(messages, start, end, ids, turn)
-        return self._next_turn(messages, start, end, ids, turn)
+                turn = sampled.get(end)
+                ids += turn.token_ids if turn else self.encode(self._written(messages[end]))
+                end += 1
+        if end == len(messages) and messages[-1]["role"] == "tool":
+            return ids
+        return self._next_turn(messages, start, end, ids, turn, sampled)
 
     def _next_turn(
-        self, messages: list[Message], start: int, end: int, ids: list[int], turn: WrittenTurn | None
+        self, messages: list[Message], start: int, end: int, ids: list[int], turn: WrittenTurn | None, sampled: Sampled
     ) -> list[int] | None:
         """The tokens behind a run of the assistant's that ends before `messages[end]`; `ids` are of the run itself."""
         if not self._has_messages:
@@ -132,7 +137,7 @@ class TagDialect(Dialect):
         ids = ids + self.encode(after if turn is None else self.after_end(after, turn))
         if place == len(messages):
             return ids
-        follows = self._follow(messages, place, place, None)
+        follows = self._follow(messages, place, place, None, sampled)
         return None if follows is None else ids + follows
 
     def _render(self, messages: list[Message], to_be_continued: bool) -> str:

@@ -6,7 +6,8 @@ way with and without what follows. Where it does not (Qwen3 leaves out old thoug
 conversation is written anew.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +16,8 @@ from appo.protocols.chat_template import chat_protocol_for
 from appo.serve.book import WrittenTurn
 from appo.serve.dialect import PLACEHOLDER, Dialect, Message
 from appo.tools.schema_tool import SchemaTool
+
+MARKED = re.compile("\ue000([0-9]+)\ue001")  # characters that no text has
 
 
 class TemplateDialect(Dialect):
@@ -61,8 +64,32 @@ class TemplateDialect(Dialect):
         _, found, closing = self._render(messages, False).rpartition(PLACEHOLDER)
         return closing if found else None
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        return self._encoded(messages, lambda given: self._render(given, True))
+    def prompt(self, messages: list[Message], sampled: Mapping[int, WrittenTurn]) -> list[int]:
+        found = self._with_sampled(messages, sampled)
+        return self._encoded(messages, lambda given: self._render(given, True)) if found is None else found
+
+    def _with_sampled(self, messages: list[Message], sampled: Mapping[int, WrittenTurn]) -> list[int] | None:
+        """The conversation with sampled tokens in the place of messages; None where that cannot be done.
+
+        A message with thoughts is left as the template writes it, which may leave them out.
+        """
+        places = [place for place in sampled if not messages[place].get("reasoning_content")]
+        results = [message["content"] for message in messages if message["role"] == "tool"]
+        if not places or any(map(self.plain.holds_tokens, results)):
+            return None
+        marked = [{**m, "content": f"\ue000{i}\ue001"} if i in places else m for i, m in enumerate(messages)]
+        first, *others = MARKED.split(self._render(marked, True))
+        if [int(place) for place in others[::2]] != sorted(places):
+            return None  # the template leaves texts out
+        ids = self.encode(first)
+        for place, text in zip(map(int, others[::2]), others[1::2], strict=True):
+            if messages[place].get("tool_calls"):  # they are among the sampled tokens
+                end = text.find((self._closing or "").strip() or "\ue002")
+                if end < 0:
+                    return None
+                text = text[end:]
+            ids += sampled[place].token_ids + self.encode(self.after_end(text, sampled[place]))
+        return ids
 
     def continuation(self, messages: list[Message], place: int, turn: WrittenTurn) -> list[int] | None:
         added = messages[place + 1 :]

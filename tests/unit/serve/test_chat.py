@@ -55,7 +55,8 @@ def write(book, prompt, text, reason="eos"):
     message = prompt.dialect.message(ids, prompt.ids)
     for number, call in enumerate(message.get("tool_calls", ())):
         call["id"] = f"call{number}"
-    turn = WrittenTurn(prompt.ids, ids, [-1.0] * len(ids), reason, message=message, said=prompt.name_after(message))
+    said, told = prompt.names_of(message)
+    turn = WrittenTurn(prompt.ids, ids, [-1.0] * len(ids), reason, message=message, said=said, told=told)
     turn.unknown_answer, turn.retold = prompt.unknown_answer, prompt.retold
     book.add(turn)
     return ids, message
@@ -274,3 +275,43 @@ def test_what_is_told_of_a_turn_as_it_comes_begins_what_it_comes_to(qwen):
             told = thoughts, content
         assert whole.get("reasoning_content", "").startswith(told[0]) and whole["content"].startswith(told[1])
         assert "tool_call" not in told[1] and len(told[0] + told[1]) > 3
+
+
+# ---- sampled answers in a history that the agent or the template writes otherwise ----
+
+
+@pytest.mark.parametrize("call", [None, ODD_CALL])
+def test_an_answer_keeps_its_sampled_tokens_where_the_agent_changes_what_stands_before_it(call):
+    tokenizer = make_tokenizer("smollm2-object")
+    book, chat = Book(), chat_of(tokenizer)
+    first = chat.prompt(book, [{"role": "system", "content": "It is 10:31."}, *ASKED], [WEATHER])
+    ids, message = write(book, first, (call or "it is hot") + tokenizer.eos_token)
+    added = {"role": "tool", "content": "hot"} if call else {"role": "user", "content": "And in Rome?"}
+    second = chat.prompt(book, [{"role": "system", "content": "It is 10:32."}, *ASKED, message, added], [WEATHER])
+    text = tokenizer.decode(second.ids)
+    assert "10:32" in text and text.count(tokenizer.eos_token) == 4
+    start = len(tokenizer(text.partition("it is hot" if call is None else '<tool_call>\n{"arg')[0])["input_ids"])
+    assert second.ids[start : start + len(ids)] == ids
+    write(book, second, "hot" + tokenizer.eos_token)
+    assert dict(book.counts) == {"opened": 1, "rewritten": 1}
+
+
+def test_an_answer_keeps_its_sampled_tokens_where_the_template_writes_what_precedes_it_otherwise(qwen):
+    book, chat = Book(), chat_of(qwen, chat_template_kwargs={"enable_thinking": False})
+    first = chat.prompt(book, ASKED)  # ends with an empty thought, which the template leaves out later
+    ids, message = write(book, first, "It is hot" + END)
+    second = chat.prompt(book, [*ASKED, message, ASKED[0]])
+    places = [place for place in range(len(second.ids)) if second.ids[place : place + len(ids)] == ids]
+    assert second.retold and len(places) == 1
+    assert qwen.decode(second.ids[: places[0]]).endswith("<|im_start|>assistant\n")
+
+
+def test_tags_keep_their_sampled_tokens_in_a_changed_history(bytewise):
+    book, chat = Book(), tags_of(bytewise, result_format="[{}]|")
+    first = chat.prompt(book, ASKED, [SEARCH])
+    text = "<search>  hot </search>"  # whose spaces the agent does not see
+    _, message = write(book, first, text, "stop")
+    asked = [{"role": "user", "content": "Weather in Rome?"}]
+    second = chat.prompt(book, [*asked, message, {"role": "tool", "content": "x"}], [SEARCH])
+    assert bytewise.decode(second.ids) == f"Weather in Rome?\n{text}[x]|"
+    assert second.unknown_answer and not second.retold
