@@ -26,7 +26,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from appo.serve.answers import ChatAnswer, generated
 from appo.serve.api import ApiError, ChatRequest, GenerateRequest, cut, read_body
-from appo.serve.endpoint import Endpoint, Wanted
+from appo.serve.endpoint import SHORT, SHORT_TURN, Endpoint, Wanted, aside
 from appo.serve.keys import Account
 
 PAUSE = 0.02  # seconds between two chunks of a stream, at least
@@ -120,8 +120,9 @@ class _Doors:
         return JSONResponse(body, 200 if endpoint.thread.alive else 503)
 
     async def chat(self, account: Account, request: Request) -> Any:
-        asked: ChatRequest = await asyncio.to_thread(read_body, ChatRequest, await self._body(request))
-        wanted = await self.endpoint.wanted_by_chat(account, asked)
+        body = await self._body(request)
+        asked: ChatRequest = await aside(len(body) < SHORT, read_body, ChatRequest, body)
+        wanted = await self.endpoint.wanted_by_chat(account, asked, len(body))
         answer = ChatAnswer(asked, self.endpoint.model.tokenizer)
         if asked.stream:
             return _EventStream(self._streamed(account, wanted, answer), self.endpoint.bounds.seconds)
@@ -129,7 +130,8 @@ class _Doors:
         return Response(status_code=GONE) if turn is None else JSONResponse(answer.whole(turn))
 
     async def generate(self, account: Account, request: Request) -> Any:
-        asked: GenerateRequest = await asyncio.to_thread(read_body, GenerateRequest, await self._body(request))
+        body = await self._body(request)
+        asked: GenerateRequest = await aside(len(body) < SHORT, read_body, GenerateRequest, body)
         wanted = self.endpoint.wanted_by_tokens(asked)
         turn = await _unless_gone(request, self.endpoint.write(account, wanted))
         if turn is None:
@@ -169,7 +171,8 @@ class _Doors:
             while (ids := await told.get()) is not None:
                 while not told.empty() and (later := told.get_nowait()) is not None:
                     ids = later
-                thoughts, content = await asyncio.to_thread(wanted.prompt.dialect.begun, ids, wanted.ids)
+                begun = wanted.prompt.dialect.begun
+                thoughts, content = await aside(len(ids) < SHORT_TURN, begun, ids, wanted.ids)
                 if chunk := answer.more(thoughts, _certain(content, wanted.cuts)):
                     yield chunk
                 if (await asyncio.wait([task], timeout=PAUSE))[0]:

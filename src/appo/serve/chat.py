@@ -63,13 +63,17 @@ class Chat:
         self._dialects: OrderedDict[str, Dialect] = OrderedDict()
         self._lock = threading.Lock()  # a dialect may set up its tokenizer
 
+    def is_ready(self, tools: Sequence[dict[str, Any]], reads_calls: bool) -> bool:
+        """Whether there is a dialect for these tools, so that a prompt is made at once."""
+        return _key(tools, reads_calls) in self._dialects
+
     def dialect(self, tools: Sequence[dict[str, Any]], reads_calls: bool) -> Dialect:
         """The dialect for tools as the API has them: `{"name", "description", "parameters", ..}`.
 
         Raises:
             UserError: for tools that the policy's way of writing cannot take.
         """
-        key = json.dumps([tools, reads_calls])
+        key = _key(tools, reads_calls)
         with self._lock:
             if key not in self._dialects:
                 self._dialects[key] = self._make([_tool(one) for one in tools], reads_calls)
@@ -115,6 +119,10 @@ class Chat:
             if place not in turns and (turn := _same_thoughts(book.find(_name_after("", told[place])), told[place])):
                 turns[place] = turn
         return Prompt(dialect.prompt(told, turns), dialect, names[-1], unknown, retold=retold)
+
+
+def _key(tools: Sequence[dict[str, Any]], reads_calls: bool) -> str:
+    return json.dumps([tools, reads_calls])
 
 
 def _tool(described: dict[str, Any]) -> SchemaTool:

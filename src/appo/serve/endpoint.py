@@ -1,7 +1,8 @@
 """`Endpoint`: a request answered, from its messages to its message, without HTTP.
 
 Messages become a prompt (`chat.py`), the engine writes (`engine_thread.py`) or a record answers (`replay.py`), and
-what was written is entered in the key's book. Work on texts runs in threads, so that a long prompt holds up nobody.
+what was written is entered in the key's book. Long texts are worked on in threads, so that they hold up nobody; a
+short one takes less time than the way to another thread.
 
 Left out on purpose: the API's JSON (`api.py`, `answers.py`).
 """
@@ -10,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,6 +35,9 @@ from appo.serve.keys import Account, Keys
 from appo.serve.replay import Diverged, Step
 
 Listener = Callable[[list[int]], None]
+Result = TypeVar("Result")
+SHORT = 16_384  # bytes of a request
+SHORT_TURN = 512  # tokens
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -115,8 +119,11 @@ class Endpoint:
     def bounds(self) -> Bounds:
         return self.keys.bounds
 
-    async def wanted_by_chat(self, account: Account, request: ChatRequest) -> Wanted:
+    async def wanted_by_chat(self, account: Account, request: ChatRequest, size: int) -> Wanted:
         """What a chat completion wants.
+
+        Args:
+            size: Bytes of the request.
 
         Raises:
             ApiError: for what cannot be heeded, or does not fit into the model's context.
@@ -126,9 +133,9 @@ class Endpoint:
         messages = [said.as_message() for said in request.messages]
         tools = [tool.function.as_tool() for tool in request.tools or ()]
         try:
-            prompt = await asyncio.to_thread(
-                self.chat.prompt, account.book, messages, tools, request.tool_choice != "none"
-            )
+            reads_calls = request.tool_choice != "none"
+            short = size < SHORT and self.chat.is_ready(tools, reads_calls)
+            prompt = await aside(short, self.chat.prompt, account.book, messages, tools, reads_calls)
         except UserError as error:
             raise ApiError(400, str(error), "messages") from None
         cuts = stops_of(request.stop)
@@ -265,7 +272,8 @@ class Endpoint:
         prompt = wanted.prompt
         if prompt is not None:
             cut_off = turn.reason == "length"
-            message = await asyncio.to_thread(prompt.dialect.message, turn.token_ids, wanted.ids, cut_off)
+            short = len(turn.token_ids) < SHORT_TURN
+            message = await aside(short, prompt.dialect.message, turn.token_ids, wanted.ids, cut_off)
             message["content"] = cut(message["content"], wanted.cuts)
             for place, call in enumerate(message.get("tool_calls", ())):
                 call["id"] = call_id(account.book.next_number, place)
@@ -278,6 +286,11 @@ class Endpoint:
     def _enter(self, account: Account, turn: WrittenTurn) -> None:
         account.book.add(turn)
         self.counts[turn.kind] += 1
+
+
+async def aside(short: bool, work: Callable[..., Result], *given: Any) -> Result:
+    """What the work comes to, which is done in a thread unless it is short."""
+    return work(*given) if short else await asyncio.to_thread(work, *given)
 
 
 def call_id(number: int, place: int) -> str:
