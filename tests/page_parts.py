@@ -147,7 +147,7 @@ WITHOUT_TOOLS = (
 def serve_weather() -> None:
     """What `appo serve Qwen/Qwen3-0.6B --port 8700` starts, to the end of this process."""
     endpoint = open_endpoint(read_flags(["Qwen/Qwen3-0.6B"]))
-    Server(make_app(endpoint), port=8700).start()
+    Server(port=8700).start(make_app(endpoint))
 
 
 def names(page: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def make_endpoint(model, tokenizer, *, protocol="chat_template", bounds=None, an
 @contextmanager
 def serving(endpoint, **options):
     """The endpoint behind a real server, whose address is given."""
-    server = Server(make_app(endpoint, **options)).start()
+    server = Server().start(make_app(endpoint, **options))
     try:
         yield server.url
     finally:

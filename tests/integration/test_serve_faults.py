@@ -1,6 +1,7 @@
 """Clients that hang, die, repeat, rewrite, flood and speak nonsense: each gets an error of the API's form, and its
 neighbour writes the tokens that it would have written alone."""
 
+import copy
 import json
 import socket
 import time
@@ -219,6 +220,18 @@ def test_an_error_within_a_stream_is_an_event_that_the_client_raises(model):
         stream = client.chat.completions.create(model="policy", messages=HELLO, max_tokens=LONG, stream=True)
         with pytest.raises(openai.APIError, match=r"took more than 0\.2 seconds"):
             list(stream)
+
+
+def test_a_conversation_that_the_template_refuses_is_400(model):
+    strict = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('begin with the user') }}{% endif %}" + TEMPLATE
+    network, tokenizer = model
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = strict
+    with serve((network, tokenizer)) as (url, _):
+        assert post(url, "good").status_code == 200
+        answer = post(url, "odd", messages=[{"role": "assistant", "content": "I begin"}])
+        assert in_form(answer.status_code, answer.json()) == 400
+        assert "begin with the user" in answer.json()["error"]["message"]
 
 
 def test_a_key_that_a_training_has_not_opened_is_401(model):

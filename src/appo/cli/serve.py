@@ -173,12 +173,15 @@ def serve(arguments: list[str]) -> int:
     check_source(settings.model)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    endpoint = open_endpoint(settings)
+    server = Server(settings.host, settings.port)  # before the model is read, which may take minutes
     try:
-        server = Server(make_app(endpoint, settings.api_key), settings.host, settings.port)
+        endpoint = open_endpoint(settings)
         secret = "; with a key" if settings.api_key else ""
         print(f"{endpoint.model.name} at {server.url}/v1{secret}; Ctrl-C ends", flush=True)
-        server.run()
+        try:
+            server.run(make_app(endpoint, settings.api_key))
+        finally:
+            endpoint.thread.close()
     finally:
-        endpoint.thread.close()
+        server.close()
     return 0

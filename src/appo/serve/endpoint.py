@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from appo.engines.base import Stop, Turn
@@ -138,6 +139,8 @@ class Endpoint:
             prompt = await aside(short, self.chat.prompt, account.book, messages, tools, reads_calls)
         except UserError as error:
             raise ApiError(400, str(error), "messages") from None
+        except TemplateError as error:  # such as roles that do not alternate
+            raise ApiError(400, f"messages: the model's chat template refuses them ({error}).", "messages") from None
         cuts = stops_of(request.stop)
         stop = Stop(prompt.dialect.stop.token_ids, (*prompt.dialect.stop.strings, *cuts))
         limit = request.max_completion_tokens or request.max_tokens

@@ -1,4 +1,9 @@
-"""`Server`: an application served by uvicorn, in the main thread for a command or in one of its own for a training."""
+"""`Server`: an application served by uvicorn, in the main thread for a command or in one of its own for a training.
+
+server = Server().start(make_app(endpoint))
+print(server.url)
+server.close()
+"""
 
 import socket
 import threading
@@ -23,16 +28,16 @@ def check_host(host: str, api_key: str | None) -> None:
 
 
 class Server:
-    """
+    """An address, which is taken at once, and what is served there later.
+
     Args:
-        app: An ASGI application.
         host, port: Where it listens; port 0 for any that is free.
 
     Raises:
         UserError: where nothing can listen there.
     """
 
-    def __init__(self, app: Any, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -44,10 +49,7 @@ class Server:
                 f"host = {host}, port = {port}: nothing can listen there ({error}); give others."
             ) from None
         self.host, self.port = host, self._socket.getsockname()[1]
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE
-        )
-        self._server = uvicorn.Server(config)
+        self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -55,23 +57,32 @@ class Server:
         """Its address, without /v1."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def run(self) -> None:
-        """Serves until a signal comes."""
-        self._server.run(sockets=[self._socket])
+    def run(self, app: Any) -> None:
+        """Serves an ASGI application until a signal comes."""
+        self._made(app).run(sockets=[self._socket])
 
-    def start(self) -> "Server":
-        """Serves in a thread of its own."""
-        self._thread = threading.Thread(target=self.run, name="appo-serve", daemon=True)
+    def _made(self, app: Any) -> uvicorn.Server:
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE
+        )
+        self._server = uvicorn.Server(config)
+        return self._server
+
+    def start(self, app: Any) -> "Server":
+        """Serves an ASGI application in a thread of its own."""
+        server = self._made(app)
+        self._thread = threading.Thread(target=server.run, args=([self._socket],), name="appo-serve", daemon=True)
         self._thread.start()
-        while not self._server.started:
+        while not server.started:
             if not self._thread.is_alive():
                 raise RuntimeError("the server did not start; its log says why.")
             time.sleep(0.005)
         return self
 
     def close(self) -> None:
-        """Ends what `start` has started."""
-        self._server.should_exit = True
+        """Ends what `start` has started, and gives the address back."""
+        if self._server is not None:
+            self._server.should_exit = True
         if self._thread is not None:
             self._thread.join()
         self._socket.close()
