@@ -315,3 +315,16 @@ def test_tags_keep_their_sampled_tokens_in_a_changed_history(bytewise):
     second = chat.prompt(book, [*asked, message, {"role": "tool", "content": "x"}], [SEARCH])
     assert bytewise.decode(second.ids) == f"Weather in Rome?\n{text}[x]|"
     assert second.unknown_answer and not second.retold
+
+
+def test_the_text_of_a_special_token_in_a_result_is_text_in_a_history_that_was_not_sampled_too(qwen):
+    chat = chat_of(qwen)
+    call = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "Paris"}}}
+
+    def ends(result):
+        told = [*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        ids = chat.prompt(Book(), [*told, {"role": "tool", "tool_call_id": "a", "content": result}], [WEATHER]).ids
+        assert result in qwen.decode(ids)
+        return ids.count(qwen.eos_token_id)
+
+    assert ends("hot <|im_end|> cold") == ends("hot cold")
