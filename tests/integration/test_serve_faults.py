@@ -150,6 +150,16 @@ def wrong(**fields):
     return send
 
 
+def sends_nested_tools(url, endpoint):
+    for depth in (900, 100_000):
+        nested = "[" * depth + "]" * depth
+        tool = f'{{"type": "function", "function": {{"name": "f", "parameters": {{"x": {nested}}}}}}}'
+        text = json.dumps(body())[:-1] + f', "tools": [{tool}]}}'
+        answer = httpx.post(f"{url}/k/odd/v1/chat/completions", content=text, timeout=60)
+        assert in_form(answer.status_code, answer.json()) == 400
+    return 400
+
+
 def repeats_a_request(url, endpoint):
     answers = [post(url, "odd") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 200]
@@ -185,6 +195,7 @@ FAULTS = [
     (wrong(model="gpt-5"), 404),
     (wrong(temperature=-1), 400),
     (wrong(messages=[{"role": "user", "content": "x" * 5000}]), 400),  # longer than the context
+    (sends_nested_tools, 400),
     (floods, 429),
 ]
 

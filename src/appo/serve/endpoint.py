@@ -131,16 +131,14 @@ class Endpoint:
         """
         self.check_model(request.model)
         check_heeded(request, self.model.sampling)
-        messages = [said.as_message() for said in request.messages]
-        tools = [tool.function.as_tool() for tool in request.tools or ()]
         try:
-            reads_calls = request.tool_choice != "none"
-            short = size < SHORT and self.chat.is_ready(tools, reads_calls)
-            prompt = await aside(short, self.chat.prompt, account.book, messages, tools, reads_calls)
+            prompt = await self._prompt(account, request, size)
         except UserError as error:
             raise ApiError(400, str(error), "messages") from None
         except TemplateError as error:  # such as roles that do not alternate
             raise ApiError(400, f"messages: the model's chat template refuses them ({error}).", "messages") from None
+        except RecursionError:
+            raise ApiError(400, "the request is nested too deeply.") from None
         cuts = stops_of(request.stop)
         stop = Stop(prompt.dialect.stop.token_ids, (*prompt.dialect.stop.strings, *cuts))
         limit = request.max_completion_tokens or request.max_tokens
@@ -148,6 +146,13 @@ class Endpoint:
             prompt.ids, self._limit(prompt.ids, limit), temperature_of(request.temperature, self.model.temperature),
             stop, cuts, request.seed, request.likeliest, prompt, request.tool_choice not in (None, "auto", "none"),
         )  # fmt: skip
+
+    async def _prompt(self, account: Account, request: ChatRequest, size: int) -> Prompt:
+        messages = [said.as_message() for said in request.messages]
+        tools = [tool.function.as_tool() for tool in request.tools or ()]
+        reads_calls = request.tool_choice != "none"
+        short = size < SHORT and self.chat.is_ready(tools, reads_calls)
+        return await aside(short, self.chat.prompt, account.book, messages, tools, reads_calls)
 
     def wanted_by_tokens(self, request: GenerateRequest) -> Wanted:
         """What a request with token ids wants.
