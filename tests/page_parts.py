@@ -15,8 +15,11 @@ from datasets import Dataset
 from taught_model import THINKING, taught, turns_of
 
 from appo import APPOConfig, APPOTrainer
+from appo.cli.serve import open_endpoint, read_flags
 from appo.environments import kinship
 from appo.evaluation import evaluate
+from appo.serve.app import make_app
+from appo.serve.server import Server
 
 
 def weather(city: str) -> str:
@@ -141,8 +144,16 @@ WITHOUT_TOOLS = (
 )
 
 
+def serve_weather() -> None:
+    """What `appo serve Qwen/Qwen3-0.6B --port 8700` starts, to the end of this process."""
+    endpoint = open_endpoint(read_flags(["Qwen/Qwen3-0.6B"]))
+    Server(port=8700).start(make_app(endpoint))
+
+
 def names(page: str) -> dict[str, Any]:
     """What a page calls by a name of the reader's, made anew."""
+    if page == "serve":
+        serve_weather()
     model, tokenizer = taught(turns_of("Weather in Paris?", [("weather", {"city": "Paris"})], ["hot"], [weather]), 1)
     if page == "protocols":
         tokenizer.chat_template = WITHOUT_TOOLS

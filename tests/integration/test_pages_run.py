@@ -20,6 +20,7 @@ import yaml
 
 from appo.cli.main import main
 from appo.cli.recipe import read_recipe
+from appo.serve.api import ChatRequest, read_body
 
 NOT_RUN = 6  # blocks at most; each says why in its page
 PROJECT = tomllib.loads((pages.REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -116,6 +117,10 @@ def appo(words: list[str], place: str) -> None:
         from appo.cli.chat import read_flags as read_chat
 
         read_chat(rest)
+    elif command == "serve" and "--help" not in rest:
+        from appo.cli.serve import read_flags as read_serve
+
+        read_serve(rest)
     elif command == "study":
         from appo.research.__main__ import study_flags
         from appo.research.plan import read_study
@@ -159,6 +164,12 @@ def python(words: list[str], place: str) -> None:
         exists(words, place)
 
 
+def curl(words: list[str], place: str) -> None:
+    """What it sends is a request that the endpoint takes."""
+    assert words[0].endswith("/v1/chat/completions"), place
+    read_body(ChatRequest, words[words.index("-d") + 1].encode())
+
+
 def exists(words: list[str], place: str) -> None:
     """The first word is a file, and so is every recipe."""
     for word in words[:1] + [word for word in words if word.endswith(".yaml")]:
@@ -196,6 +207,7 @@ PROGRAMS = {
     "python": python,
     "pip": pip,
     "accelerate": accelerate,
+    "curl": curl,
     "sbatch": exists,
     "bash": exists,
 }

@@ -74,14 +74,25 @@ def of_benchmarks() -> str:
     return "\n".join(lines(fields_of("appo.evaluation.eval_config", "EvalConfig")))
 
 
-def of_chat() -> str:
-    """Help for `appo chat`: its own options, then those of `appo.Agent`."""
-    model, *own = fields_of("appo.cli.chat", "ChatSettings", inherited=False)
+USES = {
+    "chat": ("ChatSettings", "docs/use.md", "What it can call"),
+    "serve": ("ServeSettings", "docs/serve.md", "Where"),
+}
+OF_TOOLS = ("max_tool_calls", "max_tool_calling_iterations", "max_tool_result_chars", "tool_timeout")  # not of serve
+
+
+def of_use(command: str) -> str:
+    """Help for `appo chat` and `appo serve`: its own options, then those of `appo.Agent`."""
+    settings, page, title = USES[command]
+    model, *own = fields_of(f"appo.cli.{command}", settings, inherited=False)
+    shared = fields_of("appo.agent.settings", "AgentSettings")
+    if command == "serve":
+        shared = [f for f in shared if f.name not in OF_TOOLS]
     return "\n\n".join(
         [
-            f"usage: appo chat MODEL [--option value ...]   (docs/use.md)\n\n{_filled('MODEL: ' + model.help, '')}",
-            section("What it can call", own),
-            section("How it writes; null: as in its training", fields_of("appo.agent.settings", "AgentSettings")),
+            f"usage: appo {command} MODEL [--option value ...]   ({page})\n\n{_filled('MODEL: ' + model.help, '')}",
+            section(title, own),
+            section("How it writes; null: as in its training", shared),
         ]
     )
 

@@ -21,6 +21,7 @@ appo: reinforcement learning for tool-using language-model agents
   appo benchmark --model M --benchmark A,B [--option value ...]
                                           the paper's benchmarks, by any model; see docs/eval.md
   appo chat MODEL   [--option value ...]  asks a trained model; its tools run (docs/use.md)
+  appo serve MODEL  [--option value ...]  a trained model behind OpenAI's API, on loopback (docs/serve.md)
   appo records RUN  [--jsonl] [--step N]  what a run has written down: a summary, or a line of JSON per rollout
   appo report RUN [RUN2] [--out FILE]     one HTML file of a run, or of two side by side, that opens anywhere
   appo show RUN     [--task ID] [--failed]
@@ -35,7 +36,7 @@ RECIPE is a YAML file, such as recipes/kinship.yaml; every field can be changed 
 checkpoint when started again.
 """
 
-COMMANDS = ("sft", "train", "eval", "benchmark", "chat", "records", "report", "show", "study", "doctor")
+COMMANDS = ("sft", "train", "eval", "benchmark", "chat", "serve", "records", "report", "show", "study", "doctor")
 HELP = {"-h", "--help", "--help-all"}
 
 
@@ -78,8 +79,8 @@ def _main(arguments: list[str]) -> int:
         return _read(command[0], rest)
     if command[0] == "benchmark":
         return _benchmark(rest)
-    if command[0] == "chat":
-        return _chat(rest)
+    if command[0] in ("chat", "serve"):
+        return _ask(command[0], rest)
     if command[0] == "eval" and any(flag.split("=")[0] == "--benchmark" for flag in rest):
         flags = " ".join(rest if rest[0].startswith("--") else rest[1:])
         print(f"appo: benchmarks have a command of their own: appo benchmark {flags}", file=sys.stderr)
@@ -125,19 +126,20 @@ def _benchmark(flags: list[str]) -> int:
     return answer(work, "the same command goes on from the samples that are there.")
 
 
-def _chat(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        from appo.cli.help import of_chat
+def _ask(command: str, arguments: list[str]) -> int:
+    """What puts a trained model to use."""
+    from importlib import import_module
 
-        print(of_chat())
+    if not arguments or arguments[0] in ("-h", "--help"):
+        from appo.cli.help import of_use
+
+        print(of_use(command))
         return 0 if arguments else 2
 
     def work() -> int:
-        from appo.cli.chat import chat
+        return int(getattr(import_module(f"appo.cli.{command}"), command)(arguments))
 
-        return chat(arguments)
-
-    return answer(work, "ask again.")
+    return answer(work, "ask again." if command == "chat" else "start it again.")
 
 
 def _run(command: str, recipe: str, overrides: list[str]) -> int:

@@ -43,6 +43,8 @@ class Request:
         turn_tokens: How many of the last tokens of the context belong to the turn that goes on, for a sequence that
             starts within one: a stop string may have begun there.
         top_alternatives: How many of the likeliest first tokens are told (`Turn.alternatives`).
+        temperature: Of this sequence, at least 0; 0 takes the likeliest token. None: the engine's own.
+        top_logprobs: How many of the likeliest tokens are told in the place of each (`Turn.top_logprobs`).
     """
 
     id: int
@@ -52,6 +54,8 @@ class Request:
     stop: Stop = field(default_factory=Stop)
     turn_tokens: int = 0
     top_alternatives: int = 0
+    temperature: float | None = None
+    top_logprobs: int = 0
 
 
 @dataclass
@@ -61,11 +65,13 @@ class Turn:
     Args:
         id: The request's.
         token_ids: Sampled tokens, the one that ended the turn included.
-        logprobs: Per token, log-probability in nats at the sampling temperature.
+        logprobs: Per token, log-probability in nats at the sampling temperature; at 1 where that is 0.
         reason: "eos", "stop" (see `Stop`), or "length" (`max_new_tokens`).
         alternatives: Of a request with `top_alternatives`, in its first turn: the likeliest tokens in the place of the
             first one, as (id, log-probability in nats at the sampling temperature), likeliest first; from the embedded
             engine before top-k and the like cut any off, from vLLM after. None otherwise.
+        top_logprobs: Of a request with `top_logprobs`: per token, the likeliest ones in its place, as `alternatives`.
+            None otherwise.
     """
 
     id: int
@@ -73,6 +79,7 @@ class Turn:
     logprobs: list[float]
     reason: Literal["eos", "stop", "length"]
     alternatives: list[tuple[int, float]] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
 
 
 class Engine(Protocol):
@@ -106,7 +113,7 @@ class Engine(Protocol):
         """Tokens of the turn that a sequence is writing, as far as they have come; none between turns."""
 
     def close(self, id: int) -> None:
-        """Forgets a sequence that has stopped."""
+        """Forgets a sequence, one that is being written too."""
 
     def abandon(self) -> None:
         """Forgets all sequences, those that are being written too."""

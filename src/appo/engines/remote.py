@@ -32,6 +32,8 @@ class Question:
         seed: Below 2**63.
         stop: The strings are a hint where to stop; a server may ignore them.
         top_alternatives: How many of the likeliest first tokens are told.
+        temperature: As in `Request`.
+        top_logprobs: How many of the likeliest tokens are told in the place of each.
     """
 
     token_ids: list[int]
@@ -39,6 +41,8 @@ class Question:
     seed: int
     stop: Stop
     top_alternatives: int = 0
+    temperature: float | None = None
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,14 @@ class Answer:
     Args:
         alternatives: As in `Turn`, where they were asked for; there may be more.
         cached_tokens: Tokens of the context that were in the server's cache, if it tells.
+        top_logprobs: Per token, the likeliest ones in its place, where they were asked for; there may be more.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     alternatives: list[tuple[int, float]] | None = None
     cached_tokens: int | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
 
 
 class RemoteEngine(SequenceEngine):
@@ -94,6 +100,12 @@ class RemoteEngine(SequenceEngine):
     def busy(self) -> bool:
         return bool(self._running)
 
+    def close(self, id: int) -> None:
+        for future in [future for future, sequence in self._running.items() if sequence.id == id]:
+            del self._running[future]
+            future.cancel()
+        super().close(id)
+
     def abandon(self) -> None:
         for future in self._running:
             future.cancel()
@@ -121,8 +133,9 @@ class RemoteEngine(SequenceEngine):
         self.read += len(sequence.ids)
         alternatives = 0 if sequence.logprobs else sequence.top_alternatives
         question = Question(
-            list(sequence.ids), sequence.budget, sequence.next_seed(), sequence.matcher.stop, alternatives
-        )
+            list(sequence.ids), sequence.budget, sequence.next_seed(), sequence.matcher.stop, alternatives,
+            sequence.temperature, sequence.top_count,
+        )  # fmt: skip
         self._running[self.submit(question)] = sequence
 
     def _take(self, sequence: Sequence, answer: Answer) -> Any:
@@ -132,7 +145,7 @@ class RemoteEngine(SequenceEngine):
         if sequence.top_alternatives and answer.alternatives is not None and not sequence.logprobs:
             sequence.alternatives = answer.alternatives[: sequence.top_alternatives]
         for count, (token, logprob) in enumerate(zip(answer.token_ids, answer.logprobs, strict=True), 1):
-            reason = sequence.take(token, logprob)
+            reason = sequence.take(token, logprob, answer.top_logprobs[count - 1] if answer.top_logprobs else ())
             if reason:
                 self.dropped += len(answer.token_ids) - count
                 return reason

@@ -28,7 +28,8 @@ class Row:
 
     __slots__ = (
         "alternatives", "budget", "cached", "context", "drawn", "entered", "held", "id", "ids", "logprobs", "matcher",
-        "numbers", "slot", "state", "top_alternatives", "turn_start", "uniforms", "watched",
+        "numbers", "slot", "state", "temperature", "top_alternatives", "top_count", "top_logprobs", "turn_start",
+        "uniforms", "watched",
     )  # fmt: skip
 
     def __init__(self, request: Request, matcher: StopMatcher, watched: frozenset[int] | None) -> None:
@@ -43,6 +44,8 @@ class Row:
         self.matcher, self.watched = matcher, watched
         self.top_alternatives = request.top_alternatives
         self.alternatives: list[tuple[int, float]] | None = None
+        self.temperature, self.top_count = request.temperature, request.top_logprobs
+        self.top_logprobs: list[list[tuple[int, float]]] = []
 
     @property
     def unread(self) -> int:
@@ -64,8 +67,9 @@ class Row:
         """The turn that ended now."""
         written, logprobs = self.ids[len(self.ids) - len(self.logprobs) :], self.logprobs
         alternatives, self.alternatives = self.alternatives, None
+        likeliest, self.top_logprobs = self.top_logprobs, []
         self.logprobs, self.state = [], WAITING
-        return Turn(self.id, written, logprobs, reason, alternatives)
+        return Turn(self.id, written, logprobs, reason, alternatives, likeliest if self.top_count else None)
 
 
 class Slots:

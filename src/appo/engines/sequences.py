@@ -37,6 +37,8 @@ class Sequence:
         self.ids, self.budget = list(request.token_ids), request.max_new_tokens
         self.top_alternatives = request.top_alternatives
         self.alternatives: list[tuple[int, float]] | None = None
+        self.temperature, self.top_count = request.temperature, request.top_logprobs
+        self.top_logprobs: list[list[tuple[int, float]]] = []
         self.logprobs: list[float] = []
         self.turn = self.part = 0
         self._turn_start = len(self.ids) - request.turn_tokens
@@ -54,10 +56,13 @@ class Sequence:
         self.part += 1
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
 
-    def take(self, token: int, logprob: float) -> Any:
-        """Adds a token; the reason why the turn ends with it, or None."""
+    def take(self, token: int, logprob: float, likeliest: list[tuple[int, float]] | tuple[()] = ()) -> Any:
+        """Adds a token, with the likeliest ones in its place where they were asked for; the reason why the turn ends
+        with it, or None."""
         self.ids.append(token)
         self.logprobs.append(logprob)
+        if self.top_count:
+            self.top_logprobs.append(list(likeliest[: self.top_count]))
         self.budget -= 1
         if token in self.eos_token_ids:
             return "eos"
@@ -69,8 +74,9 @@ class Sequence:
         """The turn that ended now."""
         written, logprobs = self.ids[len(self.ids) - len(self.logprobs) :], self.logprobs
         alternatives, self.alternatives = self.alternatives, None
+        likeliest, self.top_logprobs = self.top_logprobs, []
         self.logprobs = []
-        return Turn(self.id, written, logprobs, reason, alternatives)
+        return Turn(self.id, written, logprobs, reason, alternatives, likeliest if self.top_count else None)
 
 
 class SequenceEngine(abc.ABC):

@@ -59,6 +59,12 @@ def check_full_attention(model: PreTrainedModel) -> None:
         )
 
 
+def likeliest(logps_V: torch.Tensor, count: int) -> list[tuple[int, float]]:
+    """The `count` likeliest tokens, as (id, log-probability in nats)."""
+    best = logps_V.topk(min(count, len(logps_V)))
+    return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+
 class TransformersEngine:
     """Writes turns with a transformers model.
 
@@ -142,7 +148,11 @@ class TransformersEngine:
         return [] if row is None else row.ids[len(row.ids) - len(row.logprobs) :]
 
     def close(self, id: int) -> None:
-        self._slots.close(self._by_id.pop(id))
+        row = self._by_id.pop(id)
+        for waiting in (self._queue, self._returning):
+            if row in waiting:
+                waiting.remove(row)
+        self._slots.close(row)
         if not self._by_id:
             self._forget()  # the cache's memory is given back
 
@@ -274,12 +284,13 @@ class TransformersEngine:
         return output.logits[:, -1]
 
     def _sample(self, rows: list[Row], logits_SV: torch.Tensor, uniforms_S: list[float]) -> list[Turn]:
-        sampled = self.sampler(logits_SV, uniforms_S)
+        sampled = self.sampler(logits_SV, uniforms_S, [row.temperature for row in rows])
         turns = []
         for i, (row, token, logp) in enumerate(zip(rows, sampled.tokens, sampled.logprobs, strict=True)):
             if row.top_alternatives and not row.drawn:
-                best = sampled.logps_SV[i].topk(min(row.top_alternatives, sampled.logps_SV.shape[1]))
-                row.alternatives = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+                row.alternatives = likeliest(sampled.logps_SV[i], row.top_alternatives)
+            if row.top_count:
+                row.top_logprobs.append(likeliest(sampled.logps_SV[i], row.top_count))
             row.drawn += 1
             row.ids.append(token)
             row.logprobs.append(logp)

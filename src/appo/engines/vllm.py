@@ -252,18 +252,24 @@ class VLLMEngine(SequenceEngine):
             self.awake = False
         return self.sleeps
 
+    def close(self, id: int) -> None:
+        for name in [name for name, running in self._running.items() if running.sequence.id == id]:
+            self.llm.llm_engine.abort_request([self._running.pop(name).internal_id], internal=True)
+        super().close(id)
+
     def abandon(self) -> None:
         self.llm.llm_engine.abort_request([running.internal_id for running in self._running.values()], internal=True)
         self._running.clear()
         self._sequences.clear()
 
     def ask(self, sequence: Sequence) -> None:
+        own = {} if sequence.temperature is None else {"temperature": sequence.temperature}
         params = self._params(
             max_tokens=sequence.budget,
             seed=sequence.next_seed(),
-            logprobs=sequence.top_alternatives,
+            logprobs=max(sequence.top_alternatives, sequence.top_count),
             stop_token_ids=sorted(self.eos_token_ids | sequence.matcher.stop.token_ids),
-            **self._sampling,
+            **self._sampling | own,
         )
         name = str(self._requests)
         self._requests += 1
@@ -297,13 +303,19 @@ class VLLMEngine(SequenceEngine):
         read.tokens += len(sequence.ids)
         read.cached += output.num_cached_tokens or 0
         if sequence.top_alternatives:
-            likeliest = sorted(output.outputs[0].logprobs[0].items(), key=lambda item: -item[1].logprob)
-            sequence.alternatives = [(id, entry.logprob) for id, entry in likeliest[: sequence.top_alternatives]]
+            sequence.alternatives = _ranked(output.outputs[0].logprobs[0])[: sequence.top_alternatives]
 
     @staticmethod
     def _take(sequence: Sequence, written: Any) -> Any:
         for token, entries in zip(written.token_ids, written.logprobs, strict=True):
-            reason = sequence.take(token, entries[token].logprob)
+            likeliest = _ranked(entries) if sequence.top_count else ()
+            reason = sequence.take(token, entries[token].logprob, likeliest)
             if reason:
                 return reason
         return None
+
+
+def _ranked(entries: Any) -> list[tuple[int, float]]:
+    """What vLLM tells of one place, as (id, log-probability in nats), likeliest first."""
+    found = sorted(entries.items(), key=lambda item: -item[1].logprob)
+    return [(id, entry.logprob) for id, entry in found]

@@ -116,12 +116,14 @@ class VLLMServerEngine(RemoteEngine):
 
     def payload(self, question: Question) -> dict[str, Any]:
         """The body of a request."""
+        own = {} if question.temperature is None else {"temperature": question.temperature}
         return {
             **self._payload,
+            **own,
             "prompt": question.token_ids,
             "max_tokens": question.max_tokens,
             "seed": question.seed,
-            "logprobs": question.top_alternatives,
+            "logprobs": max(question.top_alternatives, question.top_logprobs),
             "stop": list(question.stop.strings) or None,
             "stop_token_ids": sorted(self.eos_token_ids | question.stop.token_ids),
         }
@@ -175,11 +177,17 @@ def read_answer(body: dict[str, Any]) -> Answer:
             "the server sent no token ids or log-probabilities; use `vllm serve` of vLLM 0.11 or newer."
         )
     # The sampled token is always among them, also where no others were asked for.
-    first = (found.get("top_logprobs") or [None])[0] or {}
-    ranked = sorted(first.items(), key=lambda item: -item[1])
-    alternatives = [(int(token.removeprefix("token_id:")), logprob) for token, logprob in ranked]
+    likeliest = [
+        [
+            (int(token.removeprefix("token_id:")), logprob)
+            for token, logprob in sorted(one.items(), key=lambda i: -i[1])
+        ]
+        for one in (place or {} for place in found.get("top_logprobs") or ())
+    ]
+    alternatives = likeliest[0] if likeliest else None
     details = (body.get("usage") or {}).get("prompt_tokens_details") or {}
-    return Answer(choice["token_ids"], found["token_logprobs"], alternatives or None, details.get("cached_tokens"))
+    cached = details.get("cached_tokens")
+    return Answer(choice["token_ids"], found["token_logprobs"], alternatives or None, cached, likeliest or None)
 
 
 def served_model(url: str, timeout: float) -> dict[str, Any]:

@@ -115,6 +115,13 @@ def test_the_options_of_chat_are_told_without_importing_torch():
     assert "  --tools: text | null = null\n" in text and "  --batch_size: int = 32\n" in text
 
 
+def test_the_options_of_serve_are_told_without_those_of_tools_that_run_elsewhere(capsys):
+    out = printed(capsys, "serve", "--help")
+    assert out.startswith("usage: appo serve MODEL [--option value ...]")
+    assert "  --port: int = 8000\n" in out and "  --temperature: number | null = null\n" in out
+    assert "--tool_timeout" not in out and "--max_tool_calls" not in out
+
+
 @pytest.mark.parametrize("width", [50, 80])
 def test_no_line_is_wider_than_the_terminal(monkeypatch, width):
     monkeypatch.setenv("COLUMNS", str(width))

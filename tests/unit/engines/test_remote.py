@@ -149,3 +149,22 @@ def test_a_turn_can_be_read_as_far_as_it_has_come():
     assert engine.step() == [] and engine.so_far(0) == [1, 2]
     (turn,) = engine.step()
     assert turn.token_ids == [1, 2, 3, EOS] and engine.so_far(0) == [] and engine.so_far(1) == []
+
+
+def test_a_sequence_that_is_closed_while_it_is_written_gives_no_turn():
+    engine = Scripted(answer(1, EOS), answer(2, EOS))
+    engine.start(Request(0, [7], 3, 5))
+    engine.start(Request(1, [8], 3, 5))
+    engine.close(0)
+    assert [turn.id for turn in engine.step()] == [1]
+    assert not engine.busy
+
+
+def test_the_temperature_of_a_sequence_and_its_likeliest_tokens_are_asked_for_each_time():
+    told = [[(1, -0.5), (4, -2.0), (5, -3.0)], [(EOS, -0.1), (4, -3.0)]]
+    engine = Scripted(answer(1, top_logprobs=told[:1]), answer(EOS, top_logprobs=told[1:]))
+    engine.start(Request(0, [7], 3, 5, temperature=0.0, top_logprobs=2))
+    assert engine.step() == []
+    (turn,) = engine.step()
+    assert turn.top_logprobs == [[(1, -0.5), (4, -2.0)], [(EOS, -0.1), (4, -3.0)]]
+    assert [(question.temperature, question.top_logprobs) for question in engine.questions] == [(0.0, 2)] * 2

@@ -335,3 +335,56 @@ def test_a_training_in_16_bits_wraps_the_forward_in_autocast(tiny, monkeypatch):
     for i, context in enumerate(contexts):
         expected = plain_logps(model, context, turns[i].token_ids)
         torch.testing.assert_close(torch.tensor(turns[i].logprobs), expected.float(), atol=0.2, rtol=0)
+
+
+def test_sequences_have_temperatures_of_their_own(tiny):
+    model, _ = tiny
+    engine = make_engine(model, temperature=0.5)
+    for i, temperature in enumerate((None, 0.0, 2.0)):
+        engine.start(Request(i, [5, 6], 1, seed=i, temperature=temperature))
+    turns = run(engine)
+    with torch.no_grad():
+        logits = model(torch.tensor([[5, 6]])).logits[0, -1]
+    assert turns[1].token_ids == [int(logits.argmax())]
+    for i, temperature in enumerate((0.5, 1.0, 2.0)):  # where the likeliest is taken, log-probabilities are those at 1
+        expected = torch.log_softmax(logits / temperature, -1)[turns[i].token_ids[0]]
+        assert turns[i].logprobs == pytest.approx([float(expected)], abs=1e-4)
+
+
+def test_a_sequence_of_another_temperature_changes_nothing_of_its_neighbours(tiny):
+    model, _ = tiny
+    together, alone = make_engine(model), make_engine(model)
+    together.start(Request(0, [5, 6], 12, seed=3))
+    together.start(Request(1, [5, 6], 12, seed=3, temperature=0.0))
+    alone.start(Request(0, [5, 6], 12, seed=3))
+    assert run(together)[0].token_ids == run(alone)[0].token_ids
+
+
+def test_the_likeliest_tokens_are_told_in_the_place_of_each(tiny):
+    model, _ = tiny
+    engine = make_engine(model)
+    engine.start(Request(0, [5, 6], 4, seed=1, top_logprobs=3))
+    engine.start(Request(1, [5, 6], 4, seed=1))
+    turns = run(engine)
+    assert turns[1].top_logprobs is None and len(turns[0].top_logprobs) == 4
+    context = [5, 6, *turns[0].token_ids[:2]]
+    with torch.no_grad():
+        logps = torch.log_softmax(model(torch.tensor([context])).logits[0, -1], -1)
+    best = logps.topk(3)
+    assert [token for token, _ in turns[0].top_logprobs[2]] == best.indices.tolist()
+    assert [logp for _, logp in turns[0].top_logprobs[2]] == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_sequences_that_are_closed_while_they_write_or_wait_write_no_more(tiny):
+    model, _ = tiny
+    engine, alone = make_engine(model, max_rows=2), make_engine(model)
+    for i in range(4):
+        engine.start(Request(i, [5, 6 + i], 20, seed=i))
+    engine.step()
+    engine.close(0)  # it writes
+    engine.close(3)  # it waits for a row
+    alone.start(Request(2, [5, 8], 20, seed=2))
+    turns = run(engine)
+    assert sorted(turns) == [1, 2]
+    assert turns[2].token_ids == run(alone)[2].token_ids
+    assert not engine.busy
