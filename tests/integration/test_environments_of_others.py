@@ -1,8 +1,8 @@
 """Environments of other packages, by TRL's conventions, are tasks: they train, and branch from states of their own.
 
 OpenReward and OpenEnv ask for versions that exclude each other, so that each is tested where it is installed, against
-a real server on this machine (`tests/open_reward_server.py`, `tests/open_env_server.py`): a counter that is kept there
-alone. Harbor's own sandboxes need a container service; here TRL's `HarborSpec` has an agent that works in a folder.
+a real server on this machine (`tests/with_environments`): a counter that is kept there alone. Harbor's own sandboxes
+need a container service; here TRL's `HarborSpec` has an agent that works in a folder.
 """
 
 import os
@@ -63,11 +63,13 @@ def needs(package, least):
 
 @contextmanager
 def server(program):
-    """The address of a server, which is a program of `tests/`."""
+    """The address of a server, which is a program of `tests/with_environments`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, TESTS / program, str(port)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, TESTS / "with_environments" / program, str(port)], stdout=subprocess.DEVNULL
+    )
     url = f"http://localhost:{port}"
     try:
         while True:
@@ -266,7 +268,7 @@ def test_an_environment_of_openreward_trains_and_branches_by_replay(tmp_path, mo
 
 @needs("openenv", "0.3.1")
 def test_an_environment_of_openenv_trains_and_branches_by_replay(tmp_path):
-    from openenv.core import GenericEnvClient
+    client = pytest.importorskip("openenv.core").GenericEnvClient
 
     with server("open_env_server.py") as url:
 
@@ -274,7 +276,7 @@ def test_an_environment_of_openenv_trains_and_branches_by_replay(tmp_path):
             """As in TRL's documentation of OpenEnv: a client, and a method for each action."""
 
             def __init__(self):
-                self.client = GenericEnvClient(base_url=url).sync()
+                self.client = client(base_url=url).sync()
                 self.reward = 0.0
 
             def reset(self, seed, **kwargs) -> str | None:

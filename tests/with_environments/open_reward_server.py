@@ -1,6 +1,6 @@
 """An ORS server of the `openreward` package on localhost: a counter that is to reach a target, on its server.
 
-python tests/open_reward_server.py PORT
+python tests/with_environments/open_reward_server.py PORT
 """
 
 import sys

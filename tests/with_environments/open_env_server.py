@@ -1,6 +1,6 @@
 """An OpenEnv server of the `openenv` package on localhost: a counter that is to reach a target, on its server.
 
-python tests/open_env_server.py PORT
+python tests/with_environments/open_env_server.py PORT
 """
 
 import sys
