@@ -133,6 +133,10 @@ def make_data(directory: Path) -> None:
     ).to_parquet(str(directory / "train_10k.parquet"))
     for file in (pages.REPOSITORY / "examples" / "tickets").glob("*"):
         shutil.copy(file, directory)
+    suite = directory / "my_suite" / "tasks" / "first"  # as Harbor has them
+    suite.mkdir(parents=True)
+    (suite / "task.toml").write_text('[metadata]\ngold_answer = "4"\n')
+    (suite / "instruction.md").write_text("What is 2 + 2?")
     valid = [json.dumps({"question": f"What is {n} + 2?", "answer": str(n + 2)}) for n in range(20)]
     (directory / "my_valid.jsonl").write_text("\n".join(valid))
 

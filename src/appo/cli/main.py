@@ -167,6 +167,7 @@ def _run(command: str, recipe: str, overrides: list[str]) -> int:
 
 def answer(work: Callable[[], int | None], after_interrupt: str) -> int:
     """The exit code of `work`, whose mistakes are told in one sentence."""
+    import gc
     import warnings
 
     # transformers renames arguments between versions and says so at each use; a recipe cannot serve both.
@@ -192,3 +193,6 @@ def answer(work: Callable[[], int | None], after_interrupt: str) -> int:
             raise
         print(f"appo: the disk is full ({error}); free some space, then {after_interrupt}", file=sys.stderr)
         return 2
+    finally:
+        # An environment may stop its sandbox in a thread of its own, which at the interpreter's end runs no more.
+        gc.collect()

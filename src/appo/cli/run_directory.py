@@ -178,12 +178,14 @@ def made_from(
     Args:
         made: The model that the task makes, where it is at hand.
     """
+    factory = task.environment_factory
+    factories = list(factory.values()) if isinstance(factory, dict) else [factory]
     content_of_start = cold_start_content if has_cold_start else model_content
     start = content_of_start(config, args, task, made)
     return {
         "rows": content.of_rows(rows),
         "questions": None if questions is None else content.of_rows(questions),
-        "functions": content.of_code([*task.tools, *task.reward_funcs, task.environment_factory]),
+        "functions": content.of_code([*task.tools, *task.reward_funcs, *factories]),
         "cold_start" if has_cold_start else "model": start,
     }
 

@@ -118,7 +118,7 @@ def shared(train: Any, evaluation: Any, with_environment: bool = False) -> Share
     columns = deciding_columns(names, with_environment)
     asked = [key_of(row, columns) for row in _rows(evaluation, columns)]
     keys = [key_of(row, columns) for row in _rows(train, columns)]
-    if with_environment and (_repeats(keys) or _repeats(asked)):
+    if with_environment and (repeats(keys) or repeats(asked)):
         logger.info("The rows repeat, so the environment draws its episodes itself: data sets are not compared.")
         return None
     both = set(keys) & set(asked)
@@ -191,7 +191,7 @@ def _said(name: str, value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _repeats(keys: list[bytes]) -> bool:
+def repeats(keys: list[bytes]) -> bool:
     """Whether rows name no episodes: all of several are alike, or fewer than half are distinct."""
     distinct = len(set(keys))
     return len(keys) > 1 and (distinct == 1 or 2 * distinct < len(keys))

@@ -3,7 +3,7 @@
 An environment follows TRL's convention: `reset(**row)` starts an episode, public methods are tools, an optional
 `get_reward()` scores it. One method is added, optional too: `fork()` returns an independent copy in the present
 state, so that a branch starts from the state its prefix left. Without it a deep copy is kept after each call; where
-copying fails, the prefix's calls are replayed.
+copying fails, or `fork` is None, the prefix's calls are replayed.
 
 Left out on purpose: a registry. A recipe names a task by its module; the module holds one `Task` called `TASK`, or a
 function of that name that returns one and takes the recipe's `task_args`; a parameter `tool_protocol` gets the run's.
@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from appo.environments.specs import spec_parts
 from appo.errors import UserError
 from appo.rollout.decisions import Decision
 
@@ -79,7 +80,8 @@ class Task:
         eval_dataset: The same for evaluations, where a seed alone cannot keep them apart from training.
         reward_funcs: Reward functions with TRL's signature.
         tools: Python functions that the policy may call.
-        environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`.
+        environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`; a dict of such by
+            the name in the rows' column `environment`.
         demonstrations: `(size, seed) -> Iterable[Demonstration]` for the cold start.
         make_model: `() -> (model, tokenizer)`; without it a recipe has to name a model.
         decision_positions: `words -> positions` of the tokens known to decide the outcome, for a task made to study
@@ -94,7 +96,7 @@ class Task:
     dataset: Callable[[int, int], Dataset]
     reward_funcs: list[Callable[..., Any]] = field(default_factory=list)
     tools: list[Callable[..., Any]] = field(default_factory=list)
-    environment_factory: Callable[[], Any] | None = None
+    environment_factory: Callable[[], Any] | dict[str, Callable[[], Any]] | None = None
     demonstrations: Callable[[int, int], Iterable[Demonstration]] | None = None
     make_model: Callable[[], tuple[Any, Any]] | None = None
     decision_positions: Callable[[list[str]], list[int]] | None = None
@@ -109,6 +111,8 @@ class Task:
                 raise UserError(f"Task({name}=..) must be a list of functions, got {given!r}.")
         for name in ("dataset", "environment_factory", "demonstrations", "make_model", "eval_dataset"):
             given = getattr(self, name)
+            if name == "environment_factory" and isinstance(given, dict) and all(map(callable, given.values())):
+                continue
             if not callable(given) and (given is not None or name == "dataset"):
                 raise UserError(f"Task({name}=..) must be a function, got {given!r}.")
 
@@ -121,6 +125,24 @@ class Task:
             "decision_positions": self.decision_positions,
             "judge": self.judge,
         }
+
+    @classmethod
+    def from_spec(cls, spec: Any, held_out: float = 0.1, copies: bool = True) -> "Task":
+        """A task of what TRL's `GRPOTrainer` is given: one of TRL's specs, or a dict of one's own.
+
+        Args:
+            spec: `train_dataset`, `environment_factory`, `reward_funcs`, perhaps `eval_dataset` and `tools`, by TRL's
+                conventions, as attributes or as keys. Without a `train_dataset` the environment's `reset` gives
+                prompts; without an `eval_dataset` a share of the rows is held out, by content.
+            held_out: That share, 0 to 1; 0 trains on all and evaluates on nothing.
+            copies: False where a deep copy of an environment succeeds and yet shares its state, as that lies with a
+                server, in a folder or a database: branches are then written behind a replay of the calls.
+
+        Raises:
+            UserError: for what is missing, or of another kind than a task takes. What a spec itself raises, such as a
+                server's error, is passed on.
+        """
+        return cls(**spec_parts(spec, held_out, copies))
 
     def questions(self, size: int, seed: int) -> Dataset:
         """Rows for an evaluation."""

@@ -16,8 +16,6 @@ Left out on purpose: demonstrations (`traces:` in a recipe), and the paper's too
 """
 
 import inspect
-import logging
-import random
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import chain
@@ -33,13 +31,12 @@ from appo.data.own_rows import OwnRows, read_own_rows
 from appo.data.prompt_template import is_messages
 from appo.data.rows import DataError, HubError
 from appo.environments.base import Task, tool_methods
+from appo.environments.choosing import choose
 from appo.environments.named import load_named
 from appo.environments.prompts import short_prompt, system_prompt
 from appo.errors import Mistakes, UserError
 from appo.rewards.answers import CALLS
 from appo.tools.python import python
-
-logger = logging.getLogger(__name__)
 
 Spec = str | Callable[..., Any]
 SUFFIX = "_reward_func"
@@ -96,8 +93,8 @@ def rows_task(
     parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
     held, none = str(eval_file or f"the held-out part of {file}"), _none_left(file, held_out, factory is not None)
     return Task(
-        dataset=lambda size, seed: _choose(parts()[0], size, seed, "train_size", str(file), none[0]),
-        eval_dataset=lambda size, seed: _choose(parts()[1], size, seed, "eval_size", held, none[1]),
+        dataset=lambda size, seed: choose(parts()[0], size, seed, "train_size", str(file), none[0]),
+        eval_dataset=lambda size, seed: choose(parts()[1], size, seed, "eval_size", held, none[1]),
         reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
@@ -306,18 +303,3 @@ def _prompt(prompt: Any, system: str, chat: bool) -> Any:
     if not chat:
         return f"{system}\n\n{prompt}\n" if system else f"{prompt}\n"
     return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": prompt}]
-
-
-def _choose(rows: Dataset, size: int, seed: int, field: str, source: str, empty: str) -> Dataset:
-    """`size` rows in an order of that seed, or all where there are fewer, which is logged.
-
-    Raises:
-        UserError: `empty`, where there are none.
-    """
-    if not len(rows):
-        raise UserError(empty)
-    if size > len(rows):
-        logger.warning("%s has %d rows, fewer than %s = %d: all of them are used.", source, len(rows), field, size)
-    order = list(range(len(rows)))
-    random.Random(f"rows {seed}").shuffle(order)
-    return rows.select(order[:size])

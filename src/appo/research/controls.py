@@ -79,10 +79,10 @@ class OutcomeVariance(_Control):
                 points += [BranchPoint(tree, index, position)] * VARIANCE_SAMPLES
                 places += [(row, position)]
         writer.branch(trees, points, EXPAND_STREAM, counted=False)
-        written = {id(tree): iter(tree.branches) for tree in trees}
         for row, position in places:
-            tree = pairs[row][0]
-            rewards = rewards_of([next(written[id(tree)]) for _ in range(VARIANCE_SAMPLES)])
+            tree, index = pairs[row]
+            here = [b for b in tree.branches if (b.parent, b.branch_position) == (index, position)]
+            rewards = rewards_of(here)  # of fewer, where a state could not be had again
             scored = rewards[~rewards.isnan()]
             scores_BT[row, position] = scored.var(correction=0) if len(scored) else 0.0
         for tree in trees:

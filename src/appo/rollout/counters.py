@@ -15,7 +15,9 @@ from accelerate import Accelerator
 
 from appo.rollout.loop import UNKNOWN, LoopCounters
 
-TOTALS = ("tokens/generated", "tokens/trained", "rollouts/generated", "tools/calls", "tools/failures")
+TOTALS = (
+    "tokens/generated", "tokens/trained", "rollouts/generated", "tools/calls", "tools/failures", "branches/left_out",
+)  # fmt: skip
 PHASES = ("generate", "score", "branch", "weights", "tools", "train")
 TOOL_TOTALS = ("calls", "failures", "timeouts")  # of each tool
 

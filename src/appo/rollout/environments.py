@@ -2,7 +2,8 @@
 
 A rollout's tools are the plain functions and the public methods of its environment, except `reset`, `get_reward` and
 `fork`. Where an environment can neither fork nor be copied, a branch resets a new one with the task's row and replays
-the calls of its prefix: such an environment has to be deterministic.
+the calls of its prefix that were the environment's: it has to answer as it did. Where it does not, the policy's prefix
+belongs to another state, and that is told (`ReplayDiverged`).
 
 A call that was given up (a time-out) may go on and change its environment. From then on that belongs to its rollout
 alone: it is neither copied nor handed out again, and while the call runs, no other is made of it. A branch from behind
@@ -11,7 +12,8 @@ such a call replays the others: the policy read that this one failed.
 Left out on purpose: running the policy's calls (`tools/runner.py`).
 """
 
-from collections.abc import Callable, Iterable
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from appo.environments.base import tool_methods
@@ -20,6 +22,15 @@ from appo.rollout.loop import snapshot
 from appo.rollout.types import Rollout
 from appo.tools.described import check_is_function
 from appo.tools.runner import ToolRunner
+
+
+class ReplayDiverged(UserError):
+    """A replay did not give what the policy had read, so that its environment is not in the state of the prefix."""
+
+
+def opening(row: Mapping[str, Any], observation: Any) -> Any:
+    """What a rollout starts from: the row's prompt, or an empty message, and what `reset` returned."""
+    return with_observation(row.get("prompt", [{"role": "user", "content": ""}]), observation)
 
 
 def with_observation(prompt: Any, observation: Any) -> Any:
@@ -140,20 +151,40 @@ class EnvironmentPool:
         return {name: tool for environment in environments for name, tool in self.tools_of(environment).items()}
 
     def enter_prefix(self, prefix: Rollout, row: dict[str, Any], runner: ToolRunner) -> None:
-        """Gives `prefix` an environment in the state that its calls left: a copy, or a replay where copying fails."""
+        """Gives `prefix` an environment in the state that its calls left: a copy, or a replay where copying fails.
+
+        Raises:
+            ReplayDiverged: when all is replayed, where the prompt or a result was another one than the prefix has.
+        """
         if not self.factories:
             return
         kept = prefix.snapshots[-1] if len(prefix.snapshots) == len(prefix.answered_turns()) + 1 else None
         if kept is not None:
             prefix.environment = snapshot(kept)
             return
-        prefix.environment, _ = self.open(row)
+        if differences := list(self._replay(prefix, row, runner)):
+            raise ReplayDiverged(
+                f"{differences[0]}. An environment that cannot be copied is branched by a replay of its calls, and "
+                "has to answer each time as it did: draw from a seed of the row, leave times and random names out of "
+                "results, or give it fork(), which returns a copy."
+            )
+
+    def _replay(self, prefix: Rollout, row: dict[str, Any], runner: ToolRunner) -> Iterator[str]:
+        """Resets an environment and repeats the prefix's calls of it; yields what came out otherwise, in words."""
+        prefix.environment, observation = self.open(row)
+        if prefix.prompt is not None and opening(row, observation) != prefix.prompt:
+            yield f"reset() returned {reprlib.repr(observation)} in a replay, which is not how the rollout began"
         tools = self.tools_of(prefix.environment)
         for call in prefix.tool_calls:
             if runner.busy(prefix.environment):
-                return  # a call of the replay was given up: its state cannot be had
-            if call.ran:
-                runner.submit(tools, call.name, call.arguments).result()
+                return  # a call of the replay was given up, which was told: its state cannot be had
+            # Other functions keep no state of the rollout, and may be slow or cost something.
+            if not call.ran or getattr(tools.get(call.name), "__self__", None) is not prefix.environment:
+                continue
+            result = runner.submit(tools, call.name, call.arguments).result().text
+            if result != call.result:
+                found, before = reprlib.repr(result), reprlib.repr(call.result)
+                yield f"{call.name}({reprlib.repr(call.arguments)}) gave {found} in a replay, and {before} before"
 
     def release(self, runner: ToolRunner, environments: Iterable[Any] | None = None) -> None:
         """Takes back environments whose rollouts are done with: those given, or all.

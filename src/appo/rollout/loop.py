@@ -14,6 +14,7 @@ Left out on purpose: rewards, and any choice of where to branch.
 """
 
 import copy
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,8 @@ from appo.rollout.types import Rollout, ToolCall
 from appo.tools.runner import ToolOutcome, ToolRunner
 
 UNKNOWN = "unknown"
+# Classes of which a deep copy failed: half-made objects of threads, loops and sandboxes complain when they go.
+_NOT_COPIED: "weakref.WeakSet[type]" = weakref.WeakSet()
 
 
 @dataclass
@@ -84,14 +87,20 @@ class _Writing:
 
 
 def snapshot(environment: Any) -> Any:
-    """An independent copy of an environment: `fork()` if it has one, else a deep copy, else None."""
+    """An independent copy of an environment: `fork()` if it has one, else a deep copy, else None.
+
+    None too where `fork` is None, as its state lies elsewhere, and where a deep copy of one of its class ever failed.
+    """
     if environment is None:
         return None
     if hasattr(environment, "fork"):
-        return environment.fork()
+        return None if environment.fork is None else environment.fork()
+    if type(environment) in _NOT_COPIED:
+        return None
     try:
         return copy.deepcopy(environment)
     except Exception:  # sockets, generators, locks ...: any error means that it cannot be copied
+        _NOT_COPIED.add(type(environment))
         return None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from appo.errors import UserError
-from appo.rollout.environments import EnvironmentPool, with_observation
+from appo.rollout.environments import EnvironmentPool, opening
 
 KINDS = "a text or a list of messages such as {'role': 'user', 'content': 'Where is Accra?'}"
 
@@ -103,7 +103,7 @@ def starting_prompt(row: Mapping[str, Any], observation: Any, place: str | None 
     elif not observation:
         place = place or "a row"
         raise UserError(f"{place} {_no_prompt(row)} Else the environment's reset() has to return the prompt.")
-    return with_observation(row.get("prompt", [{"role": "user", "content": ""}]), observation)
+    return opening(row, observation)
 
 
 def _columns(row: Mapping[str, Any]) -> str:

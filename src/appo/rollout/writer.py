@@ -26,6 +26,7 @@ from appo.protocols.base import ToolProtocol
 from appo.rollout.counters import RunCounters
 from appo.rollout.environments import EnvironmentPool, as_texts
 from appo.rollout.loop import AgentLoop, Start
+from appo.rollout.prefixes import Prefixes
 from appo.rollout.prompts import starting_prompt
 from appo.rollout.scoring import RolloutBatch, TokenScores, collate, stack_scores
 from appo.rollout.tree import BranchPoint, RolloutTree
@@ -36,7 +37,6 @@ from appo.trl_seam import SeamTrainer
 
 # Shapes: B rollouts, F reward functions, T completion tokens.
 
-ALTERNATIVES = 5  # tokens that a record tells of at a branch point
 EVALUATION_STREAM = 1_000_003  # keeps an evaluation's random numbers apart from those of branching rounds
 
 Pair = tuple[RolloutTree, Rollout]
@@ -71,6 +71,7 @@ class RolloutWriter:
             max_result_chars=args.max_tool_result_chars,
             retries=args.tool_retries,
         )
+        self._prefixes = Prefixes(pool, self.runner, counters)
         self.vocab_size: int = host.model.config.get_text_config().vocab_size
         self._unknown = UnknownWords(host.tokenizer, "prompts")
         self._engine: Engine | None = None  # made for the first rollout: until then the model may change its shape
@@ -131,6 +132,8 @@ class RolloutWriter:
     ) -> None:
         """Writes and rewards a branch at each point, and adds it to the point's tree, in this order.
 
+        Where a state cannot be had again the branch is left out, and counted (`appo.rollout.prefixes`).
+
         Args:
             trees: The tasks at hand; on every process at least one, as rewards are gathered.
             points: Where; may be empty.
@@ -138,8 +141,8 @@ class RolloutWriter:
             branches_branch: Whether a branch may be branched from, and so keeps the states of its environment.
             counted: Whether they enter the run's totals.
         """
-        starts = [self.start_at(point) for point in points]
         with self.counters.counted(counted and self.counters.counting), self.counters.timed("branch"):
+            points, starts = self._prefixes.enter(points)
             branches = self.run(starts, stream, keep_snapshots=branches_branch)
         for point, branch in zip(points, branches, strict=True):
             branch.branch_score, branch.branch_rank = point.score, point.rank
@@ -148,10 +151,8 @@ class RolloutWriter:
         self.reward(pairs, spare=(trees[0], trees[0].initial[0]))
 
     def start_at(self, point: BranchPoint) -> Start:
-        """The prefix of a branch, its environment in the state that the prefix left."""
-        prefix = point.tree.rollouts[point.rollout].prefix(point.position)
-        self.pool.enter_prefix(prefix, point.tree.row, self.runner)
-        return Start(prefix, self.pool.tools_of(prefix.environment), alternatives=ALTERNATIVES)
+        """The prefix of a branch, as `Prefixes.start_at` has it."""
+        return self._prefixes.start_at(point)
 
     def run(self, starts: list[Start], stream: int, keep_snapshots: bool) -> list[Rollout]:
         """Writes rollouts to their end, without rewards."""

@@ -108,7 +108,7 @@ def test_a_branch_from_behind_a_late_call_replays_the_others_in_an_environment_o
     assert [call.ran for call in parent.tool_calls] == [True, False]
     assert parent.snapshots[2] is None
     prefix = parent.prefix(parent.tool_calls[1].result_end)
-    pool.enter_prefix(prefix, {"seed": 1}, loop.runner)
+    pool.enter_prefix(prefix, {"prompt": "mother boss e1", "seed": 1}, loop.runner)
     assert prefix.environment is not parent.environment
     assert prefix.environment.seen == ["mother e1"]
     loop.engine.scripts = {0: [CALL, ANSWER]}

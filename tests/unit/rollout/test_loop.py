@@ -113,8 +113,9 @@ def test_a_call_beyond_the_limit_is_not_run_and_says_why(tiny):
 
     # Entering a prefix runs again only what ran.
     prefix = rollout.prefix(rollout.tool_calls[1].result_end)
-    pool = EnvironmentPool([search], lambda: type("Empty", (), {"reset": lambda self, **row: None})())
-    pool.enter_prefix(prefix, {}, loop.runner)
+    methods = {"reset": lambda self, **row: None, "search": lambda self, query: search(query)}
+    methods["search"].__name__ = "search"
+    EnvironmentPool([], type("Searching", (), methods)).enter_prefix(prefix, {}, loop.runner)
     assert runs == ["mother e1"] * 2
 
 
@@ -234,7 +235,7 @@ def test_a_branch_starts_from_the_state_its_prefix_left(tiny, kind, position, ex
     at = parent.tool_calls[0 if position == "before the call" else 1].start
     for _ in range(2):  # the first branch must not change the state for the second
         prefix = parent.prefix(at)
-        pool.enter_prefix(prefix, {"seed": seed}, loop.runner)
+        pool.enter_prefix(prefix, {"prompt": "mother boss e1", "seed": seed}, loop.runner)
         loop.engine.scripts = {0: ["<search> mother e1 </search>", ANSWER]}
         (branch,) = loop.run([Start(prefix, pool.tools_of(prefix.environment))], seed=0)
         assert branch.tool_calls[-1].result.startswith("weak") == (expected == "weak")

@@ -11,6 +11,7 @@ deterministic.
 
 import asyncio
 import json
+import logging
 import time
 import uuid
 import weakref
@@ -28,10 +29,12 @@ from appo.integrations.verl.engine import VerlEngine
 from appo.integrations.verl.equipment import Equipment, resolver
 from appo.integrations.verl.options import options_of
 from appo.rollout.batches import rollout_as_dict, rollout_from_dict
-from appo.rollout.environments import EnvironmentPool, as_texts
+from appo.rollout.environments import EnvironmentPool, ReplayDiverged, as_texts
 from appo.rollout.loop import AgentLoop, Start
 from appo.rollout.prompts import starting_prompt
 from appo.rollout.types import Rollout
+
+logger = logging.getLogger(__name__)
 
 EXTRA = "appo"  # of extra_fields: what verl's tensors do not hold
 PREFIX, SEED = "__appo_prefix__", "__appo_seed__"  # columns that the trainer adds to the rows it submits
@@ -125,7 +128,10 @@ class APPOAgentLoop(AgentLoopBase):
                 rollout = self._opening(pool, row, loop)
             else:
                 rollout = rollout_from_dict(json.loads(kwargs[PREFIX]))
-                pool.enter_prefix(rollout, row, equipment.runner)
+                try:
+                    pool.enter_prefix(rollout, row, equipment.runner)
+                except ReplayDiverged as error:  # verl waits for every branch, so that none can be left out
+                    logger.warning("A branch is written from another state than its prefix left: %s", error)
             agent_loop.run([Start(rollout, pool.tools_of(rollout.environment), self._seed(kwargs))], 0)
             if equipment.scores:
                 equipment.score(rollout, row, resolver(loop))
