@@ -52,8 +52,7 @@ def TASK(
     """
     _check(form, depth, offered, tries, noise)
     _check_size(hidden_size, layers)
-    module = chat if form == "chat" else words
-    judging = chat_judge if form == "chat" else judge
+    module, judging = (chat, chat_judge) if form == "chat" else (words, judge)
     if form == "chat":
         check_isolation()
     drawn = partial(questions, depth=tuple(depth), offered=offered)
