@@ -8,8 +8,8 @@ the body alone, whose first line often lost its indentation. Several readings ma
 that compiles, so that no text of a model's is parsed outside of it.
 
 Left out on purpose: mending code. What compiles in no reading is wrong, and so is a method of a class, a lambda with
-the function's name, a fence of tildes, and a block whose own text holds a fence. Of two versions of the function the
-last counts, also where it is shown as a bad example.
+the function's name, a block whose own text holds a fence, and one whose own examples fail or read an input. Of two
+versions of the function the last counts, also where it is shown as a bad example.
 """
 
 import re
