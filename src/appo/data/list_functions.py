@@ -44,9 +44,17 @@ def list_functions_rows() -> list[BenchmarkRow]:
 
 
 def last_list(text: str) -> str | None:
-    """The last list of whole numbers in a text, written as Python writes it; None where there is none."""
+    """The last list of whole numbers in a text, written as Python writes it; None where there is none.
+
+    One with a number of more digits than Python reads (4,300), which is no answer to any question, is left as it is.
+    """
     found = _LIST.findall(text)
-    return str([int(number) for number in re.findall(r"-?\d+", found[-1])]) if found else None
+    if not found:
+        return None
+    try:
+        return str([int(number) for number in re.findall(r"-?\d+", found[-1])])
+    except ValueError:
+        return found[-1]
 
 
 def is_right(answer: str | None, row: BenchmarkRow) -> bool:

@@ -57,12 +57,13 @@ class SlotLayer(DynamicLayer):
         self.keys_RKHD, self.values_RKHD = (
             _grown(old, new, self.capacity) for old, new in ((old_keys, keys), (old_values, values))
         )
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self.dtype, self.device, self.is_initialized = self.keys_RKHD.dtype, keys.device, True
 
 
 def _grown(old: torch.Tensor | None, new: torch.Tensor, capacity: tuple[int, int]) -> torch.Tensor:
     rows, columns = capacity
-    buffer = new.new_zeros(rows, columns, new.shape[1], new.shape[3])  # a masked column must hold numbers
+    like = new if old is None else old  # what was first decides the dtype
+    buffer = like.new_zeros(rows, columns, new.shape[1], new.shape[3])  # a masked column must hold numbers
     if old is not None:
         buffer[: old.shape[0], : old.shape[1]] = old[:rows, :columns]
     return buffer

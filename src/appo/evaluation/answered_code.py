@@ -7,7 +7,9 @@ Models answer with a block of code, with several (an example of use comes last),
 the body alone, whose first line often lost its indentation. Several readings may be meant; the sandbox takes the first
 that compiles, so that no text of a model's is parsed outside of it.
 
-Left out on purpose: mending code. What compiles in no reading is wrong.
+Left out on purpose: mending code. What compiles in no reading is wrong, and so is a method of a class, a lambda with
+the function's name, a block whose own text holds a fence, and one whose own examples fail or read an input. Of two
+versions of the function the last counts, also where it is shown as a bad example.
 """
 
 import re
@@ -15,8 +17,10 @@ import textwrap
 
 from appo.rewards.answers import parse_blocks
 
-_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
-_UNCLOSED = re.compile(r"^[ \t]*```[^\n`]*\n(.*)\Z", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^([ \t]*)```[^\n`]*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
+_UNCLOSED = re.compile(r"^([ \t]*)```[^\n`]*\n(.*)\Z", re.MULTILINE | re.DOTALL)
+_FUTURE = re.compile(r"^from __future__ import (?:\([^)]*\)|[^\n]*)[^\n]*\n?", re.MULTILINE)
+_DEFINED = re.compile(r"^(?:(?:async )?def|class) (\w+)", re.MULTILINE)
 _BEGINS_CODE = re.compile(r"^(?:def|class|import|from|async def|@)\b|^@", re.MULTILINE)
 _INDENT = "    "
 
@@ -29,16 +33,20 @@ def code_of(text: str, entry_point: str) -> str:
         entry_point: The function's name.
 
     Returns:
-        The last fenced block that defines the function; else the last fenced block, also one that the end of the text
-        leaves open; else the whole text, without blank lines around it.
+        The last fenced block that defines the function, behind those other blocks whose functions and classes it names
+        and does not define; else the last fenced block, also one that the end of the text leaves open; else the whole
+        text, without blank lines around it. A block in an item of a list loses the item's indentation.
     """
     text = _said(text)
-    blocks = _FENCED.findall(text)
+    found = _FENCED.findall(text)
     rest = _FENCED.sub("", text)
     if unclosed := _UNCLOSED.search(rest):
-        blocks.append(unclosed[1])
-    defining = [block for block in blocks if _defines(block, entry_point)]
-    return (defining or blocks or [text])[-1].strip("\n").rstrip()
+        found.append(unclosed.groups())
+    blocks = [_dedented(*block).strip("\n").rstrip() for block in found]
+    defining = [number for number, block in enumerate(blocks) if _defines(block, entry_point)]
+    if defining:
+        return _with_helpers(blocks, defining[-1])
+    return blocks[-1] if blocks else text.strip("\n").rstrip()
 
 
 def programs_of(code: str, prompt: str, entry_point: str) -> list[str]:
@@ -52,7 +60,7 @@ def programs_of(code: str, prompt: str, entry_point: str) -> list[str]:
     if _defines(code, entry_point):
         before = prompt[: _definition(entry_point).search(prompt).start()]  # type: ignore[union-attr]
         readings = [code, _function_in(code, entry_point)]
-        return list(dict.fromkeys(before + reading for reading in readings))
+        return list(dict.fromkeys(_future_first(before + reading) for reading in readings))
     bodies = [_first_body(code)]
     if code[:1].strip():  # its first line begins at the left
         bodies = [textwrap.indent(code, _INDENT), _first_body(_INDENT + code)]
@@ -63,6 +71,30 @@ def _said(text: str) -> str:
     blocks = parse_blocks(text)
     answers = [block.text for block in blocks if block.name == "answer" and block.closed]
     return answers[-1] if answers else text.rpartition("</think>")[2] if "</think>" in text else text
+
+
+def _dedented(indent: str, block: str) -> str:
+    """A block without the indentation of its fence."""
+    return textwrap.dedent(re.sub(rf"^[ \t]{{1,{len(indent)}}}", "", block, flags=re.MULTILINE)) if indent else block
+
+
+def _with_helpers(blocks: list[str], chosen: int) -> str:
+    """A block behind those that define, at the left, what it or one of them names and none of them defines."""
+    taken = {chosen}
+    while True:
+        code = "\n\n\n".join(blocks[number] for number in [*sorted(taken - {chosen}), chosen])
+        missing = set(re.findall(r"\w+", code)) - set(_DEFINED.findall(code))
+        # Of two versions of a helper the last counts.
+        helpers = [n for n, block in enumerate(blocks) if n not in taken and missing & set(_DEFINED.findall(block))]
+        if not helpers:
+            return code
+        taken.add(helpers[-1])
+
+
+def _future_first(program: str) -> str:
+    """A program whose imports from `__future__` stand before everything else, as Python wants it."""
+    imports = [line.rstrip("\n") + "\n" for line in _FUTURE.findall(program)]
+    return "".join(imports) + _FUTURE.sub("", program) if imports else program
 
 
 def _definition(name: str) -> re.Pattern[str]:

@@ -3,7 +3,8 @@
 The writing policy branches once per generation, in failed rollouts alone, by default at tokens where it doubted a
 favourite (the fork weight, docs/algorithm.md). A success carries the advantage 1 as in RAFT (`raft.py`), a branch's
 with the prefix that it shares with its parent, which is trained on once however many branches share it. The one
-negative advantage is a contrast: at the token of the failed rollout in whose place a branch succeeded. docs/study.md
+negative advantage is a contrast: at the token of the failed rollout in whose place a branch succeeded, unless another
+branch succeeded with that token, from further on. docs/study.md
 says where this is worth its tokens, and where it is not.
 
     method: appo_rescue
@@ -87,7 +88,7 @@ class Rescue(HalfFirstMethod):
         ]
         budget = len(trees) * ((self.args.num_generations or 1) - self.num_initial)
         points = []
-        if failed:
+        if failed and budget > 0:
             candidates = self.candidates(failed, writer)
             # Each failure in turn, in random order, until the budget is spent.
             order = torch.randperm(len(failed), generator=generator).tolist()
@@ -128,6 +129,7 @@ class Rescue(HalfFirstMethod):
         """Writes a task's advantages into (R, T)."""
         successes = (rewards_of(tree.rollouts) >= self.args.success_reward).tolist()
         trained = [0] * tree.num_initial  # tokens of each initial rollout that a branch's success has brought
+        succeeded_at: list[tuple[int, int, int]] = []  # parent, place and index of each branch that succeeded
         for index, succeeded in enumerate(successes):
             rollout = tree.rollouts[index]
             if rollout.parent is None:
@@ -136,9 +138,12 @@ class Rescue(HalfFirstMethod):
             place = rollout.branch_position or 0
             if not succeeded:
                 continue
+            succeeded_at.append((rollout.parent, place, index))
             # Its parent has failed, so that the prefix is trained on here; once, however many branches share it.
             advantages_RT[index, min(place, trained[rollout.parent]) :] = 1.0
             trained[rollout.parent] = max(place, trained[rollout.parent])
-            parent_ids = tree.rollouts[rollout.parent].completion_ids
-            if rollout.completion_ids[place : place + 1] != parent_ids[place : place + 1]:
-                advantages_RT[rollout.parent, place] = -self.options.contrast
+        for parent, place, index in succeeded_at:
+            drawn, before = (tree.rollouts[i].completion_ids[place : place + 1] for i in (index, parent))
+            # A token with which a branch further on succeeded is trained on with it: there it was not at fault.
+            if drawn != before and place >= trained[parent]:
+                advantages_RT[parent, place] = -self.options.contrast

@@ -12,12 +12,14 @@ truth needs no approximation.
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from appo.methods.appo_rescue import STARTS, Rescue, RescueOptions, own_tokens
 from appo.methods.base import MethodOptions, Needs, Writer
 from appo.methods.raft import RAFT
 from appo.rollout.decisions import Decision
+from appo.rollout.rewards import rewards_of
 from appo.rollout.scoring import Scores
 from appo.rollout.tree import RolloutTree
 
@@ -57,8 +59,10 @@ class KnownBlame(_Judged):
 
     def base_advantages(self, trees: list[RolloutTree], scores: Scores) -> Tensor:
         advantages_BT = super().base_advantages(trees, scores).clone()
+        rewards_B = torch.cat([rewards_of(tree.initial) for tree in trees])
+        failed_B = (rewards_B < self.args.success_reward).tolist()  # NaN, not scored, is no failure
         for row, decisions in enumerate(self.judged(trees)):
-            if not advantages_BT[row].any():
+            if failed_B[row]:
                 wrong = [decision.position for decision in decisions if not decision.right]
                 advantages_BT[row, wrong] = -self.options.blame
         return advantages_BT

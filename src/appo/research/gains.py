@@ -27,7 +27,7 @@ class Gain:
     """What an arm gained over another on a testbed, in points.
 
     Args:
-        before: Success of the cold starts, 0 to 1, mean over runs.
+        before: Success of the cold starts, 0 to 1, mean over the arm's runs that have a pair.
         over: Success of the other arm at equal tokens, 0 to 1, mean over pairs.
         points: The difference.
         pairs: Runs of equal cold start and seed.
@@ -69,26 +69,39 @@ def gains(runs: Sequence[Run], over: str) -> list[Gain]:
 
 
 def markdown(rows: Sequence[Gain], over: str) -> str:
-    """A row per testbed and a column per arm; gains in points."""
+    """A row per testbed and a column per arm: gains in points, with the number of pairs.
+
+    Arms that have other pairs have other cold starts and other rivals: where these means differ, there is one per arm,
+    in the order of the columns.
+    """
     arms = list(dict.fromkeys(row.arm for row in rows))
-    head = ["testbed", "cold start", over, *arms, "pairs", "tokens"]
+    head = ["testbed", "cold start", over, *arms, "tokens"]
     lines = [head, ["---"] * len(head)]
     for testbed in dict.fromkeys(row.testbed for row in rows):
-        own = {row.arm: row for row in rows if row.testbed == testbed}
-        first = next(iter(own.values()))
-        cells = [shown(own[arm].points) if arm in own else "" for arm in arms]
-        pairs, tokens = min(row.pairs for row in own.values()), f"{first.tokens:,.0f}"
-        lines.append([testbed, f"{first.before:.0%}", f"{first.over:.0%}", *cells, str(pairs), tokens])
+        by_arm = {row.arm: row for row in rows if row.testbed == testbed}
+        own = [by_arm[arm] for arm in arms if arm in by_arm]
+        cells = [shown(by_arm[arm].points) if arm in by_arm else "" for arm in arms]
+        before, base = (_each([f"{value:.0%}" for value in values]) for values in _means(own))
+        lines.append([testbed, before, base, *cells, f"{own[0].tokens:,.0f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
+def _means(rows: Sequence[Gain]) -> tuple[list[float], list[float]]:
+    return [row.before for row in rows], [row.over for row in rows]
+
+
+def _each(values: list[str]) -> str:
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
+
+
 def shown(points: Interval) -> str:
-    """A gain and its interval in points, with signs."""
-    return f"{points.mean:+.1f} [{points.low:+.1f}, {points.high:+.1f}]"
+    """A gain in points, its interval, and in brackets the number of pairs; one pair has no interval."""
+    interval = f" [{points.low:+.1f}, {points.high:+.1f}]" if points.count > 1 else ""
+    return f"{points.mean:+.1f}{interval} ({points.count})"
 
 
 def draw(rows: Sequence[Gain], over: str, picture: Path) -> None:
-    """A panel per arm, a line per testbed; the grey band is what is not worth a method."""
+    """A panel per arm, a line per testbed; the grey band is what is not worth a method. One pair is a grey ring."""
     arms, testbeds = (list(dict.fromkeys(getattr(row, name) for row in rows)) for name in ("arm", "testbed"))
     figure = Figure(figsize=(2.2 * len(arms) + 1.5, 0.32 * len(testbeds) + 1.4), layout="constrained")
     panels = figure.subplots(1, len(arms), sharey=True, squeeze=False)[0]
@@ -97,8 +110,11 @@ def draw(rows: Sequence[Gain], over: str, picture: Path) -> None:
         panel.axvspan(-MATTERS, MATTERS, color="0.93", zorder=0)
         panel.axvline(0, color="0.4", linewidth=0.8)
         for row in own:
-            color = "tab:green" if row.points.low > 0 else "tab:red" if row.points.high < 0 else "0.35"
             place = testbeds.index(row.testbed)
+            if row.pairs == 1:
+                panel.plot(row.points.mean, place, "o", color="0.35", fillstyle="none", markersize=4)
+                continue
+            color = "tab:green" if row.points.low > 0 else "tab:red" if row.points.high < 0 else "0.35"
             panel.plot([row.points.low, row.points.high], [place, place], color=color, linewidth=1.6)
             panel.plot(row.points.mean, place, "o", color=color, markersize=4)
         panel.set_title(arm.replace("_", " "), fontsize=9)
@@ -117,9 +133,16 @@ def _main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="the picture; the table lies beside it, as .md")
     options = parser.parse_args(arguments)
     rows: list[Gain] = []
+    studies: dict[str, Path] = {}  # of each testbed
     for directory in options.studies:
         runs, notes = read_runs(directory / "runs.jsonl")
         print(*notes, sep="\n", end="\n" if notes else "")
+        for testbed in dict.fromkeys(run["testbed"] for run in runs):
+            if studies.setdefault(testbed, directory) != directory:
+                raise SystemExit(
+                    f"testbed {testbed} is in {studies[testbed]} and in {directory}: rename it in one of the studies, "
+                    "or map them apart."
+                )
         rows += gains(runs, options.over)
     if not rows:
         raise SystemExit(f"no test run of {options.over} has a partner in {', '.join(map(str, options.studies))}.")

@@ -115,17 +115,22 @@ def ratio(above_G: Any, below_G: Any, draws: int = 2000) -> Interval:
     return Interval(float(above_G.sum() / below_G.sum()), float(low), float(high), len(below_G))
 
 
+def failures(trees: list[RolloutTree], success: float) -> list[Place]:
+    """The initial rollouts that were scored, and too low for a success; what was not scored is no failure."""
+    return [
+        (tree, index)
+        for tree in trees
+        for index, rollout in enumerate(tree.initial)
+        if any(rollout.policy_mask) and rollout.reward is not None and rollout.reward < success
+    ]
+
+
 def measure(trainer: APPOTrainer, rows: list[dict[str, Any]], size: int, branches: int) -> Rows:
     """The table: a row for fresh rollouts and one per kind of start."""
     success, writer = trainer.args.success_reward, trainer.writer
     trainer.model.train()  # or no environment would be kept
     trees = writer.write(rows, size, STREAM)
-    failed = [
-        (tree, index)
-        for tree in trees
-        for index, rollout in enumerate(tree.initial)
-        if any(rollout.policy_mask) and not (rollout.reward is not None and rollout.reward >= success)
-    ]
+    failed = failures(trees, success)
     number = {id(tree): n for n, tree in enumerate(trees)}
     first = [r for tree in trees for r in tree.initial]
     tasks = [n for n, tree in enumerate(trees) for _ in tree.initial]

@@ -21,7 +21,8 @@ class Decision:
         position: Of the token that makes the choice, counted from 0 in the completion.
         advantage: Q - V: the chance of success after the choice minus that before it, both under a policy that decides
             well with the chance `skill` that the judge was given; -1 to 1.
-        right: Whether no other choice would have kept a better chance.
+        right: Whether it is right as its task says. In planning that is a move of a shortest way to the goal, and with
+            moves to spare another may be as good; elsewhere no other choice would have kept a better chance.
     """
 
     position: int
@@ -29,14 +30,15 @@ class Decision:
     right: bool
 
 
-def text_of_words(words: Sequence[str]) -> tuple[str, list[int]]:
+def text_of_words(words: Sequence[str], pieces: bool = False) -> tuple[str, list[int]]:
     """The text that words make, and where in it each of them begins.
 
     Args:
-        words: Tokens as the tokenizer names them: of a byte-level BPE (`Ġ` is a space, `Ċ` a new line), else whole
-            words, which are joined by spaces.
+        words: Tokens as the tokenizer names them: pieces of a byte-level BPE (`Ġ` is a space, `Ċ` a new line), else
+            whole words, which are joined by spaces.
+        pieces: That they are pieces, also where none of them holds a space or a new line that would tell.
     """
-    if any("Ġ" in word or "Ċ" in word for word in words):
+    if pieces or any("Ġ" in word or "Ċ" in word for word in words):
         words = [word.replace("Ġ", " ").replace("Ċ", "\n") for word in words]
         separator = ""
     else:
@@ -45,13 +47,13 @@ def text_of_words(words: Sequence[str]) -> tuple[str, list[int]]:
     return separator.join(words), [0, *ends][: len(words)]
 
 
-def found_in(words: Sequence[str], pattern: str) -> list[tuple[int, re.Match[str]]]:
+def found_in(words: Sequence[str], pattern: str, pieces: bool = False) -> list[tuple[int, re.Match[str]]]:
     """Matches of a pattern in the text of words, each with the index of the word in which its last group begins.
 
     Args:
-        words: As `text_of_words` takes them.
-        pattern: A regular expression; without a group, the match itself counts.
+        words, pieces: As `text_of_words` takes them.
+        pattern: A regular expression; of several groups the last that took part, without one the match itself counts.
     """
-    text, starts = text_of_words(words)
+    text, starts = text_of_words(words, pieces)
     matches = list(re.finditer(pattern, text))
-    return [(bisect_right(starts, match.start(match.re.groups)) - 1, match) for match in matches]
+    return [(bisect_right(starts, match.start(match.lastindex or 0)) - 1, match) for match in matches]

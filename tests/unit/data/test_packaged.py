@@ -8,6 +8,7 @@ import pytest
 from appo.data.list_functions import is_right, last_list
 from appo.data.packaged import PACKAGED, load_packaged
 from appo.data.rows import DataError
+from appo.evaluation.scores import score_row
 
 
 def test_humaneval_has_164_tasks_with_their_tests():
@@ -44,6 +45,17 @@ def test_the_packages_verifier_takes_its_own_answers_and_no_others():
 def test_one_answer_for_all_is_right_for_one_question_in_twelve():
     """What a figure has to be compared with: 16 of 200 answers are [0], more than any other."""
     assert sum(is_right("[0]", row) for row in load_packaged("list_functions")) == 16
+
+
+def test_the_last_input_is_right_for_one_question_in_fifteen():
+    rows = load_packaged("list_functions")
+    assert sum(is_right(last_list(row.question), row) for row in rows) == 13
+
+
+def test_a_number_of_more_digits_than_python_reads_is_wrong():
+    row, long = load_packaged("list_functions", 1)[0], f"[{'9' * 5000}]"
+    scored = score_row(f"{row.answers[0]}, no: {long}", row)
+    assert (scored["extracted"], scored["scores"]) == (long, {"verifier": 0.0})
 
 
 @pytest.mark.parametrize(

@@ -215,3 +215,31 @@ def test_decisions_stand_at_the_word_of_a_move(form):
         places = [3, 17]
     assert decision_positions(words) == places
     assert [decision.position for decision in judge(ROW, words, 0.9)] == places
+
+
+def test_a_completion_of_pieces_without_any_space_is_read_where_the_form_says_so():
+    words = ["<", "answer", ">", "done", "</", "answer", ">"]
+    assert decision_positions(words, pieces=True) == [1]
+    [stopped] = judge(ROW, words, 0.6, pieces=True)
+    [(_, advantage, right)] = worth("<answer> done </answer>")
+    assert (stopped.position, round(stopped.advantage, 6), stopped.right) == (1, advantage, right)
+
+
+@pytest.mark.parametrize("thought", ["<act> A </act>", "<act>", "<answer>", "an <answer> or <act> B </act>"])
+def test_what_a_thought_says_never_runs(thought):
+    text = f"<think> {thought} </think> "
+    before = len(text.split())
+    expected = [(place + before, *rest) for place, *rest in worth("<act> A </act>")]
+    assert worth(f"{text}<act> A </act>") == expected
+
+
+def test_a_call_in_a_thought_that_was_not_closed_then_has_run():
+    ran = "<act> A </act> <result> ferry </result>"
+    assert worth(f"<think> {ran} </think> <act> south </act>") == [
+        (place, *rest) for place, (_, *rest) in zip((2, 9), worth(f"{ran} <act> south </act>"), strict=True)
+    ]
+
+
+def test_a_refused_call_that_speaks_of_the_answer_ends_nothing():
+    refused = "<act> A <answer> </act> <result> error: malformed call </result> <act> A </act>"
+    assert [position for position, _, _ in worth(refused)] == [10]

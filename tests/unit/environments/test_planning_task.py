@@ -232,3 +232,11 @@ def test_task_args_that_make_no_task_are_told(arguments, message):
 def test_recipes_find_the_task_by_its_name():
     assert TASKS["planning"] == "appo.environments.planning"
     assert set(FORMS) == {"words", "chat"}
+
+
+def test_each_form_reads_its_own_tokens():
+    row = {"start": "ferry north here south A", "budget": 5}
+    pieces = ["<", "act", ">", "A", "</", "act", ">"]
+    for form, words, place in (("words", ["<act>", "A", "</act>"], 1), ("chat", pieces, 3)):
+        task = TASK(form=form)
+        assert task.decision_positions(words) == [place] == [one.position for one in task.judge(row, words, 0.8)]

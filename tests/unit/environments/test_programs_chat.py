@@ -146,3 +146,23 @@ def test_decisions_are_worth_what_they_change():
 def test_answering_untested_is_wrong():
     judged = TASK(form="chat", tries=2).judge(ROW, as_tokens("<answer>sorted(xs)</answer>"), 0.5)
     assert [(one.advantage, one.right) for one in judged] == [(0.5 - 0.875, False), (-0.5, False)]
+
+
+def total(text, skill=0.5):
+    """V before two tests, 1 - 0.5^3 = 0.875, and what all decisions added."""
+    return 0.875 + sum(one.advantage for one in TASK(form="chat", tries=2).judge(ROW, as_tokens(text), skill))
+
+
+def test_a_program_that_is_missing_is_booked_at_its_tag():
+    judged = TASK(form="chat", tries=2).judge(ROW, as_tokens("<answer></answer>"), 0.5)
+    assert [(one.position, one.advantage, one.right) for one in judged] == [(1, -0.875, False)]
+    empty = TESTED.format("")
+    judged = TASK(form="chat", tries=2).judge(ROW, as_tokens(empty), 0.5)
+    assert [(one.position, one.advantage, one.right) for one in judged] == [(1, 0.75 - 0.875, False)]
+    assert total(empty + "<answer>xs[::-1]</answer>") == 1.0
+    assert total(empty + TESTED.format("") + TESTED.format("") + "<answer> </answer>") == 0.0
+
+
+def test_a_tag_that_was_cut_off_has_chosen_to_test_and_no_more():
+    judged = TASK(form="chat", tries=2).judge(ROW, as_tokens("<run_tests>"), 0.5)
+    assert [(one.advantage, one.right) for one in judged] == [(0.0, True)]

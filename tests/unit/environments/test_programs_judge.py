@@ -83,6 +83,13 @@ def test_an_answer_that_repeats_a_wrong_program_that_passed_is_not_blamed():
     assert judged[1] == (-0.578125, False) and all(advantage == 0.0 for advantage, _ in judged[2:])
 
 
+def test_testing_on_is_right_where_what_passed_is_wrong():
+    # `cap5 sort` passes, but a hidden example tells it from `sort`: another test may still find that.
+    row = {"visible": json.dumps([[[3, 1, 2], [1, 2, 3]]]), "hidden": json.dumps([[[9, 7], [7, 9]]])}
+    fooled = "<run_tests> cap5 sort </run_tests> <result> all pass </result> <run_tests> sort </run_tests>"
+    assert worth(fooled, row=row)[4] == (0.25 + 0.75 * 0.25, True)
+
+
 def test_right_programs_are_those_that_fit_out_of_all_there_are():
     rng = random.Random(3)
     every = [p for length in (1, 2, 3) for p in product(PRIMITIVES, repeat=length) if is_program(p)]

@@ -83,5 +83,46 @@ def test_bodies_and_functions_in_every_form_are_understood(text):
     assert results(text) == 2
 
 
+def test_imports_from_the_future_stand_first():
+    imports = "from __future__ import annotations\nfrom __future__ import (division,\n  generators)\n"
+    text = f"```python\n{imports}{WHOLE}\n```"
+    assert programs(text)[0].startswith(imports)
+    assert programs(text)[0].endswith(BEFORE + WHOLE) and results(text) == 2
+
+
+def test_a_block_in_an_item_of_a_list_loses_the_indentation_of_the_item():
+    text = "1. So:\n\n   ```python\n   def f(x):\n       y = x\n       return y + 1\n   ```\nDone."
+    assert code_of(text, "f") == "def f(x):\n    y = x\n    return y + 1"
+    assert code_of(text.replace("   def", "     def").replace("    y", "      y"), "f").startswith("def f(x):\n")
+    assert results(text) == 2 and results("- a body:\n  ```\n  return x + 1\n  ```") == 2
+
+
+def test_what_stands_at_the_left_of_an_indented_block_stays_there():
+    text = '  ```\n  def f(x):\n      y = "a\\\nb"\n      return x + 1\n  ```'
+    assert code_of(text, "f") == 'def f(x):\n    y = "a\\\nb"\n    return x + 1'
+
+
+def test_other_blocks_stand_before_it_where_they_define_what_it_names():
+    user = "def f(x):\n    return plus(x, One.value)"
+    blocks = [
+        "def plus(a, b):\n    return add(a, b)",
+        user,
+        "class One:\n    value = 1",
+        "def add(a, b):\n    return a + b",
+    ]
+    unused = "def main():\n    wrong("
+    text = "\n".join(f"```python\n{block}\n```\nand" for block in [*blocks, unused])
+    assert code_of(text, "f") == "\n\n\n".join([blocks[0], blocks[2], blocks[3], user])
+    assert results(text) == 2
+
+
+def test_of_two_versions_of_a_helper_the_last_counts():
+    text = "\n".join(
+        f"```\n{block}\n```"
+        for block in ("def plus(a):\n    return 0", "def plus(a):\n    return a + 1", "def f(x):\n    return plus(x)")
+    )
+    assert results(text) == 2 and "return 0" not in code_of(text, "f")
+
+
 def test_an_empty_answer_is_a_function_without_a_body():
     assert code_of("", "f") == "" and results("") is None

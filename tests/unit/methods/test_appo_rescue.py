@@ -1,5 +1,6 @@
 """Branches of failed rollouts, by hand: where they start, and what carries which advantage."""
 
+import pytest
 import torch
 from method_parts import ScriptedWriter, make_method, make_scores, make_tree
 
@@ -83,3 +84,40 @@ def test_the_contrast_is_at_the_token_in_whose_place_a_branch_succeeded():
     tree = make_tree([0.0, 0.0], [(0, 1, 1.0), (1, 2, 0.0)])
     advantages = method.base_advantages([tree], make_scores([tree], "all"))
     assert advantages[:2].tolist() == [[0, -0.5, 0, 0], [0, 0, 0, 0]]
+
+
+def credited(tree, **options):
+    method, *_ = rescue([0.0], "random", **options)
+    return method.base_advantages([tree], make_scores([tree], "all")).tolist()
+
+
+def test_a_token_with_which_a_branch_further_on_succeeded_bears_no_contrast():
+    # The branch from 2 trains the parent's tokens 0 and 1, so that nothing speaks against token 1 but all against 2.
+    assert credited(make_tree([0.0], [(0, 2, 1.0), (0, 1, 1.0)])) == [[0, 0, -1, 0], [1, 1, 1, 1], [0, 1, 1, 1]]
+    # In the other order the one from 1 brings token 0, and the one from 2 token 1.
+    assert credited(make_tree([0.0], [(0, 1, 1.0), (0, 2, 1.0)])) == [[0, 0, -1, 0], [1, 1, 1, 1], [0, 1, 1, 1]]
+
+
+def test_the_longest_prefix_counts_in_whatever_order_branches_succeed():
+    tree = make_tree([0.0], [(0, 3, 1.0), (0, 1, 1.0), (0, 2, 1.0)])
+    assert credited(tree, contrast=0.0)[1:] == [[1, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]
+
+
+def test_a_branch_that_drew_its_parents_token_again_gives_no_contrast():
+    tree = make_tree([0.0], [(0, 1, 1.0)])
+    tree.branches[0].completion_ids[1] = tree.initial[0].completion_ids[1]
+    assert credited(tree)[0] == [0, 0, 0, 0]
+
+
+def test_nothing_branches_from_what_was_not_scored():
+    method, tree, writer = rescue([None, 0.0], "random")
+    method.expand([tree], writer)
+    assert {rollout for rollout, _ in writer.points} == {1}
+
+
+@pytest.mark.parametrize(("options", "generations"), [({}, 1), ({"num_initial_rollouts": 2}, 2)])
+def test_failures_are_not_scored_where_no_branch_may_be_written(options, generations):
+    method = make_method("appo_rescue", options, num_generations=generations)
+    tree, writer = make_tree([0.0] * method.num_initial), ScriptedWriter()
+    method.expand([tree], writer)
+    assert writer.points == [] and writer.calls("score") == []

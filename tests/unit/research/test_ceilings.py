@@ -29,6 +29,22 @@ def test_known_blame_is_at_wrong_decisions_of_failures_alone():
     assert torch.equal(advantages, torch.tensor([[1.0, 1, 1, 1], [0, 0, -0.3, 0]]))
 
 
+def test_known_blame_is_not_for_what_was_not_scored():
+    method = ceiling("KnownBlame")
+    method.judge = judge_of((2, -0.5))
+    tree = make_tree([None, 0.0])
+    advantages = method.base_advantages([tree], make_scores([tree]))
+    assert torch.equal(advantages, torch.tensor([[0.0, 0, 0, 0], [0, 0, -1, 0]]))
+
+
+def test_the_skill_counts_one_decision_more_on_either_side():
+    method = ceiling("KnownAdvantages")
+    method.judge = judge_of((0, 1.0))
+    tree = make_tree([0.0, 0.0])
+    # Two of two decisions are right: (2 + 1) / (2 + 2).
+    assert method.base_advantages([tree], make_scores([tree]))[:, 0].tolist() == [0.75, 0.75]
+
+
 def test_known_advantages_are_scaled_and_hold_what_is_no_decision_of_a_success():
     method = ceiling("KnownAdvantages", {"scale": 2.0})
     method.judge = judge_of((0, 0.5), (2, -0.5))

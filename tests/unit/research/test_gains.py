@@ -38,9 +38,24 @@ def test_runs_are_compared_where_all_of_a_testbed_have_arrived():
 
 def test_the_table_has_a_row_per_testbed_and_a_column_per_arm():
     assert markdown(gains(RUNS, "raft"), "raft").splitlines() == [
-        "| testbed | cold start | raft | known | pairs | tokens |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| h2 | 25% | 62% | +12.5 [+0.0, +25.0] | 2 | 100 |",
+        "| testbed | cold start | raft | known | tokens |",
+        "| --- | --- | --- | --- | --- |",
+        "| h2 | 25% | 62% | +12.5 [+0.0, +25.0] (2) | 100 |",
+    ]
+
+
+def test_one_pair_has_no_interval_and_arms_with_other_pairs_have_their_own_means():
+    runs = [
+        run("h2", "raft", 0, 0.25, 0.5),
+        run("h2", "raft", 0, 0.75, 0.875, cold_start=1),
+        run("h2", "one", 0, 0.25, 0.625),
+        run("h2", "other", 0, 0.75, 0.75, cold_start=1),
+        run("h4", "raft", 0, 0.25, 0.5),
+        run("h4", "other", 0, 0.25, 0.75),
+    ]
+    assert markdown(gains(runs, "raft"), "raft").splitlines()[2:] == [
+        "| h2 | 25% / 75% | 50% / 88% | +12.5 (1) | -12.5 (1) | 100 |",
+        "| h4 | 25% | 50% |  | +25.0 (1) | 100 |",
     ]
 
 
@@ -56,3 +71,11 @@ def test_an_arm_without_partners_is_said(tmp_path):
     (tmp_path / "runs.jsonl").write_text(json.dumps(RUNS[0]) + "\n")
     with pytest.raises(SystemExit, match="no test run of raft has a partner"):
         _main([str(tmp_path), "--over", "raft", "--output", str(tmp_path / "map.png")])
+
+
+def test_a_testbed_that_two_studies_name_is_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in RUNS))
+    with pytest.raises(SystemExit, match=r"testbed h2 is in .*a and in .*b: rename it in one of the studies"):
+        _main([str(tmp_path / "a"), str(tmp_path / "b"), "--over", "raft", "--output", str(tmp_path / "map.png")])

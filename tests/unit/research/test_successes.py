@@ -1,12 +1,14 @@
 """Where successes come from, counted by hand."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from method_parts import make_tree
+from method_parts import ScriptedWriter, make_tree
 
-from appo.research.successes import best, described, ratio
+from appo.research.successes import best, described, failures, ratio, starts_of
+from appo.rollout.decisions import Decision
 
 
 def test_a_branch_pays_for_its_own_tokens_and_a_success_counts_once():
@@ -37,3 +39,31 @@ def test_a_ratio_of_sums_has_an_interval_over_tasks():
 def test_the_best_tokens_are_the_policys_and_come_again_where_there_are_too_few():
     scores_RT = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
     assert best(scores_RT, torch.tensor([[1, 0, 1, 1]]), 4) == [[3, 2, 0, 3]]
+
+
+def test_what_was_not_scored_is_no_failure():
+    tree = make_tree([1.0, None, 0.0])
+    assert failures([tree], success=1.0) == [(tree, 2)]
+
+
+def test_starts_are_drawn_among_all_tokens_that_a_kind_of_start_allows():
+    class Doubtful(ScriptedWriter):
+        def score(self, rollouts, **options):
+            batch, scores = super().score(rollouts, **options)
+            scores.log_sum_sq_probs_BT = torch.full_like(scores.entropies_BT, -0.5)
+            return batch, scores
+
+    tree = make_tree([0.0], length=8)
+    decided = [Decision(1, 0.5, True), Decision(4, -0.5, False), Decision(6, -0.5, False)]
+    method = SimpleNamespace(judge=lambda row, rollout, skill: decided)
+    starts = starts_of(SimpleNamespace(writer=Doubtful(), method=method), [(tree, 0)], 200)
+    # 200 draws of one in eight miss one of them with a chance below 1e-10.
+    assert {name: sorted(set(places)) for name, (places,) in starts.items()} == {
+        "root": [0],
+        "random": [0, 1, 2, 3, 4, 5, 6, 7],
+        "late": [4, 5, 6, 7],
+        "entropy": [0, 1, 2, 3, 4, 5, 6, 7],
+        "fork weight": [0, 1, 2, 3, 4, 5, 6, 7],
+        "first wrong decision": [4],
+        "any decision": [1, 4, 6],
+    }

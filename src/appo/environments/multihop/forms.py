@@ -46,8 +46,7 @@ class Form:
         search, answer: A turn: a thought, and a query or an answer.
         result: What stands around a page, as the recipe's `result_format` has it.
         entity: Pattern of a query whose group is the entity, behind its tag.
-        end: What is put behind a completion's tokens to tell of which kind they are (`appo.rollout.decisions`): an
-            answer of one word in English has no token with a space that would.
+        pieces: Whether its tokens are pieces of words (`appo.rollout.decisions`).
         make_model: The model and its tokenizer.
     """
 
@@ -58,7 +57,7 @@ class Form:
     answer: str
     result: str
     entity: str
-    end: str
+    pieces: bool
     make_model: Callable[[], tuple[Any, Any]]
 
 
@@ -108,7 +107,7 @@ WORDS = Form(
     answer=" {} <answer> {} </answer>",
     result=" <result> {} </result>",
     entity=r"<search>\s*[^\s<]+ ([^\s<]+)",
-    end="<eos>",
+    pieces=False,
     make_model=make_tiny_model,
 )
 CHAT = Form(
@@ -119,7 +118,7 @@ CHAT = Form(
     answer="{}<answer>{}</answer>",
     result="\n<result>\n{}\n</result>\n",
     entity=r"<search>[^<]*? of ([^\s<]+)",
-    end="Ċ",
+    pieces=True,
     make_model=smollm2.make_model,
 )
 FORMS = {"words": WORDS, "chat": CHAT}

@@ -52,11 +52,10 @@ def turns(form: Form, words: Sequence[str]) -> list[Turn]:
         form: How it is written.
         words: Its tokens as text.
     """
-    words = [*words, form.end]
-    firsts = {match.start(): place for place, match in found_in(words, _FIRST_WORD)}
-    seconds = {match.start(): place for place, match in found_in(words, form.entity)}
+    firsts = {match.start(): place for place, match in found_in(words, _FIRST_WORD, form.pieces)}
+    seconds = {match.start(): place for place, match in found_in(words, form.entity, form.pieces)}
     found = []
-    for tag, match in found_in(words, _TURN):
+    for tag, match in found_in(words, _TURN, form.pieces):
         text = _TEXT.match(match.string, match.start())
         first, entity = firsts.get(match.start()), seconds.get(match.start())
         found.append(Turn(match[1] == "answer", text[1].strip() if text else "", tag, first, entity))

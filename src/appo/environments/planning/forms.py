@@ -49,6 +49,7 @@ class Form:
         call: A move, with one `{}`.
         result: A result, with one `{}`; a recipe's `result_format`.
         ending: The end of a rollout.
+        pieces: Whether its tokens are pieces of words (`appo.rollout.decisions`).
         make_model: Makes a model that reads it, and its tokenizer.
     """
 
@@ -57,6 +58,7 @@ class Form:
     call: str
     result: str
     ending: str
+    pieces: bool
     make_model: Callable[[], tuple[Any, Any]]
 
 
@@ -67,6 +69,7 @@ FORMS = {
         call=" <act> {} </act>",
         result=" <result> {} </result> ",
         ending=" <answer> done </answer>",
+        pieces=False,
         make_model=make_tiny,
     ),
     "chat": Form(
@@ -75,6 +78,7 @@ FORMS = {
         call="<act>{}</act>",
         result="\n<result>{}</result>\n",
         ending="<answer>done</answer>",
+        pieces=True,
         make_model=make_smollm2,
     ),
 }

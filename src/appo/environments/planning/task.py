@@ -56,8 +56,8 @@ def TASK(
         environment_factory=environment_of(chosen.form),
         demonstrations=chosen.demonstrations,
         make_model=chosen.form.make_model,
-        decision_positions=decision_positions,
-        judge=judge,
+        decision_positions=partial(decision_positions, pieces=chosen.form.pieces),
+        judge=partial(judge, pieces=chosen.form.pieces),
     )
 
 

@@ -1,8 +1,9 @@
 """What each decision of a rollout in Python was worth: as `judge.py`, with a program as one decision.
 
 Decisions are whether to test or to answer (the name in the opening tag), and the program (its first token). A program
-is right if it gives all visible and hidden outputs, which the sandbox says. The policy that the worth is of writes a
-right program with chance `skill`, tests until one passes, and then answers with it.
+is right if it gives all visible and hidden outputs, which the sandbox says; where a closed tag holds none, its name
+bears that too. The policy that the worth is of writes a right program with chance `skill`, tests until one passes, and
+then answers with it.
 
 Left out on purpose: where in its tokens a program goes wrong.
 """
@@ -62,6 +63,8 @@ def judge(row: dict[str, Any], words: Sequence[str], skill: float, *, tries: int
             good = state.passed is not None or not state.left
         excused = not turn.is_test and state.passed is False and fits
         steps = [(begun - state.value(skill), good), ((1.0 if right else wrong) - begun, right or excused)]
+        if turn.closed and not turn.code:
+            steps = [(wrong - state.value(skill), False)]
         judged += [Decision(place, *step) for place, step in zip(turn.places, steps, strict=False)]
         if turn.is_test and turn.closed:
             state = State(state.left - 1, right if fits else None)
@@ -70,8 +73,7 @@ def judge(row: dict[str, Any], words: Sequence[str], skill: float, *, tries: int
 
 def turns(words: Sequence[str]) -> Iterator[Turn]:
     """The tests and the answers of a completion in Python."""
-    # The new line says that these are tokens of a language model, which a text without any space would not tell.
-    text, starts = text_of_words([*words, "Ċ"])
+    text, starts = text_of_words(words, pieces=True)
     for match in _TURN.finditer(text):
         opened, code, closing = match.groups()
         places = [bisect_right(starts, match.start(group)) - 1 for group in ((1, 2) if code else (1,))]
