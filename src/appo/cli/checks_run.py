@@ -156,7 +156,7 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
     except Unavailable:
         longest = 0
     length = longest + (args.max_completion_length or 0)
-    written = (plan.tasks_per_generation * args.num_initial_rollouts, plan.branches_per_update)
+    written = (plan.tasks_per_generation * args.num_initial_rollouts, plan.branches_at_once)
     at_once = max(*(count // context.processes for count in written), context.config.eval_size)
     found = []
     if context.command == "train":
