@@ -6,7 +6,7 @@ import pytest
 import torch
 from method_parts import make_tree
 
-from appo.research.successes import best, described, ratio
+from appo.research.successes import best, described, ratio, read_flags
 
 
 def test_a_branch_pays_for_its_own_tokens_and_a_success_counts_once():
@@ -37,3 +37,20 @@ def test_a_ratio_of_sums_has_an_interval_over_tasks():
 def test_the_best_tokens_are_the_policys_and_come_again_where_there_are_too_few():
     scores_RT = torch.tensor([[0.1, 0.9, 0.5, 0.7]])
     assert best(scores_RT, torch.tensor([[1, 0, 1, 1]]), 4) == [[3, 2, 0, 3]]
+
+
+def test_the_help_says_what_each_flag_is(capsys):
+    with pytest.raises(SystemExit):
+        read_flags(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--model DIR the policy",
+        "--questions N questions asked; default 64",
+        "Other flags are the recipe's",
+    ):
+        assert part in said
+
+
+def test_the_model_and_unknown_flags_are_the_recipes():
+    options, overrides = read_flags(["r.yaml", "--model", "m", "--output", "o", "--seed", "3", "--branches", "2"])
+    assert (options.recipe, options.branches, overrides) == ("r.yaml", 2, ["--seed", "3", "--model", "m"])
