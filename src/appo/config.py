@@ -53,7 +53,8 @@ AT_LEAST_0 = (
     "max_grad_norm", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "top_k", "data_seed",
     "vllm_server_timeout", "vllm_importance_sampling_clip_min", "traces_per_log",
 )  # fmt: skip
-LEAST: dict[str, float] = {**dict.fromkeys(AT_LEAST_1, 1), **dict.fromkeys(AT_LEAST_0, 0), "max_tool_result_chars": 16}
+LEAST: dict[str, float] = {**dict.fromkeys(AT_LEAST_1, 1), **dict.fromkeys(AT_LEAST_0, 0)}
+LEAST |= {"num_generations": 2, "max_tool_result_chars": 16}  # TRL's refusal of fewer generations names no field
 BELOW = {"seed": SEEDS, "data_seed": SEEDS, "adam_beta1": 1, "adam_beta2": 1}
 ABOVE_0 = {
     "vllm_importance_sampling_clip_max": math.inf,

@@ -89,6 +89,7 @@ def test_a_configuration_is_read_again_from_what_it_says_of_itself():
         ({"method_args": "[1]"}, r"method_args must be a mapping, got \[1\]"),
         ({"method_args": "{half_life: 8}"}, r"method_args must be a mapping, in a flag as JSON \(.*\), got '{half_"),
         ({"num_generations": None}, "num_generations must be given"),
+        ({"num_generations": 1}, "num_generations must be at least 2, got 1"),
         ({"per_device_train_batch_size": 24}, "must hold whole tasks of num_generations = 16"),
         (
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8},

@@ -129,3 +129,10 @@ def test_the_commands_are_imported_by_nothing_below_them() -> None:
         package, first, *_ = path.relative_to(REPOSITORY / "src").parts
         names = {name for name in imported(ast.walk(tree)) if name.startswith("appo.cli")}
         assert (package == "appo" and first in above) or not names, (str(path), names)
+
+
+def test_every_extra_has_its_line_in_the_table_of_extras() -> None:
+    page = (REPOSITORY / "docs" / "first_run.md").read_text()
+    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named >= EXTRAS.keys()

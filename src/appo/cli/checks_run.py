@@ -15,6 +15,7 @@ from appo.checkpoints import named_checkpoint
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.cli.loading import precision_note
 from appo.cli.memory import GB, Memory, Sizes, estimate, serving
+from appo.methods.base import HalfFirstMethod
 from appo.models.sharding import check_sharding, loads_on_one_process, sharding_of
 
 
@@ -113,12 +114,17 @@ def precision(context: Context) -> Iterator[Finding]:
 
 
 def batches(context: Context) -> Iterator[Finding]:
-    """The tasks fill a generation: TRL drops what does not."""
+    """The tasks fill a generation: TRL drops what does not; and a method that is about branches has some."""
     plan = context.plan
     if context.command == "train" and plan.tasks < plan.tasks_per_generation:
         yield Problem(
             f"data: {plan.tasks} tasks do not fill a generation of {plan.tasks_per_generation}; give more, or lower "
             "per_device_train_batch_size or steps_per_generation."
+        )
+    first, rollouts = context.args.num_initial_rollouts, plan.rollouts_per_task
+    if context.command == "train" and isinstance(plan.method, HalfFirstMethod) and first == rollouts:
+        yield Note(
+            f"method = {context.args.method!r} has no branches, as num_initial_rollouts = num_generations = {rollouts}"
         )
 
 
@@ -156,7 +162,7 @@ def memory_of(context: Context) -> list[tuple[str, Memory]]:
     except Unavailable:
         longest = 0
     length = longest + (args.max_completion_length or 0)
-    written = (plan.tasks_per_generation * args.num_initial_rollouts, plan.branches_per_update)
+    written = (plan.tasks_per_generation * args.num_initial_rollouts, plan.branches_at_once)
     at_once = max(*(count // context.processes for count in written), context.config.eval_size)
     found = []
     if context.command == "train":

@@ -5,10 +5,12 @@ Left out on purpose: the study's budgets in tokens, and tasks that DAPO's sampli
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from trl import SFTConfig
 
 from appo.config import APPOConfig
+from appo.methods import Method
 
 
 @dataclass(frozen=True)
@@ -57,18 +59,34 @@ class RunPlan:
     def generations(self) -> int:
         return math.ceil(self.updates / self.updates_per_generation)
 
+    @cached_property
+    def method(self) -> Method:
+        return self.args.open_method()
+
     @property
-    def branches_per_update(self) -> int:
-        return (self.rollouts_per_task - self.args.num_initial_rollouts) * self.tasks_per_update
+    def branches_at_once(self) -> int:
+        """At most: of an update's tasks, or of a generation's where the method branches once per generation."""
+        tasks = self.tasks_per_update if self.method.branches_per_update else self.tasks_per_generation
+        return (self.rollouts_per_task - self.args.num_initial_rollouts) * tasks
 
     @property
     def rollouts(self) -> int:
+        """At most: a method may find too few places for its branches."""
         initial = self.generations * self.tasks_per_generation * self.args.num_initial_rollouts
-        return initial + self.updates * self.branches_per_update
+        rounds = self.updates if self.method.branches_per_update else self.generations
+        return initial + rounds * self.branches_at_once
+
+    @property
+    def rollouts_per_update(self) -> float:
+        """What is written for an update on average, at most: its generation's part, and branches of its own."""
+        per_generation = self.tasks_per_generation * self.args.num_initial_rollouts
+        if self.method.branches_per_update:
+            return per_generation / self.updates_per_generation + self.branches_at_once
+        return (per_generation + self.branches_at_once) / self.updates_per_generation
 
     @property
     def trained_rollouts_per_update(self) -> int:
-        whole = self.args.open_method().needs.trains == "all"
+        whole = self.method.needs.trains == "all"
         return self.tasks_per_update * (self.rollouts_per_task if whole else self.args.num_initial_rollouts)
 
     @property
@@ -81,18 +99,19 @@ class RunPlan:
         """The plan in words, by topic."""
         args, limit = self.args, self.args.max_completion_length or 0
         initial = self.tasks_per_generation * args.num_initial_rollouts
-        written = self.tasks_per_update * args.num_initial_rollouts + self.branches_per_update
-        trained = self.trained_rollouts_per_update
+        written, trained = self.tasks_per_update * self.rollouts_per_task, self.trained_rollouts_per_update
         share = f"{self.processes} x {self.tasks_per_update / self.processes:g}"
         passes = f"{args.gradient_accumulation_steps} x {args.micro_batch_rows} rollouts"
         kept = f", the last {args.save_total_limit} are kept" if args.save_total_limit else ""
         saved = f"{self.checkpoints:,}, every {args.save_steps:g} updates{kept}" if self.checkpoints else "none"
+        anew, branches = self.method.branches_per_update, self.branches_at_once
+        first = "" if anew or not branches else f", at most {branches:,} branches"
         return [
             ("tasks", f"{self.tasks:,}, {self.rollouts_per_task} rollouts each (branches included)"),
-            ("generation", f"{self.tasks_per_generation} tasks, {initial:,} initial rollouts; then "
+            ("generation", f"{self.tasks_per_generation} tasks, {initial:,} initial rollouts{first}; then "
              f"{self.updates_per_generation} updates"),
-            ("update", f"{self.tasks_per_update} tasks (processes x tasks: {share}), {self.branches_per_update:,} "
-             f"branches; forwards on each: {passes}"),
+            ("update", f"{self.tasks_per_update} tasks (processes x tasks: {share})"
+             f"{f', {branches:,} branches' if anew else ''}; forwards on each: {passes}"),
             ("run", f"{self.generations:,} generations, {self.updates:,} updates, {self.rollouts:,} rollouts"),
             ("tokens, at most", f"{limit:,} a rollout; {written * limit:,} an update, {trained * limit:,} of them "
              f"trained on; {self.rollouts * limit:,} in all"),

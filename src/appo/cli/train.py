@@ -52,7 +52,7 @@ from appo.models.usage import FILE as USAGE_FILE
 from appo.report.bar import progress_bar
 from appo.report.finish import Measured, places, print_ending, write_pictures
 from appo.report.model_card import CardFacts, given_fields
-from appo.report.progress import SHOWN, RichProgress
+from appo.report.progress import SHOWN, RichProgress, title_of
 from appo.trainer import APPOTrainer
 
 OF_CARD = ("task", "model", "train_size", "train_seed", "demonstrations", "traces", "lora")  # task_args may hold keys
@@ -131,7 +131,7 @@ def _train(trainer: APPOTrainer, checkpoint: str | None, console: Console) -> No
     if checkpoint and _is_last(checkpoint, trainer.args):
         trainer.load_finished(checkpoint)
     else:
-        RichProgress.attach(trainer, "APPO", SHOWN, console)
+        RichProgress.attach(trainer, title_of(trainer.args.method), SHOWN, console)
         # A run that goes on has not evaluated: what draws on global random numbers must not notice.
         transformers.set_seed(trainer.args.seed)
         stop = StopOnSigterm()

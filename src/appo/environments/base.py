@@ -18,8 +18,12 @@ from datasets import Dataset
 
 from appo.environments.specs import spec_parts
 from appo.errors import UserError
-from appo.rollout.decisions import Decision
+from appo.rollout.decisions import Judge
 
+FUNCTIONS = (  # parts of a task
+    "dataset", "eval_dataset", "environment_factory", "demonstrations", "make_model", "decision_positions",
+    "token_kinds", "judge",
+)  # fmt: skip
 NOT_TOOLS = ("reset", "get_reward", "fork")
 
 
@@ -102,14 +106,14 @@ class Task:
     decision_positions: Callable[[list[str]], list[int]] | None = None
     eval_dataset: Callable[[int, int], Dataset] | None = None
     token_kinds: Callable[[list[str]], list[str]] | None = None
-    judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None
+    judge: Judge | None = None
 
     def __post_init__(self) -> None:
         for name in ("reward_funcs", "tools"):
             given = getattr(self, name)
             if not isinstance(given, (list, tuple)) or not all(map(callable, given)):
                 raise UserError(f"Task({name}=..) must be a list of functions, got {given!r}.")
-        for name in ("dataset", "environment_factory", "demonstrations", "make_model", "eval_dataset"):
+        for name in FUNCTIONS:
             given = getattr(self, name)
             if name == "environment_factory" and isinstance(given, dict) and all(map(callable, given.values())):
                 continue

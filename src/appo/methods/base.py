@@ -189,6 +189,11 @@ class Method:
         """N: rollouts of a task that the writing policy writes from its prompt."""
         return self.args.num_generations or 1
 
+    @property
+    def branches_per_update(self) -> bool:
+        """Whether the present policy branches, before every update; else the writing one, once per generation."""
+        return type(self).branch is not Method.branch
+
     def check(self) -> None:
         """
         Raises:

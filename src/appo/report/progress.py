@@ -15,13 +15,19 @@ from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from appo.report.bar import SECONDS_BETWEEN_LINES, progress_bar
 
 SMOOTHED_OVER = 8  # logs; one mini-batch alone says little
-# Of a training by APPO.
+# Of a training.
 SHOWN = {
     "success": "success {:.2f}",
     "reward": "reward {:.2f}",
     "entropy": "entropy {:.2f}",
     "tokens/generated": "{:,.0f} tokens",
 }
+
+
+def title_of(method: str) -> str:
+    """What a training is called: by the name of its method in capitals, or the name of a class of one's own."""
+    module, _, own = method.rpartition(":")
+    return own if module else method.upper()
 
 
 class RichProgress(TrainerCallback):

@@ -24,7 +24,7 @@ from appo.models.usage import Usage, usage_of
 from appo.protocols.calls import decode
 from appo.report.finish import places, print_ending, recorded_evaluations, write_pictures
 from appo.report.model_card import CardFacts, model_card
-from appo.report.progress import SHOWN, RichProgress
+from appo.report.progress import SHOWN, RichProgress, title_of
 from appo.report.trackers.rollout_trace import rollout_traces
 from appo.report.trackers.trackio_log import log_to_trackio
 from appo.report.trackers.wandb_log import log_to_wandb
@@ -46,7 +46,7 @@ class ReportingTrainer(ResumableTrainer):
         # To the standard output as plain text, in a notebook too: its own display would be a box per line.
         self.console = Console(markup=False, highlight=False, soft_wrap=True, force_jupyter=False)
         if not self.args.disable_tqdm:
-            RichProgress.attach(self, "APPO", SHOWN, self.console)
+            RichProgress.attach(self, title_of(self.args.method), SHOWN, self.console)
         self._last_update: tuple[list[RolloutTree], Scores, Credit] | None = None  # for the next log
         self._equal_rewards = EqualRewards(bool(self.pool.all_tools()))
         self.card_facts = CardFacts()

@@ -117,9 +117,8 @@ def _begins_from(study: Study, job: Job) -> str | None:
 def _updates(study: Study, testbed: str, context: Context) -> Iterator[str]:
     """What an update is, and how many the budget holds."""
     plan: RunPlan = context.plan
-    limit, iterations = context.args.max_completion_length or 0, context.args.num_iterations
-    initial = plan.tasks_per_update * context.args.num_initial_rollouts
-    most = initial / iterations * limit + plan.branches_per_update * limit
+    limit = context.args.max_completion_length or 0
+    most = plan.rollouts_per_update * limit
     budget = study.option("generated_tokens", testbed)
     text = (
         f"{context.args.method}; an update {plan.tasks_per_update} tasks x {plan.rollouts_per_task} rollouts of at "

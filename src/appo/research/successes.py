@@ -169,14 +169,32 @@ def open_trainer(recipe: str, overrides: list[str]) -> tuple[APPOTrainer, Task]:
     return trainer, task
 
 
+def read_flags(given: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options, and flags of the recipe's; `given` in place of the command line's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m appo.research.successes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Other flags are the recipe's, as those of `appo train`: --max_completion_length 64, --use_cpu true.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="what a rollout is: task, tools, lengths; a YAML file")
+    parser.add_argument("--output", metavar="DIR", type=Path, required=True,
+                        help="where successes.md and successes.json go")  # fmt: skip
+    parser.add_argument("--model", metavar="DIR", help="the policy, such as a cold start; default: the recipe's model")
+    sizes = {
+        "questions": (64, "questions asked"),
+        "rollouts": (8, "rollouts of each question"),
+        "branches": (4, "branches of each failed rollout, from each kind of start"),
+    }
+    for name, (default, text) in sizes.items():
+        parser.add_argument(f"--{name}", metavar="N", type=int, default=default, help=f"{text}; default {default}")
+    options, overrides = parser.parse_known_args(given)
+    return options, [*overrides, *(["--model", options.model] if options.model else [])]
+
+
 def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="its flags may follow, such as --model DIR")
-    parser.add_argument("--output", type=Path, required=True, help="successes.md and successes.json go there")
-    sizes = {"questions": 64, "rollouts": 8, "branches": 4}
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    options, overrides = parser.parse_known_args()
+    options, overrides = read_flags()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     trainer, task = open_trainer(options.recipe, overrides)

@@ -8,9 +8,12 @@ Left out on purpose: how a choice is judged, which only its task knows (`Task.ju
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
+
+from appo.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,35 @@ class Decision:
     position: int
     advantage: float
     right: bool
+
+
+Judge = Callable[[dict[str, Any], list[str], float], list[Decision]]
+
+
+def decisions_of(judge: Judge, row: dict[str, Any], words: list[str], skill: float) -> list[Decision]:
+    """What a task's judge says of a completion.
+
+    Args:
+        judge: As in `Task`.
+        row: The task's row.
+        words: The completion's tokens as text.
+        skill: With which chance the policy decides well from there on; in (0, 1].
+
+    Raises:
+        UserError: for another skill, and where the judge returned anything but decisions within the completion.
+    """
+    if not 0 < skill <= 1:
+        raise UserError(f"skill must lie above 0 and be at most 1, got {skill}: the chance to decide well.")
+    found = judge(row, words, skill)
+    rule = "the task's judge must return a list of appo.rollout.decisions.Decision, empty where nothing was decided"
+    if not isinstance(found, list | tuple):
+        raise UserError(f"{rule}, got {found!r}.")
+    for number, one in enumerate(found):
+        if not isinstance(one, Decision):
+            raise UserError(f"{rule}, but number {number} is {one!r}.")
+        if not 0 <= one.position < len(words):
+            raise UserError(f"{rule}, but number {number} is at position {one.position} of {len(words)} tokens.")
+    return list(found)
 
 
 def text_of_words(words: Sequence[str], pieces: bool = False) -> tuple[str, list[int]]:

@@ -25,7 +25,7 @@ from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
-from appo.rollout.decisions import Decision
+from appo.rollout.decisions import Decision, Judge, decisions_of
 from appo.rollout.prompts import check_prompts, check_rendered
 from appo.rollout.record_files import DIRECTORY
 from appo.rollout.records import RecordWriter
@@ -69,7 +69,7 @@ class RolloutTrainer(SeamTrainer):
         tools: list[Any] | None = None,
         environment_factory: Any = None,
         decision_positions: Callable[[list[str]], list[int]] | None = None,
-        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None,
+        judge: Judge | None = None,
         **kwargs: Any,
     ) -> None:
         others = {"tools": tools, "environment_factory": environment_factory}
@@ -141,7 +141,7 @@ class RolloutTrainer(SeamTrainer):
     def _check_method(
         self,
         decision_positions: Callable[[list[str]], list[int]] | None,
-        judge: Callable[[dict[str, Any], list[str], float], list[Decision]] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         name = self.args.method
         if self.method.needs.one_process and self.accelerator.num_processes > 1:
@@ -159,7 +159,7 @@ class RolloutTrainer(SeamTrainer):
         if judge is not None:
 
             def judged(row: dict[str, Any], rollout: Rollout, skill: float) -> list[Decision]:
-                return judge(row, self._words_of(rollout), skill)
+                return decisions_of(judge, row, self._words_of(rollout), skill)
 
             self.method.judge = judged
 

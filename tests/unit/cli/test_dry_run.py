@@ -68,6 +68,47 @@ def test_the_updates_are_those_of_the_trainer(tmp_path, tiny, values):
     assert trainer.state.global_step == RunPlan(args, 1, 5).updates
 
 
+@pytest.mark.parametrize(("method", "rollouts"), [("appo", 2 * 4 + 4 * 4), ("appo_rescue", 2 * (4 + 4))])
+def test_the_rollouts_are_those_of_the_trainer_whoever_branches(tmp_path, tiny, method, rollouts):
+    """4 updates in 2 generations of 2 tasks, which begin with 4 rollouts, trained on twice; 4 branches a round.
+
+    APPO branches before every update, the rescue once per generation.
+    """
+    model, tokenizer = tiny
+    args = APPOConfig(
+        str(tmp_path), num_generations=4, method=method, per_device_train_batch_size=4, num_iterations=2,
+        gradient_accumulation_steps=2, steps_per_generation=2, max_steps=4, max_completion_length=4, use_cpu=True,
+        tool_protocol="tags",
+        method_args={"num_initial_rollouts": 2} | ({"num_branch_points": 1} if method == "appo" else {}),
+        bf16=False, report_to="none", save_strategy="no",
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": "boss e1"}] * 5)
+    trainer = APPOTrainer(
+        model, lambda completions, **_: [0.0] * len(completions), args, rows, processing_class=tokenizer
+    )
+    trainer.train()
+    assert trainer.counters.totals()["rollouts/generated"] == RunPlan(args, 1, 5).rollouts == rollouts
+
+
+def test_a_plan_says_which_branches_are_written_once_per_generation(recipe, capsys, model_directory):
+    flags = ["--method", "appo_rescue", "--method_args", "{}", "--num_iterations", "2"]
+    assert main(["train", recipe(model=model_directory), "--dry-run", *flags]) == 0
+    plan, _ = plan_of(capsys)
+    # 40 tasks in generations of 4, of whose 4 rollouts half are branches; 3 epochs of 10 generations
+    assert plan["generation"] == "4 tasks, 8 initial rollouts, at most 8 branches; then 4 updates"
+    assert plan["update"] == "2 tasks (processes x tasks: 1 x 2); forwards on each: 1 x 4 rollouts"
+    assert plan["run"] == "30 generations, 120 updates, 480 rollouts"
+
+
+@pytest.mark.parametrize("method", ["appo_rescue", "arpo"])
+def test_a_method_of_branches_that_has_none_is_noted(recipe, capsys, model_directory, method):
+    path = recipe(model=model_directory, method=method, method_args={"num_initial_rollouts": 4})
+    note = f"note: method = '{method}' has no branches, as num_initial_rollouts = num_generations = 4.\n"
+    for flags, noted in (([], True), (["--method_args.num_initial_rollouts", "3"], False)):
+        assert main(["train", path, "--dry-run", *flags]) == 0
+        assert (note in capsys.readouterr().out) is noted
+
+
 def test_a_flag_of_any_form_asks_for_it_and_false_does_not(recipe, tmp_path, capsys):
     path = recipe()
     for flags in (["--dry_run"], ["--dry-run", "--seed", "1"], ["--dry_run=true"]):

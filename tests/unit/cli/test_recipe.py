@@ -164,6 +164,7 @@ def test_a_mistake_is_blamed_on_who_gave_the_field(tmp_path, read):
     flag = "--method_args.num_initial_rollouts"
     assert said(read, BASE + tree, flag, "3").startswith(f"{own} and the flags: method_args: num_initial_roll")
     # The flag takes the place of the file's value, which is not to blame.
+    assert said(read, BASE, "--method", "grpo", "--num_generations", "1").startswith("the flags: num_generations must")
     assert said(read, BASE + "temperature: 2\n", "--temperature", "-1").startswith("the flags: temperature")
     optim = "the flags, cold_start: optim = 'nothing': nothing is not a valid OptimizerNames"
     assert said(read, BASE, "--cold_start.optim", "nothing").startswith(optim)

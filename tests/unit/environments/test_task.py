@@ -17,6 +17,9 @@ def rows(size, seed):
         ({"reward_funcs": rows}, "Task(reward_funcs=..) must be a list of functions"),
         ({"tools": ["weather"]}, "Task(tools=..) must be a list of functions, got ['weather']"),
         ({"dataset": []}, "Task(dataset=..) must be a function, got []"),
+        ({"judge": "kinship"}, "Task(judge=..) must be a function, got 'kinship'"),
+        ({"decision_positions": [3]}, "Task(decision_positions=..) must be a function, got [3]"),
+        ({"token_kinds": {}}, "Task(token_kinds=..) must be a function, got {}"),
         ({"demonstrations": []}, "Task(demonstrations=..) must be a function, got []"),
     ],
 )

@@ -158,8 +158,8 @@ def test_a_training_in_python_ends_with_curves_report_and_a_table(tmp_path, caps
 
 @pytest.mark.parametrize("options", [{"save_report": False}, {"save_report": True, "save_records": False}])
 def test_a_training_that_is_asked_not_to_ends_without(tmp_path, capsys, options):
-    trainer = make_trainer(tmp_path, max_steps=1, disable_tqdm=False, **options)
+    trainer = make_trainer(tmp_path, max_steps=1, disable_tqdm=False, method="raft", **options)
     trainer.train()
     printed = capsys.readouterr().out.splitlines()
-    assert printed and all(line.startswith("APPO 1/1") for line in printed)
+    assert printed and all(line.startswith("RAFT 1/1") for line in printed)
     assert not list(tmp_path.glob("curves*"))

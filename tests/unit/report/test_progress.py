@@ -7,7 +7,7 @@ from rich.console import Console
 from training_parts import make_trainer
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
-from appo.report.progress import RichProgress
+from appo.report.progress import RichProgress, title_of
 
 SHOWN = {"success": "success {:.2f}", "tokens/generated": "{:,.0f} tokens"}
 
@@ -34,6 +34,10 @@ def test_a_mean_says_that_it_is_one_and_totals_are_the_last(lines):
         "APPO 1/9  success 1.00  1,000 tokens",
         "APPO 2/9  success 0.50  (mean of 2 logs)  2,000 tokens",
     ]
+
+
+def test_a_training_is_called_by_its_method():
+    assert [title_of(name) for name in ("appo", "tree_grpo", "surprise:Mine")] == ["APPO", "TREE_GRPO", "Mine"]
 
 
 def test_the_mean_is_of_the_last_eight_logs(lines):

@@ -67,12 +67,14 @@ def test_runs_and_tokens_by_hand(study):
 
 
 def test_updates_in_the_budget_by_hand(study, capsys):
-    arms = {"appo": {}, "raft": {"method": "raft", "num_iterations": 2}}
+    methods = {"raft": "raft", "rescue": "appo_rescue"}
+    arms = {"appo": {}, **{name: {"method": kind, "num_iterations": 2} for name, kind in methods.items()}}
     assert main(["study", study(arms=arms), "--dry-run"]) == 0
     plan, out = planned(capsys)
     # 2 tasks x 4 rollouts x 32 tokens = 256: 800 / 256 = 3.1; in two passes over one generation half of that.
     assert "2 tasks x 4 rollouts of at most 32 tokens; 800 tokens are 4 updates or more" in plan["small, appo"]
     assert "800 tokens are 7 updates or more" in plan["small, raft"]
+    assert "800 tokens are 7 updates or more" in plan["small, rescue"]  # its branches are trained on twice, too
     assert "1,000 tokens are 4 updates or more" in plan["large, appo"]
     assert plan["small, cold start"].startswith("64 demonstrations of the task; batches of 8")
     assert out.endswith("No mistakes found.\n")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from method_parts import ScriptedWriter, make_tree
 
-from appo.research.successes import best, described, failures, ratio, starts_of
+from appo.research.successes import best, described, failures, ratio, read_flags, starts_of
 from appo.rollout.decisions import Decision
 
 
@@ -67,3 +67,20 @@ def test_starts_are_drawn_among_all_tokens_that_a_kind_of_start_allows():
         "first wrong decision": [4],
         "any decision": [1, 4, 6],
     }
+
+
+def test_the_help_says_what_each_flag_is(capsys):
+    with pytest.raises(SystemExit):
+        read_flags(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--model DIR the policy",
+        "--questions N questions asked; default 64",
+        "Other flags are the recipe's",
+    ):
+        assert part in said
+
+
+def test_the_model_and_unknown_flags_are_the_recipes():
+    options, overrides = read_flags(["r.yaml", "--model", "m", "--output", "o", "--seed", "3", "--branches", "2"])
+    assert (options.recipe, options.branches, overrides) == ("r.yaml", 2, ["--seed", "3", "--model", "m"])
