@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -44,7 +45,11 @@ def directory(tmp_path_factory):
 def server(directory):
     """(address, process) of the command."""
     command = [sys.executable, "-m", "appo", "serve", directory, "--port", "0", "--name", "searcher"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A program that was started in the background ignores SIGINT, and so do its children.
+    attentive = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=attentive
+    )
     line = process.stdout.readline()
     assert line.startswith("searcher at http://127.0.0.1:"), process.stderr.read()
     yield line.split()[2].rstrip(";"), process

@@ -18,7 +18,7 @@ from appo.tools.results import ToolError
 class TextGame:
     """One episode; its reward is the sum of those of the steps.
 
-    A subclass that names its tool otherwise has a method that returns `self._step(text)`, and `act = None`.
+    A subclass that names its tool otherwise has a method that returns `self._played(text)`, and `act = None`.
 
     Args:
         game: An object with gymnasium's `reset` and `step`.
@@ -42,13 +42,13 @@ class TextGame:
         Returns:
             What happens then.
         """
-        return self._step(action)
+        return self._played(action)
 
     def get_reward(self) -> float:
         """The sum of the rewards so far."""
         return self._reward
 
-    def _step(self, action: str) -> str:
+    def _played(self, action: str) -> str:
         if self._over:
             raise ToolError("the game is over; answer without another call")
         observation, reward, terminated, truncated, _ = self._game.step(action)

@@ -211,7 +211,7 @@ class Endpoint:
         Raises:
             ApiError: 408 where it takes too long, 400 where a branch has diverged, 500 where the engine fails.
         """
-        step = self._step(account, wanted)
+        step = self._replayed(account, wanted)
         try:
             if step is not None and step.forced is None:
                 turn = replace(step.turn)  # as it was, its message too
@@ -225,7 +225,7 @@ class Endpoint:
                 account.branch.back(step)
             raise
 
-    def _step(self, account: Account, wanted: Wanted) -> Step | None:
+    def _replayed(self, account: Account, wanted: Wanted) -> Step | None:
         if account.branch is None:
             return None
         try:

@@ -130,7 +130,7 @@ class EngineThread:
         try:
             while self._take_asked():
                 if self.engine.busy:
-                    self._step()
+                    self._write_on()
             self._fail(EngineFailed("the engine has been closed."))
         except Exception:
             logger.exception("the engine cannot go on")
@@ -166,7 +166,7 @@ class EngineThread:
             self.engine.close(writing.id)
             writing.turn.set_exception(Left("the client went away."))
 
-    def _step(self) -> None:
+    def _write_on(self) -> None:
         try:
             turns = self.engine.step()
         except Exception as error:

@@ -95,7 +95,7 @@ def test_a_subclass_names_its_tool_itself():
             Args:
                 direction: east or west.
             """
-            return self._step(direction)
+            return self._played(direction)
 
     named = Named()
     named.reset(seed=seed_with(2))
