@@ -33,7 +33,7 @@ def draw_input(rng: random.Random) -> list[int]:
 
 
 _rng = random.Random("probes of the programs")
-PROBES = [draw_input(_rng) for _ in range(64)]
+PROBES = [draw_input(_rng) for _ in range(32)]
 
 
 def is_proper(program: Program, xs: list[int]) -> bool:
