@@ -9,6 +9,7 @@ from scripted_model import save_scripted
 from serve_parts import make_endpoint, serving
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from appo.serve.engine_thread import EngineFailed
 from appo.serve.replay import Branch
 
 TEMPLATE = (
@@ -36,10 +37,17 @@ numbers = itertools.count()
 
 
 def agent(
-    url, key, *, opening="Write letters.", say=lambda text: f"you wrote {len(text)} letters", edit=None, **options
+    url,
+    key,
+    *,
+    opening="Write letters.",
+    say=lambda text: f"you wrote {len(text)} letters",
+    edit=None,
+    retries=0,
+    **options,
 ):
     """The agent under test: three turns; what it says follows from what it read. Texts of the answers."""
-    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=retries)
     messages = [{"role": "user", "content": opening}]
     for _ in range(TURNS):
         answer = client.chat.completions.create(
@@ -155,3 +163,19 @@ def test_an_agent_that_ends_too_early_has_not_reached_its_branch(url, endpoint, 
         model="policy", messages=[{"role": "user", "content": "Write letters."}], max_tokens=TOKENS, temperature=1.0
     )
     assert endpoint.keys.take("early").branch.outcome == "unreached"
+
+
+def test_a_turn_that_could_not_be_written_may_be_asked_for_again(url, endpoint, record, monkeypatch):
+    write, failures = endpoint.thread.write, iter([EngineFailed("out of memory")])
+
+    def fails_once(*given):
+        for failure in failures:
+            raise failure
+        return write(*given)
+
+    monkeypatch.setattr(endpoint.thread, "write", fails_once)
+    endpoint.keys.open("asked-again", Branch(record, turn=1, position=3))
+    agent(url, "asked-again", retries=1)
+    account = endpoint.keys.take("asked-again")
+    assert account.branch.outcome is None
+    assert account.book.turns[1].token_ids[:3] == record.turns[1].token_ids[:3]
