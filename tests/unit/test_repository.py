@@ -52,6 +52,12 @@ def test_no_function_of_the_source_is_too_long() -> None:
     assert {name: functions for name, functions in found.items() if functions} == {}
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    # pytest takes them for one module, and stops the whole run where it meets the second.
+    names = [path.name for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_a_functions_lines_are_counted_from_its_first_decorator() -> None:
     body = "    x = 1\n" * 48
     assert long_functions(f"@a\ndef f():\n{body}") == {}  # 50 lines
