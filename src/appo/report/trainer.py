@@ -89,7 +89,8 @@ class ReportingTrainer(ResumableTrainer):
     @cached_property
     def usage(self) -> Usage:
         """How the model wants to be asked; `appo.json` beside each model that is saved."""
-        return usage_of(self.args, self.pool.all_tools(), (row.get("prompt") for row in self.train_dataset))
+        own = () if self.agent else self.train_dataset  # an agent writes prompts of its own
+        return usage_of(self.args, self.pool.all_tools(), (row.get("prompt") for row in own))
 
     # ---- of a generation and an update ----
 
@@ -107,7 +108,7 @@ class ReportingTrainer(ResumableTrainer):
             conversational = is_conversational({"prompt": rollouts[0].prompt})
             self.log_table(
                 [rollout.prompt for rollout in rollouts],
-                [self.protocol.completion(rollout, conversational) for rollout in rollouts],
+                [self.writer.completion_of(rollout, conversational) for rollout in rollouts],
                 [rollout.rewards for rollout in rollouts],
                 [difference for tree in trees for difference in metrics.reward_differences(tree)],
             )

@@ -54,8 +54,9 @@ class Arguments:
 
 
 def read_arguments(
-    model: Any, reward_funcs: Any, args: Any, tools: Any, environment_factory: Any, given: dict[str, Any]
-) -> Arguments:
+    model: Any, reward_funcs: Any, args: Any, tools: Any, environment_factory: Any, given: dict[str, Any],
+    rewards_itself: bool = False,
+) -> Arguments:  # fmt: skip
     """The arguments of a trainer, checked, with what they leave to defaults.
 
     Raises:
@@ -76,7 +77,8 @@ def read_arguments(
     pool = EnvironmentPool(tools, environment_factory)
     check_environments(pool)
     check_tools(pool, args.tool_protocol)
-    check_rewarded(reward_funcs, pool)
+    if not rewards_itself:
+        check_rewarded(reward_funcs, pool)
     check_reference(model, args.beta, given.get("peft_config") is not None)
     if model == SMOLLM2:
         model, own = read_smollm2()

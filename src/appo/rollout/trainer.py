@@ -17,12 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from appo.config import APPOConfig
 from appo.data.content import check_apart
-from appo.errors import UserError
+from appo.environments.agents import agent_of
+from appo.errors import MissingPackage, UserError
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
+from appo.rollout.agents.run import COUNTED, agent_reward
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
 from appo.rollout.decisions import Decision, Judge, decisions_of
@@ -57,6 +59,7 @@ class RolloutTrainer(SeamTrainer):
         decision_positions: As in `Task`, where the truth is known: from a rollout's tokens to its true decisions. For
             records, and for controls.
         judge: As in `Task`; for controls.
+        agent: As in `Task`: a program of its own that asks the policy, in place of tools and environments.
         others: As `APPOTrainer`.
     """
 
@@ -70,6 +73,7 @@ class RolloutTrainer(SeamTrainer):
         environment_factory: Any = None,
         decision_positions: Callable[[list[str]], list[int]] | None = None,
         judge: Judge | None = None,
+        agent: Any = None,
         **kwargs: Any,
     ) -> None:
         others = {"tools": tools, "environment_factory": environment_factory}
@@ -77,8 +81,12 @@ class RolloutTrainer(SeamTrainer):
         if given.pop("rollout_func", None) is not None:
             raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
         tools, environment_factory = given.pop("tools", None), given.pop("environment_factory", None)
-        read = read_arguments(model, reward_funcs, args, tools, environment_factory, given)
+        self.agent = agent_of(agent, tools, environment_factory)
+        read = read_arguments(model, reward_funcs, args, tools, environment_factory, given, self.agent is not None)
         args, reward_funcs, given, self.pool = read.args, read.reward_funcs, read.given, read.pool
+        if self.agent is not None:
+            args, reward_funcs = copy.copy(args), [*reward_funcs, agent_reward]
+            args.reward_weights = args.reward_weights and [*args.reward_weights, 1.0]
         if args.tool_protocol == "chat_template":
             given.update(tools=read.tools, environment_factory=environment_factory)
             tokenizer = given["processing_class"]
@@ -92,16 +100,16 @@ class RolloutTrainer(SeamTrainer):
             super().__init__(read.model, reward_funcs, args, **given)
         named = zip(self.reward_funcs, self.reward_func_names, strict=True)  # type: ignore[has-type]
         self.reward_funcs = [checked(function, name) for function, name in named]
-        self._check_data(environment_factory is not None)
+        self._check_data(environment_factory is not None or self.agent is not None)
         self.hide_tool("fork")
         self.method = args.open_method()
         self._check_method(decision_positions, judge)
         self.protocol = self._make_protocol()
-        self.counters = RunCounters(sorted(self.pool.all_tools()))
+        self.counters = RunCounters(sorted(self.pool.all_tools()), COUNTED if self.agent else ())
         needs = self.method.needs
         if needs.collisions:
             self.measure_collisions()
-        self.writer = RolloutWriter(self, self.protocol, self.pool, self.counters, collisions=needs.collisions)
+        self.writer = self._make_writer(needs.collisions)
         self.records = RecordWriter(
             Path(self.args.output_dir) / DIRECTORY,
             {**self.args.to_dict(), "method_options": vars(self.method.options)},  # defaults included
@@ -124,7 +132,8 @@ class RolloutTrainer(SeamTrainer):
             raise UserError("processing_class is a multimodal processor; APPOTrainer trains text models only.")
         for name in ("train_dataset", "eval_dataset"):
             check_prompts(name, getattr(self, name), with_environment)
-            check_rendered(name, getattr(self, name), self.tokenizer)
+            if self.agent is None:
+                check_rendered(name, getattr(self, name), self.tokenizer)
         check_reset_takes(next(iter(self.train_dataset), None), self.pool)
         check_apart(self.train_dataset, self.eval_dataset, with_environment, self.args.allow_shared_questions)
         if isinstance(self.train_dataset, Dataset):
@@ -166,6 +175,16 @@ class RolloutTrainer(SeamTrainer):
     def _words_of(self, rollout: Rollout) -> list[str]:
         """The completion's tokens as text; a model may have ids that its tokenizer has no token for."""
         return [word or "\ufffd" for word in self.tokenizer.convert_ids_to_tokens(rollout.completion_ids)]
+
+    def _make_writer(self, collisions: bool) -> RolloutWriter:
+        parts = (self, self.protocol, self.pool, self.counters)
+        if self.agent is None:
+            return RolloutWriter(*parts, collisions=collisions)
+        try:
+            from appo.rollout.agents.writer import AgentWriter
+        except ModuleNotFoundError as error:
+            raise MissingPackage(f"agent = {self.agent.name} needs {error.name}; pip install 'appo[serve]'.") from None
+        return AgentWriter(*parts, program=self.agent, collisions=collisions)
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":

@@ -64,7 +64,7 @@ class RolloutWriter:
     ) -> None:
         args = host.args
         self.host, self.protocol, self.pool, self.counters, self.args = host, protocol, pool, counters, args
-        self.collisions = collisions
+        self.collisions, self.gives_environments = collisions, bool(pool.factories)
         self.runner = ToolRunner(
             timeout=args.tool_timeout,
             max_workers=MAX_WORKERS if args.max_tool_workers is None else args.max_tool_workers,
@@ -96,11 +96,9 @@ class RolloutWriter:
         Returns:
             One tree per row. Its environments are kept until `release`.
         """
-        host = self.host
-        trees: list[RolloutTree] = []
+        host, trees = self.host, self.trees_of(rows)
         prompts, environments, names = [], [], []
         for row in rows:
-            trees.append(RolloutTree(row, f"{host.state.global_step}.{host.accelerator.process_index}.{len(trees)}"))
             for _ in range(size):
                 environment, observation = self.pool.open(row)
                 prompts.append(starting_prompt(row, observation))
@@ -120,6 +118,11 @@ class RolloutWriter:
             trees[index // size].add_initial(rollout)
         self.reward([(tree, rollout) for tree in trees for rollout in tree.initial])
         return trees
+
+    def trees_of(self, rows: list[dict[str, Any]]) -> list[RolloutTree]:
+        """A tree for each row, without rollouts."""
+        place = f"{self.host.state.global_step}.{self.host.accelerator.process_index}"
+        return [RolloutTree(row, f"{place}.{number}") for number, row in enumerate(rows)]
 
     def branch(
         self,
@@ -293,9 +296,9 @@ class RolloutWriter:
         rewards_BF = host.call_reward_functions(
             [tree.row for tree, _ in pairs],
             [rollout.prompt for rollout in rollouts],
-            [self.protocol.completion(rollout, conversational) for rollout in rollouts],
+            [self.completion_of(rollout, conversational) for rollout in rollouts],
             [rollout.completion_ids for rollout in rollouts],
-            [rollout.environment for rollout in rollouts] if self.pool.factories else None,
+            [rollout.environment for rollout in rollouts] if self.gives_environments else None,
         )[:count]
         if rewards_BF.isinf().any():
             name = host.reward_func_names[int(rewards_BF.isinf().any(dim=0).nonzero()[0])]
@@ -307,6 +310,10 @@ class RolloutWriter:
         ):
             rollout.reward = None if unscored else total
             rollout.rewards = dict(zip(host.reward_func_names, parts, strict=True))
+
+    def completion_of(self, rollout: Rollout, conversational: bool) -> Any:
+        """A completion as reward functions get it."""
+        return self.protocol.completion(rollout, conversational)
 
     # ---- scores ----
 

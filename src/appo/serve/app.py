@@ -132,7 +132,7 @@ class _Doors:
     async def generate(self, account: Account, request: Request) -> Any:
         body = await self._body(request)
         asked: GenerateRequest = await aside(len(body) < SHORT, read_body, GenerateRequest, body)
-        wanted = self.endpoint.wanted_by_tokens(asked)
+        wanted = self.endpoint.wanted_by_tokens(account, asked)
         turn = await _unless_gone(request, self.endpoint.write(account, wanted))
         if turn is None:
             return Response(status_code=GONE)

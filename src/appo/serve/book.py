@@ -31,6 +31,7 @@ class WrittenTurn:
         reason: "eos", "stop" or "length".
         settings: What was asked for besides the prompt.
         message: What the client was told; None where it asked with token ids.
+        messages: What the client sent, where that is kept (`Bounds.forgets`).
         said: Names the conversation up to and with this turn (`chat.py`); None where there are no messages.
         told: Names the message alone.
         unknown_answer: Whether the last message of the assistant in the request is none that was written for this key.
@@ -47,6 +48,7 @@ class WrittenTurn:
     reason: Literal["eos", "stop", "length"]
     settings: dict[str, Any] = field(default_factory=dict)
     message: dict[str, Any] | None = None
+    messages: list[dict[str, Any]] | None = None
     said: str | None = None
     told: str | None = None
     unknown_answer: bool = False
@@ -124,6 +126,14 @@ class Book:
         """The number of the longest turn that a prompt holds whole, the latest of those; or None."""
         found = [(len(turn.ids), number) for number, turn in self.turns.items() if _holds(prompt_ids, turn)]
         return max(found)[1] if found else None
+
+    def start_of(self, prompt_ids: list[int]) -> int:
+        """Tokens of the prompt that opened the conversation which a prompt continues; all of them where it opens one."""
+        number, length = self.continued_by(prompt_ids), len(prompt_ids)
+        while number is not None:
+            turn = self.turns[number]
+            number, length = turn.previous, len(turn.prompt_ids)
+        return length
 
     def find(self, name: str) -> WrittenTurn | None:
         """The latest turn whose conversation, or whose message, has this name."""

@@ -31,6 +31,7 @@ from appo.serve.api import (
 from appo.serve.book import Kind, WrittenTurn
 from appo.serve.bounds import Bounds
 from appo.serve.chat import Chat, Prompt
+from appo.serve.dialect import Message
 from appo.serve.engine_thread import EngineFailed, EngineThread, request_of
 from appo.serve.keys import Account, Keys
 from appo.serve.replay import Diverged, Step
@@ -54,6 +55,7 @@ class ServedModel:
         max_completion_length: Tokens of an answer, where the client names no bound.
         temperature: Of sampling, where the client names none.
         sampling: top_p, top_k and min_p of the engine.
+        any_name: Whether clients may name it as they like, as agents that were written for another one do.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ServedModel:
     max_completion_length: int = 4096
     temperature: float = 1.0
     sampling: dict[str, Any] = field(default_factory=dict)
+    any_name: bool = False
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Wanted:
         seed: The client's, or None.
         likeliest: Alternatives that are told of each token.
         prompt: Of a conversation; None for token ids.
+        messages: The client's, of a conversation.
         must_call: Whether the client wants a call for certain.
     """
 
@@ -89,6 +93,7 @@ class Wanted:
     seed: int | None = None
     likeliest: int = 0
     prompt: Prompt | None = None
+    messages: list[Message] | None = None
     must_call: bool = False
 
     @property
@@ -131,8 +136,9 @@ class Endpoint:
         """
         self.check_model(request.model)
         check_heeded(request, self.model.sampling)
+        messages = [said.as_message() for said in request.messages]
         try:
-            prompt = await self._prompt(account, request, size)
+            prompt = await self._prompt(account, request, messages, size)
         except UserError as error:
             raise ApiError(400, str(error), "messages") from None
         except TemplateError as error:  # such as roles that do not alternate
@@ -143,18 +149,18 @@ class Endpoint:
         stop = Stop(prompt.dialect.stop.token_ids, (*prompt.dialect.stop.strings, *cuts))
         limit = request.max_completion_tokens or request.max_tokens
         return Wanted(
-            prompt.ids, self._limit(prompt.ids, limit), temperature_of(request.temperature, self.model.temperature),
-            stop, cuts, request.seed, request.likeliest, prompt, request.tool_choice not in (None, "auto", "none"),
+            prompt.ids, self._limit(account, prompt.ids, limit),
+            temperature_of(request.temperature, self.model.temperature), stop, cuts, request.seed, request.likeliest,
+            prompt, messages, request.tool_choice not in (None, "auto", "none"),
         )  # fmt: skip
 
-    async def _prompt(self, account: Account, request: ChatRequest, size: int) -> Prompt:
-        messages = [said.as_message() for said in request.messages]
+    async def _prompt(self, account: Account, request: ChatRequest, messages: list[Message], size: int) -> Prompt:
         tools = [tool.function.as_tool() for tool in request.tools or ()]
         reads_calls = request.tool_choice != "none"
         short = size < SHORT and self.chat.is_ready(tools, reads_calls)
         return await aside(short, self.chat.prompt, account.book, messages, tools, reads_calls)
 
-    def wanted_by_tokens(self, request: GenerateRequest) -> Wanted:
+    def wanted_by_tokens(self, account: Account, request: GenerateRequest) -> Wanted:
         """What a request with token ids wants.
 
         Raises:
@@ -172,7 +178,7 @@ class Endpoint:
             )
         stop = Stop(frozenset(params.stop_token_ids or ()), stops_of(params.stop))
         return Wanted(
-            request.token_ids, self._limit(request.token_ids, params.max_tokens),
+            request.token_ids, self._limit(account, request.token_ids, params.max_tokens),
             temperature_of(params.temperature, self.model.temperature), stop, stop.strings, params.seed,
             params.logprobs or 0,
         )  # fmt: skip
@@ -182,20 +188,25 @@ class Endpoint:
         Raises:
             ApiError: 404, for a model that is not served.
         """
-        if name != self.model.name:
+        if name != self.model.name and not self.model.any_name:
             raise ApiError(
                 404, f"the model {name[:100]!r} is not served here; there is {self.model.name!r}.", "model",
                 "model_not_found",
             )  # fmt: skip
 
-    def _limit(self, ids: list[int], asked: int | None) -> int:
-        limit, context = asked or self.model.max_completion_length, self.model.context_length
+    def _limit(self, account: Account, ids: list[int], asked: int | None) -> int:
+        """Tokens of an answer: as many as are asked for, and have room in the model and in the account's rollout."""
+        limit, context, owner = asked or self.model.max_completion_length, self.model.context_length, "the model's"
+        if account.longest is not None:
+            longest = account.book.start_of(ids) + account.longest
+            if context is None or longest < context:
+                context, owner = longest, "the rollout's"
         if context is None:
             return limit
         if len(ids) >= context:
             raise ApiError(
                 400,
-                f"the prompt has {len(ids)} tokens and leaves no room for an answer in the model's {context}; send a "
+                f"the prompt has {len(ids)} tokens and leaves no room for an answer in {owner} {context}; send a "
                 "shorter one.",
                 "messages",
                 "context_length_exceeded",
@@ -214,12 +225,17 @@ class Endpoint:
         step = self._replayed(account, wanted)
         try:
             if step is not None and step.forced is None:
-                turn = replace(step.turn)  # as it was, its message too
+                # As it was, its message too; nothing of it is sampled here.
+                turn = replace(step.turn, forced=len(step.turn.token_ids))
                 self._enter(account, turn)
                 return turn
             forced = 0 if step is None else step.forced or 0
-            written = await self._sample(account, wanted, step.turn if step and forced else None, forced, listener)
-            return await self._entered(account, wanted, written, forced)
+            sampled = await self._sample(account, wanted, step.turn if step and forced else None, forced, listener)
+            turn = await self._read(account, wanted, sampled, forced)
+            number = self._enter(account, turn)
+            if step is not None and account.branch is not None:
+                account.branch.written = number
+            return turn
         except BaseException:
             if step is not None and account.branch is not None:
                 account.branch.back(step)
@@ -272,11 +288,13 @@ class Endpoint:
             top_logprobs=likeliest,
         )  # fmt: skip
 
-    async def _entered(self, account: Account, wanted: Wanted, turn: Turn, forced: int) -> WrittenTurn:
+    async def _read(self, account: Account, wanted: Wanted, turn: Turn, forced: int) -> WrittenTurn:
         written = WrittenTurn(
             wanted.ids, turn.token_ids, turn.logprobs, turn.reason, wanted.settings, likeliest=turn.top_logprobs,
             forced=forced,
         )  # fmt: skip
+        if not self.bounds.forgets:
+            written.messages = wanted.messages
         prompt = wanted.prompt
         if prompt is not None:
             cut_off = turn.reason == "length"
@@ -288,12 +306,12 @@ class Endpoint:
             written.message, (written.said, written.told) = message, prompt.names_of(message)
             written.unknown_answer, written.retold = prompt.unknown_answer, prompt.retold
             self.unheeded += wanted.must_call and "tool_calls" not in message
-        self._enter(account, written)
         return written
 
-    def _enter(self, account: Account, turn: WrittenTurn) -> None:
-        account.book.add(turn)
+    def _enter(self, account: Account, turn: WrittenTurn) -> int:
+        number = account.book.add(turn)
         self.counts[turn.kind] += 1
+        return number
 
 
 async def aside(short: bool, work: Callable[..., Result], *given: Any) -> Result:

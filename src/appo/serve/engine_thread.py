@@ -58,11 +58,13 @@ class EngineThread:
 
     Attributes:
         failures: Steps that failed.
+        cause: What the last of them failed of.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.failures = 0
+        self.cause: Exception | None = None
         self._ids = itertools.count()
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._open: dict[int, Writing] = {}
@@ -170,7 +172,7 @@ class EngineThread:
         try:
             turns = self.engine.step()
         except Exception as error:
-            self.failures += 1
+            self.failures, self.cause = self.failures + 1, error
             logger.exception("a step of the engine failed; %d turns are lost", len(self._open))
             return self._fail(error)
         for turn in turns:

@@ -60,6 +60,7 @@ class Branch:
 
     Attributes:
         reached: Whether the chosen turn has been written on.
+        written: The number of that turn in the branch's own book, once it is there.
         diverged: Why the branch is to be left out, or None.
 
     Raises:
@@ -76,6 +77,7 @@ class Branch:
             )
         self.turn, self.position, self.seed = turn, position, seed
         self.reached = False
+        self.written: int | None = None
         self.diverged: Cause | None = None
         self._record = {number: one for number, one in record.turns.items() if number <= turn}
         self._left = list(self._record)

@@ -1,0 +1,92 @@
+"""What an agent wrote as a rollout: a segment of its book, in the tokens that were sampled.
+
+A segment is a conversation that only ever went on: each turn's prompt begins with all tokens before it. Its first
+prompt is the rollout's prompt; what stands between two turns (results, questions) is not the policy's. Of a book with
+several segments, as of an agent that shortens its history or asks another one, the one with the most sampled tokens is
+the rollout; the others are counted.
+
+Left out on purpose: training on every segment of a run.
+"""
+
+from typing import Any
+
+from appo.rollout.agents.run import AgentRun
+from appo.rollout.types import Rollout, ToolCall
+from appo.serve.book import Book, WrittenTurn
+
+
+def sampled(book: Book, chain: list[int]) -> int:
+    """Tokens that the policy wrote in a segment."""
+    return sum(len(book.turns[number].token_ids) for number in chain)
+
+
+def main_segment(book: Book) -> list[int]:
+    """The segment with the most tokens of the policy, the last of equal ones; [] where nothing was written."""
+    chains = book.segments()
+    return max(reversed(chains), key=lambda chain: sampled(book, chain)) if chains else []
+
+
+def branched_segment(run: AgentRun) -> list[int]:
+    """The segment of a branch that holds the turn which was written on; [] where there is none."""
+    assert run.branch is not None
+    return next((chain for chain in run.book.segments() if run.branch.written in chain), [])
+
+
+def as_rollout(run: AgentRun, empty: list[int]) -> Rollout:
+    """The rollout of a run's `chain`.
+
+    Args:
+        empty: The prompt of a run in which nothing was written, at least one token.
+    """
+    turns = [run.book.turns[number] for number in run.chain]
+    if not turns:
+        return Rollout(list(empty), run.row.get("prompt", ""), finish_reason="stop", environment=run)
+    rollout = Rollout(list(turns[0].prompt_ids), turns[0].messages or run.row.get("prompt", ""), environment=run)
+    for place, turn in enumerate(turns):
+        start = len(rollout.completion_ids)
+        rollout.append(list(turn.token_ids), list(turn.logprobs))
+        after = turns[place + 1] if place + 1 < len(turns) else None
+        end = len(rollout.completion_ids)
+        if after is not None:
+            rollout.append(after.prompt_ids[len(turn.ids) :], None)
+        rollout.tool_calls += _calls(turn, after, start, end, len(rollout.completion_ids))
+    rollout.finish_reason = "length" if turns[-1].reason == "length" else "stop"
+    return rollout
+
+
+def _calls(turn: WrittenTurn, after: WrittenTurn | None, start: int, end: int, result_end: int) -> list[ToolCall]:
+    """The calls of a turn, as the client was told of them; a result is what the next request has under a call's id."""
+    results = {m.get("tool_call_id"): m.get("content") for m in (after and after.messages) or ()}
+    calls = []
+    for one in (turn.message or {}).get("tool_calls") or ():
+        call = ToolCall(one["function"]["name"], one["function"]["arguments"], start, end)
+        if one.get("id") in results:
+            call.result, call.result_start, call.result_end = results[one["id"]] or "", end, result_end
+        calls.append(call)
+    return calls
+
+
+def place_of(run: AgentRun, position: int) -> tuple[int, int]:
+    """The turn's number and the token within it at a position of the run's rollout.
+
+    Raises:
+        ValueError: for a position that is no token of the policy.
+    """
+    start = 0
+    opening = len(run.book.turns[run.chain[0]].prompt_ids) if run.chain else 0
+    for number in run.chain:
+        turn = run.book.turns[number]
+        start = len(turn.prompt_ids) - opening
+        if start <= position < start + len(turn.token_ids):
+            return number, position - start
+    raise ValueError(f"position {position} is no token of the policy; branch at one.")
+
+
+def completion_of(run: AgentRun) -> list[dict[str, Any]] | None:
+    """What followed the messages of the first prompt; None where an agent asked with token ids."""
+    turns = [run.book.turns[number] for number in run.chain]
+    if not turns or any(turn.messages is None or turn.message is None for turn in turns):
+        return None
+    opened, last = turns[0].messages, turns[-1]
+    assert opened is not None and last.messages is not None and last.message is not None
+    return [*last.messages[len(opened) :], last.message]

@@ -1,0 +1,50 @@
+"""`AgentRun`: one run of an agent, and what it wrote. It stands where a rollout of ours has its environment.
+
+Left out on purpose: how it is run (`runner.py`), and tokens (`rollouts.py`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from appo.serve.book import Book
+from appo.serve.replay import CAUSES, Branch
+
+# What `RunCounters` counts besides. A branch whose place is in no conversation that is trained on: "segment".
+COUNTED = (
+    "agent/requests", "agent/failures", "agent/timeouts", "agent/segments", "agent/tokens_left_out",
+    *(f"agent/diverged/{cause}" for cause in (*CAUSES, "segment")),
+)  # fmt: skip
+
+
+@dataclass(eq=False)
+class AgentRun:
+    """
+    Args:
+        row: Of the data set.
+        seed: Of its random numbers, below 2**63.
+        branch: What it branches; None for a rollout from the start.
+
+    Attributes:
+        reward: What the agent gave itself; None where it gives none, 0 where it failed.
+        error: Why it failed: "timeout", or an exception's name.
+        book: All that it wrote.
+        chain: Numbers of the turns that are its rollout, one segment of the book.
+        seconds: From its start to its end.
+    """
+
+    row: dict[str, Any]
+    seed: int
+    branch: Branch | None = None
+    reward: float | None = None
+    error: str | None = None
+    book: Book = field(default_factory=Book)
+    chain: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def agent_reward(environments: list[AgentRun], **_: Any) -> list[float | None]:
+    """What agents gave themselves, as a reward function of TRL's; None where they gave nothing."""
+    return [run.reward for run in environments]
+
+
+agent_reward.__name__ = "agent"

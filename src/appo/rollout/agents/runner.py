@@ -1,0 +1,174 @@
+"""`AgentRunner`: runs an agent many times at once, each with a key of its own, while an engine writes for all.
+
+A failure of the agent is the end of its rollout: it is counted, its first traceback is told, and its reward is 0, as a
+policy that writes rubbish makes agents fail. One that fails before anything was written is not the policy's doing: its
+exception is passed on.
+
+Left out on purpose: what the engine is (`writer.py`), and how a function or a command is run (`appo.environments`).
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from appo.engines.base import Engine
+from appo.environments.agents import AgentProgram
+from appo.errors import UserError
+from appo.rollout.agents.rollouts import branched_segment, main_segment
+from appo.rollout.agents.run import AgentRun
+from appo.serve.app import make_app
+from appo.serve.bounds import MIB, Bounds
+from appo.serve.chat import Chat
+from appo.serve.endpoint import Endpoint, ServedModel
+from appo.serve.engine_thread import EngineFailed, EngineThread
+from appo.serve.keys import Keys
+from appo.serve.server import Server
+
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
+
+TURNS = 4096  # of a rollout; an agent that goes round in circles is refused some time
+OPEN = 256  # requests of a rollout at once
+
+
+class Background:
+    """An event loop in a thread of its own, the same one for all runs: clients of an agent may be made once."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="appo-agents", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """What a coroutine comes to; it is cancelled where the caller is interrupted."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Ends the loop; nothing runs in it any longer."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+def _close(server: Server, background: Background) -> None:
+    server.close()
+    background.close()
+
+
+class AgentRunner:
+    """
+    Args:
+        program: The agent.
+        model: What is served to it.
+        chat: Makes prompts of its messages.
+        longest: Tokens of a rollout behind its first prompt.
+
+    Attributes:
+        keys: Of the rollouts; counts branches that diverged.
+        failures: Runs that failed, by what failed.
+    """
+
+    def __init__(self, program: AgentProgram, model: ServedModel, chat: Chat, longest: int | None) -> None:
+        self.program, self.longest = program, longest
+        bounds = Bounds(
+            body_bytes=64 * MIB, body_seconds=program.timeout, seconds=program.timeout, turns_per_key=TURNS,
+            requests=OPEN * program.at_once, requests_per_key=OPEN, keys=2 * program.at_once,
+        )  # fmt: skip
+        self.keys = Keys(bounds)
+        self.failures: Counter[str] = Counter()
+        self._chat, self._model = chat, model
+        self._endpoint: Endpoint | None = None
+        self._server, self._background = Server(), Background()
+        self._finalizer = weakref.finalize(self, _close, self._server, self._background)
+        self._told = False
+
+    def close(self) -> None:
+        """Gives the address back."""
+        self._finalizer()
+
+    def run(self, engine: Engine, runs: Sequence[AgentRun]) -> None:
+        """Runs the agent for each of `runs`, which are filled in.
+
+        Args:
+            engine: Writes for them; nobody else steps it meanwhile.
+
+        Raises:
+            EngineFailed: where the engine failed.
+            Exception: of the first agent that failed before it wrote anything.
+        """
+        if not runs:
+            return
+        thread = EngineThread(engine)
+        try:
+            if self._endpoint is None:
+                self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)
+                self._server.start(make_app(self._endpoint))
+            self._endpoint.thread = thread
+            self._background.run(self._all(runs, thread))
+        finally:
+            thread.close()
+
+    async def _all(self, runs: Sequence[AgentRun], thread: EngineThread) -> None:
+        places = asyncio.Semaphore(self.program.at_once)
+
+        async def one(run: AgentRun) -> None:
+            async with places:
+                await self._one(run)
+            if thread.failures:
+                raise EngineFailed("the engine failed; the log says why.") from thread.cause
+
+        tasks = [asyncio.create_task(one(run)) for run in runs]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _one(self, run: AgentRun) -> None:
+        key = f"rollout-{secrets.token_hex(8)}"
+        account = self.keys.open(key, run.branch, seed=run.seed, longest=self.longest)
+        run.book = account.book
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.program.timeout) as bound:
+                run.reward = await self.program.run(run.row, f"{self._server.url}/v1", key)
+        except UserError:
+            raise
+        except Exception as error:
+            self._failed(run, "timeout" if bound.expired() else type(error).__name__, error)
+        finally:
+            run.seconds = time.perf_counter() - start
+            self.keys.take(key)
+        run.chain = main_segment(run.book) if run.branch is None else branched_segment(run)
+
+    def _failed(self, run: AgentRun, name: str, error: Exception) -> None:
+        """Notes why a run ended.
+
+        Raises:
+            Exception: the error, where nothing was written.
+        """
+        if run.branch is not None and run.branch.outcome is not None:
+            return  # a branch that is left out is ended by an error
+        if not run.book.turns and name != "timeout":
+            raise error
+        run.error, run.reward = name, 0.0
+        self.failures[name] += 1
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "the agent, %s, failed after %d turns (%s); its rollout ends there with the reward 0. Further ones are "
+                "counted (agent/failures), and not told.", self.program.name, len(run.book.turns), name,
+                exc_info=error,
+            )  # fmt: skip

@@ -1,0 +1,197 @@
+"""`AgentWriter`: the writer of rollouts (`rollout/writer.py`) for an agent that is a program of its own.
+
+A rollout is a run of the agent, a branch is a run that repeats the tokens of another up to its place
+(`appo.serve.replay`). A branch whose agent does otherwise is left out: `branches/left_out`, and by cause
+`agent/diverged/CAUSE`. Scores, rewards, random numbers and weights are the other writer's.
+
+Left out on purpose: prompts, which the agent writes, and tools, which it runs.
+"""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from appo.engines.base import Engine
+from appo.environments.agents import AgentProgram
+from appo.errors import UserError
+from appo.rollout.agents.rollouts import as_rollout, completion_of, place_of, sampled
+from appo.rollout.agents.run import AgentRun
+from appo.rollout.agents.runner import AgentRunner
+from appo.rollout.tree import BranchPoint, RolloutTree
+from appo.rollout.types import Rollout
+from appo.rollout.writer import RolloutWriter
+from appo.serve.chat import Chat
+from appo.serve.dialects import dialects
+from appo.serve.endpoint import ServedModel
+from appo.serve.replay import Branch
+
+LEFT_OUT = 0.1  # share of the tokens outside of the rollouts' segments that is told
+
+
+class AgentWriter(RolloutWriter):
+    """
+    Args:
+        program: The agent.
+        others: As `RolloutWriter`.
+    """
+
+    def __init__(self, *others: Any, program: AgentProgram, **options: Any) -> None:
+        super().__init__(*others, **options)
+        self.program, self.gives_environments = program, True  # of runs, whose own rewards are read there
+        self._runner: AgentRunner | None = None
+        self._told_of_segments = False
+
+    # ---- writing ----
+
+    def write(
+        self, rows: list[dict[str, Any]], size: int, stream: int = 0, seeds: list[int] | None = None
+    ) -> list[RolloutTree]:
+        """As `RolloutWriter.write`.
+
+        Raises:
+            UserError: for an agent that asks nothing, or gives no reward where nothing else does.
+        """
+        trees = self.trees_of(rows)
+        own = self._seeds(stream, size * len(rows)) if seeds is None else seeds
+        runs = [AgentRun(tree.row, seed % 2**63) for tree, seed in zip(np.repeat(trees, size), own, strict=True)]
+        with self.counters.timed("generate"):
+            self._run(runs)
+        if runs and not any(run.chain for run in runs):
+            raise UserError(
+                f"agent = {self.program.name}: none of {len(runs)} runs asked the policy anything; it has to use the "
+                "address and the key that it is given (base_url, api_key)."
+            )
+        for index, run in enumerate(runs):
+            trees[index // size].add_initial(self._rollout(run))
+        self.reward([(tree, rollout) for tree in trees for rollout in tree.initial])
+        return trees
+
+    def branch(
+        self,
+        trees: list[RolloutTree],
+        points: list[BranchPoint],
+        stream: int,
+        *,
+        branches_branch: bool = False,
+        counted: bool = True,
+    ) -> None:
+        """As `RolloutWriter.branch`; every branch keeps what it takes to be branched from."""
+        with self.counters.counted(counted and self.counters.counting), self.counters.timed("branch"):
+            runs = [
+                self._branching(point, seed % 2**63)
+                for point, seed in zip(points, self._seeds(stream, len(points)), strict=True)
+            ]
+            self._run(runs)
+            pairs = []
+            for point, run in zip(points, runs, strict=True):
+                branch = self._rollout(run)
+                if cause := self._left_out(point, run, branch):
+                    self.counters.add("branches/left_out", 1)
+                    self.counters.add(f"agent/diverged/{cause}", 1)
+                    continue
+                branch.branch_score, branch.branch_rank = point.score, point.rank
+                point.tree.add_branch(branch, point.rollout, point.position)
+                pairs.append((point.tree, branch))
+        self.reward(pairs, spare=(trees[0], trees[0].initial[0]))
+
+    def _branching(self, point: BranchPoint, seed: int) -> AgentRun:
+        parent: AgentRun = point.tree.rollouts[point.rollout].environment
+        turn, position = place_of(parent, point.position)
+        return AgentRun(point.tree.row, seed, Branch(parent.book, turn, position))
+
+    def _left_out(self, point: BranchPoint, run: AgentRun, branch: Rollout) -> str | None:
+        """Why a branch is none of its parent, or None."""
+        assert run.branch is not None
+        if run.branch.outcome is not None:
+            return run.branch.outcome
+        parent, position = point.tree.rollouts[point.rollout], point.position
+        same = branch.prompt_ids == parent.prompt_ids
+        # Its turn may stand in another segment than the parent's, as where a request was repeated.
+        return None if same and branch.completion_ids[:position] == parent.completion_ids[:position] else "segment"
+
+    def _rollout(self, run: AgentRun) -> Rollout:
+        return as_rollout(run, [self.host.tokenizer.eos_token_id])
+
+    def _seeds(self, stream: int, count: int) -> list[int]:
+        return np.random.SeedSequence(self.seed(stream)).generate_state(max(count, 1), np.uint64).tolist()[:count]
+
+    def _run(self, runs: list[AgentRun]) -> None:
+        failures: Counter[str] = Counter()
+        with self._present_engine() as engine:
+            if self._runner is None:
+                self._runner = self._make_runner(engine)
+            before = self._runner.failures.copy()
+            self._runner.run(engine, runs)
+            failures = self._runner.failures - before
+        self._count(runs, failures)
+
+    def _make_runner(self, engine: Engine) -> AgentRunner:
+        host, args = self.host, self.args
+        model = ServedModel(
+            "policy",
+            host.tokenizer,
+            self.vocab_size,
+            self._context_length(engine),
+            host.max_completion_length,
+            args.temperature,
+            {"top_p": args.top_p, "top_k": args.top_k, "min_p": args.min_p},
+            any_name=True,
+        )
+        speech = dialects(
+            host.tokenizer,
+            frozenset(host.eos_token_ids),
+            args.tool_protocol,
+            chat_template_kwargs=args.chat_template_kwargs,
+            add_tools=args.add_tools,
+            result_format=args.result_format,
+            plain_prompts=host.tokenizer.chat_template is None,
+        )
+        return AgentRunner(self.program, model, Chat(speech), host.max_completion_length)
+
+    def _count(self, runs: list[AgentRun], failures: Counter[str]) -> None:
+        turns = [turn for run in runs for turn in run.book.turns.values()]
+        written = sum(len(turn.token_ids) for turn in turns)
+        kept = sum(sampled(run.book, run.chain) for run in runs)
+        counts = {
+            "tokens/generated": sum(len(turn.token_ids) - turn.forced for turn in turns),
+            "rollouts/generated": len(runs),
+            "tools/calls": sum(len((turn.message or {}).get("tool_calls") or ()) for turn in turns),
+            "agent/requests": len(turns),
+            "agent/failures": failures.total(),
+            "agent/timeouts": failures["timeout"],
+            "agent/segments": sum(len(run.book.segments()) for run in runs),
+            "agent/tokens_left_out": written - kept,
+        }
+        for name, count in counts.items():
+            self.counters.add(name, count)
+        if written - kept > LEFT_OUT * written and not self._told_of_segments:
+            self._told_of_segments = True
+            warnings.warn(
+                f"{written - kept} of {written} tokens stand outside of the conversation that is trained on: the agent "
+                "rewrites its history or keeps several (agent/segments, agent/tokens_left_out; docs/agents.md). This "
+                "is said once.",
+                stacklevel=2,
+            )
+
+    # ---- rewards ----
+
+    def reward(self, pairs: list[tuple[RolloutTree, Rollout]], spare: Any = None) -> None:
+        super().reward(pairs, spare)
+        if len(self.host.reward_funcs) > 1:
+            return
+        for _, rollout in pairs:
+            if rollout.reward is None:
+                raise UserError(
+                    f"agent = {self.program.name} gave no reward, and there are no reward functions; return one, a "
+                    "number (a command: print it as its last line), or give reward_funcs."
+                )
+
+    def completion_of(self, rollout: Rollout, conversational: bool) -> Any:
+        """As reward functions get it: the conversation's messages, as the agent had them, behind its first request."""
+        messages = completion_of(rollout.environment) if conversational else None
+        return super().completion_of(rollout, conversational) if messages is None else messages
+
+    def release(self, trees: list[RolloutTree]) -> None:
+        """Nothing is to be given back."""
