@@ -33,6 +33,7 @@ BEFORE_LOADING: list[Check] = [
     checks_task.task,
     checks_task.isolation,
     checks_task.rewards,
+    checks_task.agent,
     checks_task.data,
     checks_task.questions,
     checks_task.apart,

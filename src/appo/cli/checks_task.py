@@ -6,6 +6,8 @@ Left out on purpose: the overlap with benchmarks (`python -m appo.data` counts i
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
+from shutil import which
 
 from appo.cli import loading
 from appo.cli.cold_start import check_demonstrations
@@ -49,6 +51,17 @@ def rewards(context: Context) -> Iterator[Finding]:
     if context.command != "sft":
         loading.check_rewards(context.task, context.args)
     yield from ()
+
+
+def agent(context: Context) -> Iterator[Finding]:
+    """What it needs is installed, and its program is there."""
+    program = context.task.agent
+    if program is None:
+        return
+    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
+        yield Problem(f"agent = {program.name} needs {missing[0]}; pip install 'appo[serve]'.")
+    if program.command and which(program.command[0]) is None:
+        yield Problem(f"command = {program.command}: there is no program {program.command[0]!r}; give its path.")
 
 
 def lora(context: Context) -> Iterator[Finding]:

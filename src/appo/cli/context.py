@@ -182,7 +182,7 @@ class Context:
         """What that has in common with the evaluation."""
         rows = self.given_rows
         try:
-            return shared(rows, self.questions, self.task.environment_factory is not None)
+            return shared(rows, self.questions, self.task.writes_prompts)
         except Unavailable:  # told where the questions are looked at
             return None
 
@@ -209,7 +209,7 @@ class Context:
         task = self.task
         with placed_in_task_args(self.config.task_args):
             rows = draw(size, seed)
-        check_rows(self.config.task, name, rows, task.environment_factory is not None)
+        check_rows(self.config.task, name, rows, task.writes_prompts)
         if task.environment_factory is not None:
             check_reset(name, rows, EnvironmentPool(list(task.tools), task.environment_factory))
         return rows
@@ -293,8 +293,8 @@ class Context:
 
     @part("data")
     def prompt_lengths(self) -> list[int]:
-        """Tokens of the first prompts; none where the environment gives them."""
-        if "prompt" not in self.rows.column_names:
+        """Tokens of the first prompts; none where the environment or an agent gives them."""
+        if "prompt" not in self.rows.column_names or self.task.agent is not None:
             return []
         first = self.rows[: min(len(self.rows), LOOKED_AT)]["prompt"]
         prompts = [prompt for prompt in first if prompt is not None]

@@ -114,7 +114,8 @@ def check_rewards(task: Task, args: APPOConfig) -> None:
         UserError: where nothing scores the rollouts, and for another number of weights than of reward functions.
     """
     environments = EnvironmentPool(list(task.tools), task.environment_factory).probe()
-    if not task.reward_funcs and not any(hasattr(environment, "get_reward") for environment in environments):
+    rewarded = task.reward_funcs or task.agent is not None  # an agent may give one, which shows when it has run
+    if not rewarded and not any(hasattr(environment, "get_reward") for environment in environments):
         raise UserError("the task has no reward source; give its reward_funcs, or its environment a get_reward().")
     if args.reward_weights is not None and len(args.reward_weights) != len(task.reward_funcs):
         raise UserError(

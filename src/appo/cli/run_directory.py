@@ -180,12 +180,14 @@ def made_from(
     """
     factory = task.environment_factory
     factories = list(factory.values()) if isinstance(factory, dict) else [factory]
+    # A command stands among the task's arguments; what its program holds nobody knows.
+    agents = [task.agent.function] if task.agent is not None and task.agent.function else []
     content_of_start = cold_start_content if has_cold_start else model_content
     start = content_of_start(config, args, task, made)
     return {
         "rows": content.of_rows(rows),
         "questions": None if questions is None else content.of_rows(questions),
-        "functions": content.of_code([*task.tools, *task.reward_funcs, *factories]),
+        "functions": content.of_code([*task.tools, *task.reward_funcs, *factories, *agents]),
         "cold_start" if has_cold_start else "model": start,
     }
 

@@ -136,7 +136,7 @@ def _checked(run: Any) -> Run:
 
 
 def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 async def _in_thread(function: Callable[..., Any], *given: Any) -> Any:
@@ -206,5 +206,3 @@ def _last_number(text: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-

@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from appo.environments.agents import agent_of
 from appo.environments.specs import spec_parts
 from appo.errors import UserError
 from appo.rollout.decisions import Judge
@@ -93,6 +94,8 @@ class Task:
         judge: `(row, words, skill) -> decisions` (`appo.rollout.decisions.Decision`), in order of position, for a task
             whose truth can be computed: what each choice of the completion was worth to a policy that decides well
             with chance `skill`, in (0, 1], from there on. Only controls look at it (`appo.research.ceilings`).
+        agent: A program of its own, in place of tools and environments: `run(row, base_url, api_key)`, a command, or
+            an `AgentProgram` (`appo.environments.agents`). It writes its prompts, and may give the reward.
         token_kinds: `words -> kinds`, a name for each of the tokens, such as "filler"; the pilot study tells them
             apart (`appo.research.pilot`).
     """
@@ -107,6 +110,7 @@ class Task:
     eval_dataset: Callable[[int, int], Dataset] | None = None
     token_kinds: Callable[[list[str]], list[str]] | None = None
     judge: Judge | None = None
+    agent: Any = None
 
     def __post_init__(self) -> None:
         for name in ("reward_funcs", "tools"):
@@ -119,6 +123,12 @@ class Task:
                 continue
             if not callable(given) and (given is not None or name == "dataset"):
                 raise UserError(f"Task({name}=..) must be a function, got {given!r}.")
+        self.agent = agent_of(self.agent, self.tools, self.environment_factory)
+
+    @property
+    def writes_prompts(self) -> bool:
+        """Whether rows do without a prompt, as the environment or the agent makes it."""
+        return self.environment_factory is not None or self.agent is not None
 
     def for_trainer(self) -> dict[str, Any]:
         """Arguments of `APPOTrainer` that are the task's own: all but its data and its model."""
@@ -128,6 +138,7 @@ class Task:
             "environment_factory": self.environment_factory,
             "decision_positions": self.decision_positions,
             "judge": self.judge,
+            "agent": self.agent,
         }
 
     @classmethod

@@ -30,6 +30,7 @@ from appo.data.content import deciding_columns, is_held_out, key_of, question_te
 from appo.data.own_rows import OwnRows, read_own_rows
 from appo.data.prompt_template import is_messages
 from appo.data.rows import DataError, HubError
+from appo.environments.agents import AgentProgram
 from appo.environments.base import Task, tool_methods
 from appo.environments.choosing import choose
 from appo.environments.named import load_named
@@ -62,6 +63,10 @@ def rows_task(
     eval_file: str | Path | None = None,
     chat: bool = True,
     tool_protocol: str = "chat_template",
+    agent: Spec | AgentProgram | None = None,
+    command: Sequence[str] | None = None,
+    agent_timeout: float = 600.0,
+    agents_at_once: int = 32,
 ) -> Task:
     """The task.
 
@@ -78,26 +83,34 @@ def rows_task(
         eval_file: A file for evaluations, with the same columns; nothing of `file` is held out then.
         chat: Whether prompts are messages; else plain text, for models without a chat template.
         tool_protocol: The run's; a recipe's is given by itself.
+        agent: `my_agent:run`, an agent that asks the policy through OpenAI's API (`appo.environments.agents`), in
+            place of tools and environment. It gets each row; prompt and reward may be left out.
+        command: The same as a program: `["python", "agent.py", "{question}"]`.
+        agent_timeout: Seconds of a rollout of either.
+        agents_at_once: Rollouts of either that run at once.
 
     Raises:
         UserError: for all that contradicts itself, and names that there are not. Without mistakes the file waits.
     """
     texts = {"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}
     _check(texts, held_out, tool_protocol)
-    _check_prompt(prompt, environment)
+    program = _agent(agent, command, agent_timeout, agents_at_once)
+    _check_prompt(prompt, environment or program)
     functions, factory, in_tags, scoring = _parts(
-        tools, environment, reward, answer, tool_protocol,
+        tools, environment, reward, answer, tool_protocol, program is not None,
         lambda: _split(file, eval_file, held_out, prompt, answer, False, ("", chat)),
     )  # fmt: skip
-    said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None else system
-    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, factory is not None, (said, chat)))
-    held, none = str(eval_file or f"the held-out part of {file}"), _none_left(file, held_out, factory is not None)
+    said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None and not program else system
+    whole = factory is not None or program is not None  # rows are told apart by all that they hold
+    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, whole, (said or "", chat)))
+    held, none = str(eval_file or f"the held-out part of {file}"), _none_left(file, held_out, whole)
     return Task(
         dataset=lambda size, seed: choose(parts()[0], size, seed, "train_size", str(file), none[0]),
         eval_dataset=lambda size, seed: choose(parts()[1], size, seed, "eval_size", held, none[1]),
         reward_funcs=scoring,
         tools=functions,
         environment_factory=factory,
+        agent=program,
     )
 
 
@@ -105,7 +118,13 @@ TASK = rows_task
 
 
 def _parts(
-    tools: Any, environment: Any, reward: Any, answer: str | None, protocol: str, read: Callable[[], Any]
+    tools: Any,
+    environment: Any,
+    reward: Any,
+    answer: str | None,
+    protocol: str,
+    rewards_itself: bool,
+    read: Callable[[], Any],
 ) -> tuple[list[Any], Any, list[Any], list[Any]]:
     """Tools, the environment's factory, what a prompt in tags tells of, and reward functions.
 
@@ -116,7 +135,7 @@ def _parts(
     functions = mistakes.of(_tool, _several(tools))
     factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
     in_tags = _tools_in_tags(functions, factory) if protocol == "tags" else []
-    rewarded = _several(reward) or ([] if environment is not None and factory is None else [None])
+    rewarded = _several(reward) or ([] if rewards_itself or (environment is not None and factory is None) else [None])
     scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
     if mistakes.found:  # else the file is read when it is needed
         with mistakes.kept(but=HubError):
@@ -146,10 +165,23 @@ def _check(texts: dict[str, Any], held_out: Any, tool_protocol: Any) -> None:
         raise UserError(f"tool_protocol must be one of {', '.join(PROTOCOLS)}, got {tool_protocol!r}.")
 
 
-def _check_prompt(prompt: Any, environment: Any) -> None:
-    """Raises a UserError where nothing gives a prompt."""
-    if prompt is None and environment is None:
+def _check_prompt(prompt: Any, writer: Any) -> None:
+    """Raises a UserError where nothing gives a prompt: neither the file, nor an environment or an agent."""
+    if prompt is None and writer is None:
         raise UserError("prompt is missing; name a column, or write a template with columns in braces.")
+
+
+def _agent(agent: Any, command: Any, timeout: Any, at_once: Any) -> AgentProgram | None:
+    """
+    Raises:
+        UserError: for both, and for what is no agent.
+    """
+    if agent is not None and command is not None:
+        raise UserError("agent and command are two ways to name an agent; give one.")
+    if (agent is None and command is None) or isinstance(agent, AgentProgram):
+        return agent
+    run = command if command is not None else load_named("agent", agent)
+    return AgentProgram(run, timeout=timeout, at_once=at_once)
 
 
 def _none_left(file: Any, held_out: float, with_environment: bool) -> tuple[str, str]:

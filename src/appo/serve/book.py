@@ -128,7 +128,7 @@ class Book:
         return max(found)[1] if found else None
 
     def start_of(self, prompt_ids: list[int]) -> int:
-        """Tokens of the prompt that opened the conversation which a prompt continues; all of them where it opens one."""
+        """Tokens of the prompt that opened the conversation which a prompt continues; its own where it opens one."""
         number, length = self.continued_by(prompt_ids), len(prompt_ids)
         while number is not None:
             turn = self.turns[number]

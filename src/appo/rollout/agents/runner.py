@@ -168,7 +168,7 @@ class AgentRunner:
         if not self._told:
             self._told = True
             logger.warning(
-                "the agent, %s, failed after %d turns (%s); its rollout ends there with the reward 0. Further ones are "
-                "counted (agent/failures), and not told.", self.program.name, len(run.book.turns), name,
+                "the agent, %s, failed after %d turns (%s); its rollout ends there with the reward 0. This is said "
+                "once; agent/failures counts them.", self.program.name, len(run.book.turns), name,
                 exc_info=error,
             )  # fmt: skip

@@ -55,7 +55,7 @@ class AgentWriter(RolloutWriter):
         """
         trees = self.trees_of(rows)
         own = self._seeds(stream, size * len(rows)) if seeds is None else seeds
-        runs = [AgentRun(tree.row, seed % 2**63) for tree, seed in zip(np.repeat(trees, size), own, strict=True)]
+        runs = [AgentRun(rows[index // size], seed % 2**63) for index, seed in enumerate(own)]
         with self.counters.timed("generate"):
             self._run(runs)
         if runs and not any(run.chain for run in runs):
@@ -169,9 +169,9 @@ class AgentWriter(RolloutWriter):
         if written - kept > LEFT_OUT * written and not self._told_of_segments:
             self._told_of_segments = True
             warnings.warn(
-                f"{written - kept} of {written} tokens stand outside of the conversation that is trained on: the agent "
-                "rewrites its history or keeps several (agent/segments, agent/tokens_left_out; docs/agents.md). This "
-                "is said once.",
+                f"{written - kept} of {written} tokens stand outside of the conversation that is trained on: the "
+                "agent rewrites its history or keeps several (agent/segments, agent/tokens_left_out; docs/agents.md). "
+                "This is said once.",
                 stacklevel=2,
             )
 
