@@ -192,6 +192,7 @@ async def _run_command(command: list[str], row: Row, base_url: str, api_key: str
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
     if process.returncode:
         last = said.decode(errors="replace")[-SHOWN:].strip()
         raise AgentFailed(f"{' '.join(command)} ended with {process.returncode}: {last or 'it said nothing'}")

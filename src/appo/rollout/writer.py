@@ -222,17 +222,11 @@ class RolloutWriter:
             raise
 
     def _open_engine(self, model: Any) -> Engine:
-        host = self.host
+        host, place = self.host, self.host.accelerator
         return open_engine(
-            self.args,
-            model,
-            host.tokenizer,
-            host.eos_token_ids,
-            self.args.rollout_batch_size,
-            processes=host.accelerator.num_processes,
-            first_process=host.accelerator.is_main_process,
-            device=host.accelerator.device,
-        )
+            self.args, model, host.tokenizer, host.eos_token_ids, self.args.rollout_batch_size,
+            processes=place.num_processes, first_process=place.is_main_process, device=place.device,
+        )  # fmt: skip
 
     def _bring_weights(self, engine: Engine) -> None:
         """Loads the present weights where they have changed since the last time: before a mini-batch's branches too.

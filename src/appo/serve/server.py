@@ -79,10 +79,14 @@ class Server:
             time.sleep(0.005)
         return self
 
-    def close(self) -> None:
-        """Ends what `start` has started, and gives the address back."""
+    def stop(self) -> None:
+        """Has what `start` has started end soon, and waits for nothing: safe wherever garbage is collected."""
         if self._server is not None:
             self._server.should_exit = True
+
+    def close(self) -> None:
+        """Ends what `start` has started, and gives the address back."""
+        self.stop()
         if self._thread is not None:
             self._thread.join()
         self._socket.close()

@@ -54,16 +54,14 @@ class Background:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Ends the loop; nothing runs in it any longer."""
+    def stop(self) -> None:
+        """Has the loop end soon; nothing runs in it any longer."""
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
 
 
-def _close(server: Server, background: Background) -> None:
-    server.close()
-    background.close()
+def _stop(server: Server, background: Background) -> None:
+    server.stop()
+    background.stop()
 
 
 class AgentRunner:
@@ -90,12 +88,9 @@ class AgentRunner:
         self._chat, self._model = chat, model
         self._endpoint: Endpoint | None = None
         self._server, self._background = Server(), Background()
-        self._finalizer = weakref.finalize(self, _close, self._server, self._background)
         self._told = False
-
-    def close(self) -> None:
-        """Gives the address back."""
-        self._finalizer()
+        # Waits for no thread: garbage is collected in any of them, and with any lock held.
+        weakref.finalize(self, _stop, self._server, self._background).atexit = False
 
     def run(self, engine: Engine, runs: Sequence[AgentRun]) -> None:
         """Runs the agent for each of `runs`, which are filled in.
@@ -124,9 +119,11 @@ class AgentRunner:
 
         async def one(run: AgentRun) -> None:
             async with places:
-                await self._one(run)
-            if thread.failures:
-                raise EngineFailed("the engine failed; the log says why.") from thread.cause
+                try:
+                    await self._one(run)
+                finally:
+                    if thread.failures:  # whatever agents made of it
+                        raise EngineFailed("the engine failed; the log says why.") from thread.cause
 
         tasks = [asyncio.create_task(one(run)) for run in runs]
         try:
