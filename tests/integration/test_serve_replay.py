@@ -168,10 +168,10 @@ def test_an_agent_that_ends_too_early_has_not_reached_its_branch(url, endpoint, 
 def test_a_turn_that_could_not_be_written_may_be_asked_for_again(url, endpoint, record, monkeypatch):
     write, failures = endpoint.thread.write, iter([EngineFailed("out of memory")])
 
-    def fails_once(*given):
+    def fails_once(*given, **options):
         for failure in failures:
             raise failure
-        return write(*given)
+        return write(*given, **options)
 
     monkeypatch.setattr(endpoint.thread, "write", fails_once)
     endpoint.keys.open("asked-again", Branch(record, turn=1, position=3))

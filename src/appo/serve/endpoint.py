@@ -32,9 +32,10 @@ from appo.serve.book import Kind, WrittenTurn
 from appo.serve.bounds import Bounds
 from appo.serve.chat import Chat, Prompt
 from appo.serve.dialect import Message
-from appo.serve.engine_thread import EngineFailed, EngineThread, request_of
-from appo.serve.keys import Account, Keys
+from appo.serve.engine_thread import EngineFailed, EngineThread, Writing, request_of
+from appo.serve.keys import Account, Held, Keys
 from appo.serve.replay import Diverged, Step
+from appo.serve.wanted import Wanted
 
 Listener = Callable[[list[int]], None]
 Result = TypeVar("Result")
@@ -66,41 +67,6 @@ class ServedModel:
     temperature: float = 1.0
     sampling: dict[str, Any] = field(default_factory=dict)
     any_name: bool = False
-
-
-@dataclass
-class Wanted:
-    """What a request comes to.
-
-    Args:
-        ids: The tokens of its prompt.
-        limit: Bound on new tokens.
-        temperature: 0 for the likeliest tokens.
-        stop: What ends the turn, the client's stop texts among it.
-        cuts: Those texts, which the client does not want to see.
-        seed: The client's, or None.
-        likeliest: Alternatives that are told of each token.
-        prompt: Of a conversation; None for token ids.
-        messages: The client's, of a conversation.
-        must_call: Whether the client wants a call for certain.
-    """
-
-    ids: list[int]
-    limit: int
-    temperature: float
-    stop: Stop
-    cuts: tuple[str, ...] = ()
-    seed: int | None = None
-    likeliest: int = 0
-    prompt: Prompt | None = None
-    messages: list[Message] | None = None
-    must_call: bool = False
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What a record has to agree in, besides the prompt."""
-        return {"limit": self.limit, "temperature": self.temperature, "stop": sorted(self.stop.strings),
-                "stop_token_ids": sorted(self.stop.token_ids)}  # fmt: skip
 
 
 class Endpoint:
@@ -197,8 +163,8 @@ class Endpoint:
     def _limit(self, account: Account, ids: list[int], asked: int | None) -> int:
         """Tokens of an answer: as many as are asked for, and have room in the model and in the account's rollout."""
         limit, context, owner = asked or self.model.max_completion_length, self.model.context_length, "the model's"
-        if account.longest is not None:
-            longest = account.book.start_of(ids) + account.longest
+        if account.rollout is not None and account.rollout.longest is not None:
+            longest = account.book.start_of(ids) + account.rollout.longest
             if context is None or longest < context:
                 context, owner = longest, "the rollout's"
         if context is None:
@@ -233,6 +199,8 @@ class Endpoint:
             sampled = await self._sample(account, wanted, step.turn if step and forced else None, forced, listener)
             turn = await self._read(account, wanted, sampled, forced)
             number = self._enter(account, turn)
+            if account.rollout is not None:
+                account.held[number] = Held(sampled.id, wanted.lasting)
             if step is not None and account.branch is not None:
                 account.branch.written = number
             return turn
@@ -261,12 +229,8 @@ class Endpoint:
             def on_tokens(ids: list[int]) -> None:
                 loop.call_soon_threadsafe(listener, start + ids)
 
-        request = request_of(
-            wanted.ids + start, wanted.limit - forced, account.seed(wanted.seed), stop=wanted.stop,
-            turn_tokens=forced, temperature=wanted.temperature, top_logprobs=wanted.likeliest,
-        )  # fmt: skip
         try:
-            writing = self.thread.write(request, on_tokens)
+            writing = self._begin(account, wanted, start, on_tokens)
             try:
                 turn = await asyncio.wait_for(asyncio.wrap_future(writing.turn), self.bounds.seconds)
             finally:
@@ -277,9 +241,30 @@ class Endpoint:
             raise ApiError(500, str(error), code="engine_failed") from error
         except ValueError as error:
             raise ApiError(400, str(error)) from None
-        if record is None:
-            return turn
-        likeliest = None
+        return turn if record is None else self._with_forced(turn, record, forced)
+
+    def _begin(self, account: Account, wanted: Wanted, start: list[int], on_tokens: Listener | None) -> Writing:
+        """Has a turn written: by the sequence that wrote the turn before it, where that is kept, else by a new one."""
+        before = account.book.continued_by(wanted.ids)
+        held = account.held.pop(before, None) if before is not None and not start else None
+        if held is not None and before is not None:
+            if held.settings == wanted.lasting:
+                read = len(account.book.turns[before].ids)
+                return self.thread.resume(held.id, wanted.ids[read:], wanted.limit, on_tokens)
+            self.thread.let_go(held.id)
+        request = request_of(
+            wanted.ids + start, wanted.limit - len(start), account.seed(wanted.seed), stop=wanted.stop,
+            turn_tokens=len(start), temperature=wanted.temperature, top_logprobs=wanted.likeliest,
+        )  # fmt: skip
+        return self.thread.write(request, on_tokens, keep=account.rollout is not None)
+
+    def let_go(self, account: Account) -> None:
+        """Closes what an account keeps open: it asks no more."""
+        while account.held:
+            self.thread.let_go(account.held.popitem()[1].id)
+
+    def _with_forced(self, turn: Turn, record: WrittenTurn, forced: int) -> Turn:
+        start, likeliest = record.token_ids[:forced], None
         if turn.top_logprobs is not None:
             known = record.likeliest[:forced] if record.likeliest else [[] for _ in start]
             likeliest = known + turn.top_logprobs

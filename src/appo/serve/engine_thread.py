@@ -7,8 +7,11 @@ written fails with it and is forgotten, and the thread goes on with what comes n
     writing = thread.write(Request(0, ids, 64, seed=7))     # the id is the thread's to give
     turn = writing.turn.result()                            # or await asyncio.wrap_future(writing.turn)
 
-Left out on purpose: sequences that stay open between two turns of a conversation (`Engine.resume`), as an agent may
-never come back; the next turn is read anew, which engines with a prefix cache make cheap.
+A sequence is closed with its turn, as a client may never come back: the next turn is read anew, which engines with a
+prefix cache make cheap. Where it is known when a client has ended, as in a training, sequences are kept open instead
+(`keep`) and go on where they were (`resume`), until somebody lets go of them.
+
+Left out on purpose: who keeps which (`keys.py`).
 """
 
 import itertools
@@ -36,19 +39,24 @@ class Left(RuntimeError):
 
 @dataclass(eq=False)
 class Writing:
-    """A turn that is being written.
+    """A turn that is being written; who stops waiting for it leaves, and cancels nothing.
 
     Args:
         id: The sequence's.
         on_tokens: Called in the engine's thread with the tokens so far, whenever there are more; None for nobody.
+        keep: Whether the sequence stays open when its turn has ended.
         turn: What comes of it: the turn, or `ValueError` for a request that the engine refuses, `EngineFailed`,
             `Left`.
     """
 
     id: int
     on_tokens: Callable[[list[int]], None] | None = None
+    keep: bool = False
     turn: Future[Turn] = field(default_factory=Future)
     told: int = 0
+
+    def __post_init__(self) -> None:
+        self.turn.set_running_or_notify_cancel()
 
 
 class EngineThread:
@@ -68,6 +76,7 @@ class EngineThread:
         self._ids = itertools.count()
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._open: dict[int, Writing] = {}
+        self._kept: set[int] = set()  # between two turns
         self._lock = threading.Lock()  # of `_closed`: after it is set nothing is put into the queue
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="appo-engine", daemon=True)
@@ -78,20 +87,38 @@ class EngineThread:
         """Whether requests are taken."""
         return not self._closed
 
-    def write(self, request: Request, on_tokens: Callable[[list[int]], None] | None = None) -> Writing:
+    def write(
+        self, request: Request, on_tokens: Callable[[list[int]], None] | None = None, keep: bool = False
+    ) -> Writing:
         """Has a turn written.
 
         Args:
             request: Its id is replaced.
-            on_tokens: See `Writing`.
+            on_tokens, keep: See `Writing`.
 
         Raises:
             EngineFailed: once the thread has ended.
         """
-        writing = Writing(next(self._ids), on_tokens)
-        writing.turn.set_running_or_notify_cancel()  # who stops waiting for it leaves, and cancels nothing
-        self._ask(lambda: self._start(writing, replace(request, id=writing.id)))
+        writing = Writing(next(self._ids), on_tokens, keep)
+        self._ask(lambda: self._start(writing, lambda: self.engine.start(replace(request, id=writing.id))))
         return writing
+
+    def resume(
+        self, id: int, token_ids: list[int], max_new_tokens: int,
+        on_tokens: Callable[[list[int]], None] | None = None,
+    ) -> Writing:  # fmt: skip
+        """Has the next turn of a kept sequence written, behind `token_ids`; it is kept again.
+
+        Raises:
+            EngineFailed: once the thread has ended.
+        """
+        writing = Writing(id, on_tokens, keep=True)
+        self._ask(lambda: self._start(writing, lambda: self.engine.resume(id, token_ids, max_new_tokens)))
+        return writing
+
+    def let_go(self, id: int) -> None:
+        """Closes a kept sequence that nobody will resume."""
+        self._ask(lambda: self._let_go(id), otherwise=None)
 
     def leave(self, writing: Writing) -> None:
         """Closes a sequence whose turn nobody waits for any more; nothing where it has ended."""
@@ -153,15 +180,21 @@ class EngineThread:
             wait = wait and not self.engine.busy
         return not self._closed
 
-    def _start(self, writing: Writing, request: Request) -> None:
+    def _start(self, writing: Writing, start: Callable[[], None]) -> None:
         try:
             if self._closed:
                 raise EngineFailed("the engine has been closed.")
-            self.engine.start(request)
+            start()
         except (ValueError, EngineFailed) as error:
             writing.turn.set_exception(error)
         else:
             self._open[writing.id] = writing
+            self._kept.discard(writing.id)
+
+    def _let_go(self, id: int) -> None:
+        if id in self._kept:
+            self._kept.remove(id)
+            self.engine.close(id)
 
     def _leave(self, writing: Writing) -> None:
         if self._open.pop(writing.id, None) is not None:
@@ -176,8 +209,12 @@ class EngineThread:
             logger.exception("a step of the engine failed; %d turns are lost", len(self._open))
             return self._fail(error)
         for turn in turns:
-            self.engine.close(turn.id)
-            self._open.pop(turn.id).turn.set_result(turn)
+            writing = self._open.pop(turn.id)
+            if writing.keep:
+                self._kept.add(turn.id)
+            else:
+                self.engine.close(turn.id)
+            writing.turn.set_result(turn)
         for writing in self._open.values():
             if writing.on_tokens is not None:
                 written = self.engine.so_far(writing.id)
@@ -186,7 +223,7 @@ class EngineThread:
                     writing.on_tokens(written)
 
     def _fail(self, cause: Exception) -> None:
-        lost, self._open = list(self._open.values()), {}
+        lost, self._open, self._kept = list(self._open.values()), {}, set()
         for writing in lost:
             error = EngineFailed(f"the engine failed: {type(cause).__name__}: {cause}")
             error.__cause__ = cause

@@ -11,6 +11,8 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,33 @@ from appo.serve.replay import Branch, Cause
 LONGEST = 200  # characters of a key
 
 
+@dataclass(frozen=True)
+class RolloutTerms:
+    """What a training says of a rollout.
+
+    Args:
+        seed: Of its random numbers, which then do not hang on the key's name. A client's seeds differ between
+            rollouts, too: an agent that asks with one seed shall not write the same N times.
+        longest: Tokens of a conversation behind the prompt that opened it, or None.
+    """
+
+    seed: int
+    longest: int | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A sequence that is kept open.
+
+    Args:
+        id: The engine's.
+        settings: What its turns were asked with.
+    """
+
+    id: int
+    settings: Any
+
+
 class Account:
     """What a key has.
 
@@ -30,30 +59,28 @@ class Account:
         seed: Of all its random numbers, with the key.
         room: Turns that are kept, or None for all.
         branch: Whose answers its requests get; None for a rollout of its own.
-        own_seed: Instead of both, so that what is written does not hang on the key's name. A client's seeds then
-            differ between rollouts, too: an agent that asks with one seed shall not write the same N times.
-        longest: Tokens of a conversation behind the prompt that opened it, or None.
+        rollout: What a training says of it; None for a client of a server.
 
     Attributes:
+        held: Sequences of a training's rollout that are kept open, by the number of their last turn.
         book: What it wrote.
         open: Requests that are being answered.
     """
 
     def __init__(
-        self, key: str, seed: int, room: int | None, branch: Branch | None = None, *, own_seed: int | None = None,
-        longest: int | None = None,
-    ) -> None:  # fmt: skip
-        self.key, self.branch, self.book, self.open, self.longest = key, branch, Book(room), 0, longest
+        self, key: str, seed: int, room: int | None, branch: Branch | None = None, rollout: RolloutTerms | None = None
+    ) -> None:
+        self.key, self.branch, self.rollout, self.book, self.open = key, branch, rollout, Book(room), 0
+        self.held: dict[int, Held] = {}
         self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
-        self._heeds = branch is None and own_seed is None  # a client's seed as it is
-        if own_seed is not None:
-            self._entropy = [own_seed]
+        if rollout is not None:
+            self._entropy = [rollout.seed]
         self._asked = 0
 
     def seed(self, given: int | None) -> int:
         """The seed of the next turn, below 2**63: what follows from the one that the client asks for, else from the
         key and the number of the turn. So neighbours change nothing."""
-        if given is not None and self._heeds:
+        if given is not None and self.branch is None and self.rollout is None:
             return given % 2**63
         if given is not None:
             entropy = [*self._entropy, given % 2**64]
@@ -91,14 +118,12 @@ class Keys:
         with self._lock:
             return sum(account.open for account in self._accounts.values())
 
-    def open(
-        self, key: str, branch: Branch | None = None, *, seed: int | None = None, longest: int | None = None
-    ) -> Account:
+    def open(self, key: str, branch: Branch | None = None, rollout: RolloutTerms | None = None) -> Account:
         """An account for a key that has none.
 
         Args:
             branch: Of a finished rollout, which the key branches.
-            seed, longest: `own_seed` and `longest` of the account.
+            rollout: See `Account`.
 
         Raises:
             ValueError: where the key has one.
@@ -107,7 +132,7 @@ class Keys:
         with self._lock:
             if key in self._accounts:
                 raise ValueError(f"key {key!r} is open; give each rollout one of its own.")
-            return self._new(key, branch, own_seed=seed, longest=longest)
+            return self._new(key, branch, rollout)
 
     def take(self, key: str) -> Account:
         """The account of a key that asks no more, which is forgotten here.
@@ -152,7 +177,7 @@ class Keys:
             raise ApiError(429, f"this key has written {bounds.turns_per_key} turns, and may not have more.")
         return account
 
-    def _new(self, key: str, branch: Branch | None, **options: int | None) -> Account:
+    def _new(self, key: str, branch: Branch | None, rollout: RolloutTerms | None = None) -> Account:
         if len(key) > LONGEST:
             raise ApiError(401, f"a key may have {LONGEST} characters.")
         if len(self._accounts) >= self.bounds.keys:
@@ -161,5 +186,5 @@ class Keys:
                 raise ApiError(429, f"there are {self.bounds.keys} keys; ask again later.")
             del self._accounts[silent]
         room = self.bounds.turns_per_key if self.bounds.forgets else None
-        account = self._accounts[key] = Account(key, self._seed, room, branch, **options)
+        account = self._accounts[key] = Account(key, self._seed, room, branch, rollout)
         return account

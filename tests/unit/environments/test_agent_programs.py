@@ -81,7 +81,8 @@ def test_an_agent_that_ends_the_program_has_failed(error):
 def test_a_command_gets_the_address_the_key_and_its_row_and_its_last_line_is_the_reward():
     text = (
         "import json, os; row = json.loads(os.environ['APPO_ROW']); print('working'); "
-        "print(row['number'] + len(os.environ['OPENAI_API_KEY']) + os.environ['OPENAI_BASE_URL'].endswith('/v1')); print()"
+        "key, url = os.environ['OPENAI_API_KEY'], os.environ['OPENAI_BASE_URL']; "
+        "print(row['number'] + len(key) + url.endswith('/v1')); print()"
     )
     assert outcome(script(text)) == 7 + 3 + 1
 
@@ -128,7 +129,10 @@ def test_a_command_that_is_no_longer_waited_for_ends_with_its_children(tmp_path)
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ("python agent.py", r"is the text 'python agent.py'; give a command as a list of words: \['python', 'agent.py'\]"),
+        (
+            "python agent.py",
+            r"is the text 'python agent.py'; give a command as a list of words: \['python', 'agent.py'\]",
+        ),
         ([], "must be a function or a command"),
         (["python", 1], "must be a function or a command"),
         (7, "must be a function or a command"),

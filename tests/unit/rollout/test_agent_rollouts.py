@@ -1,4 +1,4 @@
-"""Books as rollouts, with tokens by hand: what is the policy's, where calls and results stand, and which place is whose."""
+"""Books as rollouts, with tokens by hand: what is the policy's, where calls and results stand, whose a place is."""
 
 import math
 
@@ -30,7 +30,9 @@ def run_of(*turns, row=None):
 
 
 def test_what_stands_between_two_turns_is_not_the_policys():
-    rollout = as_rollout(run_of(turn([1, 2], [3, 4]), turn([1, 2, 3, 4, 5], [6]), turn([1, 2, 3, 4, 5, 6, 7, 8], [9])), [0])
+    rollout = as_rollout(
+        run_of(turn([1, 2], [3, 4]), turn([1, 2, 3, 4, 5], [6]), turn([1, 2, 3, 4, 5, 6, 7, 8], [9])), [0]
+    )
     assert (rollout.prompt_ids, rollout.completion_ids) == ([1, 2], [3, 4, 5, 6, 7, 8, 9])
     assert rollout.policy_mask == [1, 1, 0, 1, 0, 0, 1]
     assert [x for x in rollout.logprobs if not math.isnan(x)] == [-0.5] * 4 and math.isnan(rollout.logprobs[2])
@@ -58,7 +60,9 @@ def test_calls_stand_where_their_turn_is_and_results_where_the_next_prompt_has_t
     asked = [{"role": "user", "content": "?"}]
     told = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     after = [*asked, told, {"role": "tool", "tool_call_id": "call1", "content": "3"}]
-    run = run_of(turn([1], [2, 3], message=told, messages=asked), turn([1, 2, 3, 4], [5], message=told, messages=after))
+    run = run_of(
+        turn([1], [2, 3], message=told, messages=asked), turn([1, 2, 3, 4], [5], message=told, messages=after)
+    )
     first, second = as_rollout(run, [0]).tool_calls
     assert (first.name, first.arguments, first.start, first.end) == ("add", {"a": 1}, 0, 2)
     assert (first.result, first.result_start, first.result_end, first.answered) == ("3", 2, 3, True)

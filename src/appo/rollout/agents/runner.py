@@ -27,7 +27,7 @@ from appo.serve.bounds import MIB, Bounds
 from appo.serve.chat import Chat
 from appo.serve.endpoint import Endpoint, ServedModel
 from appo.serve.engine_thread import EngineFailed, EngineThread
-from appo.serve.keys import Keys
+from appo.serve.keys import Keys, RolloutTerms
 from appo.serve.server import Server
 
 Result = TypeVar("Result")
@@ -110,17 +110,18 @@ class AgentRunner:
                 self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)
                 self._server.start(make_app(self._endpoint))
             self._endpoint.thread = thread
-            self._background.run(self._all(runs, thread))
+            self._background.run(self._all(runs, self._endpoint))
         finally:
             thread.close()
 
-    async def _all(self, runs: Sequence[AgentRun], thread: EngineThread) -> None:
+    async def _all(self, runs: Sequence[AgentRun], endpoint: Endpoint) -> None:
+        thread = endpoint.thread
         places = asyncio.Semaphore(self.program.at_once)
 
         async def one(run: AgentRun) -> None:
             async with places:
                 try:
-                    await self._one(run)
+                    await self._one(run, endpoint)
                 finally:
                     if thread.failures:  # whatever agents made of it
                         raise EngineFailed("the engine failed; the log says why.") from thread.cause
@@ -133,9 +134,9 @@ class AgentRunner:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, run: AgentRun) -> None:
+    async def _one(self, run: AgentRun, endpoint: Endpoint) -> None:
         key = f"rollout-{secrets.token_hex(8)}"
-        account = self.keys.open(key, run.branch, seed=run.seed, longest=self.longest)
+        account = self.keys.open(key, run.branch, RolloutTerms(run.seed, self.longest))
         run.book = account.book
         start = time.perf_counter()
         try:
@@ -148,6 +149,7 @@ class AgentRunner:
         finally:
             run.seconds = time.perf_counter() - start
             self.keys.take(key)
+            endpoint.let_go(account)
         run.chain = main_segment(run.book) if run.branch is None else branched_segment(run)
 
     def _failed(self, run: AgentRun, name: str, error: Exception) -> None:

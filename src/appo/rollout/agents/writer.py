@@ -62,8 +62,8 @@ class AgentWriter(RolloutWriter):
             slow = sum(run.error == "timeout" for run in runs)
             raise UserError(
                 f"agent = {self.program.name}: none of {len(runs)} runs had an answer of the policy, and {slow} took "
-                f"longer than {self.program.timeout:g} seconds; it has to use the address and the key that it is given "
-                "(base_url, api_key), and time to do so (timeout)."
+                f"longer than {self.program.timeout:g} seconds; it has to use the address and the key that it is "
+                "given (base_url, api_key), and needs time to do so (timeout)."
             )
         for index, run in enumerate(runs):
             trees[index // size].add_initial(self._rollout(run))
