@@ -8,6 +8,7 @@ Left out on purpose: the API's JSON (`api.py`, `answers.py`).
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -231,9 +232,11 @@ class Endpoint:
 
         try:
             writing = self._begin(account, wanted, start, on_tokens)
+            begin = time.perf_counter()
             try:
                 turn = await asyncio.wait_for(asyncio.wrap_future(writing.turn), self.bounds.seconds)
             finally:
+                account.engine_seconds += time.perf_counter() - begin
                 self.thread.leave(writing)
         except TimeoutError:
             raise ApiError(408, f"the answer took more than {self.bounds.seconds:g} seconds; ask for less.") from None

@@ -146,6 +146,7 @@ class AgentRunner:
             self._failed(run, "timeout" if bound.expired() else type(error).__name__, error)
         finally:
             run.seconds = time.perf_counter() - start
+            run.asked_seconds, run.engine_seconds = account.asked_seconds, account.engine_seconds
             self.keys.take(key)
             endpoint.let_go(account)
         run.chain = main_segment(run.book) if run.branch is None else branched_segment(run)
