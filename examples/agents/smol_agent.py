@@ -21,7 +21,7 @@ def forget_calls(step):
 
 def run(row, base_url, api_key):
     model = OpenAIModel("policy", api_base=base_url, api_key=api_key, max_tokens=64)
-    agent = CodeAgent([look_up], model, step_callbacks=[forget_calls], verbosity_level=0)
+    agent = CodeAgent([look_up], model, step_callbacks=[forget_calls], verbosity_level=-1)
     agent.prompt_templates["system_prompt"] = SYSTEM  # its own has 2,000 tokens
     for step in agent.run(row["question"], stream=True):
         if isinstance(step, ActionStep) and (step.is_final_answer or step.step_number == STEPS):

@@ -54,7 +54,7 @@ def test_a_branch_has_the_records_tokens_at_any_turn(rollouts):
 def test_an_agent_that_tells_its_calls_in_words_of_its_own_begins_a_segment_with_each_turn(tmp_path):
     def run(row, base_url, api_key):
         model = OpenAIModel("policy", api_base=base_url, api_key=api_key, max_tokens=64)
-        agent = ToolCallingAgent([smol_agent.look_up], model, max_steps=2, verbosity_level=0)
+        agent = ToolCallingAgent([smol_agent.look_up], model, max_steps=2, verbosity_level=-1)
         agent.prompt_templates["system_prompt"] = orders.INSTRUCTIONS
         agent.run(row["question"])
 
