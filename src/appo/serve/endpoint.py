@@ -285,13 +285,16 @@ class Endpoint:
             written.messages = wanted.messages
         prompt = wanted.prompt
         if prompt is not None:
-            cut_off = turn.reason == "length"
-            short = len(turn.token_ids) < SHORT_TURN
-            message = await aside(short, prompt.dialect.message, turn.token_ids, wanted.ids, cut_off)
-            message["content"] = cut(message["content"], wanted.cuts)
+            short, bounded = len(turn.token_ids) < SHORT_TURN, turn.reason == "length"
+            message = await aside(short, prompt.dialect.message, turn.token_ids, wanted.ids, bounded)
+            written_text = message["content"]
+            message["content"] = cut(written_text, wanted.cuts)
+            stops = [stop for stop in wanted.cuts if written_text.startswith(stop, len(message["content"]))]
             for place, call in enumerate(message.get("tool_calls", ())):
                 call["id"] = call_id(account.book.next_number, place)
             written.message, (written.said, written.told) = message, prompt.names_of(message)
+            put_back = ({**message, "content": message["content"] + stop} for stop in stops)
+            written.also = tuple(name for one in put_back for name in prompt.names_of(one))
             written.unknown_answer, written.retold = prompt.unknown_answer, prompt.retold
             self.unheeded += wanted.must_call and "tool_calls" not in message
         return written
