@@ -1,5 +1,6 @@
 """What many tests share: the testbed's tiny model with random weights, one thread, no network."""
 
+import gc
 import os
 import sys
 
@@ -15,6 +16,13 @@ from appo.environments import kinship
 @pytest.fixture(autouse=True, scope="session")
 def _quick_torch():
     torch.set_num_threads(1)  # more lose time with each other on tiny tensors
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_garbage():
+    """Each command and each training collects garbage at its end; what stands by now would only be walked through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
