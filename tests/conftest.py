@@ -12,6 +12,12 @@ import torch
 
 from appo.environments import kinship
 
+gc.disable()  # while the tests are imported and collected: next to nothing of that is garbage
+
+
+def pytest_collection_finish():
+    gc.enable()
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_torch():
