@@ -22,8 +22,9 @@ test: .venv/installed-dev .venv/browser
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 docs/notebooks
+	@# In the order of their names, the trainings come first and no long file is left to one process at the end.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 --numprocesses $(JOBS) docs/notebooks
 
 SPHINX := .venv/bin/sphinx-build --fail-on-warning --keep-going --quiet
 
