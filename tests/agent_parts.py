@@ -60,7 +60,7 @@ def endpoint_that_writes(script, directory):
     return make_endpoint(*model_that_writes(script, directory), anyone=False, add_tools=True)
 
 
-def train(agent, script, directory, tasks=4):
+def train(agent, script, directory, tasks=2):
     """A trainer behind two updates of such a model: `tasks` of 4 rollouts and 4 branches an update."""
     model, tokenizer = model_that_writes(script, directory / "model")
     args = APPOConfig(
@@ -78,7 +78,7 @@ def train(agent, script, directory, tasks=4):
     return trainer
 
 
-def check_trained(trainer, tasks=4):
+def check_trained(trainer, tasks=2):
     """That every branch was written and is its parent's up to its place, in one segment, and no agent failed."""
     entry = trainer.state.log_history[-2]
     assert entry["rollouts/generated"] == 2 * tasks * 8 and entry["agent/requests"] > 2 * tasks * 8

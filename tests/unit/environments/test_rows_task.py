@@ -381,7 +381,6 @@ def test_a_command_is_an_agent_and_its_bounds_are_the_recipes(file):
     ("changes", "sentence"),
     [
         ({"agent": "own_parts:run", "command": ["x"]}, "agent and command are two ways to name an agent; give one"),
-        ({"agent": "own_parts:run", "tools": "own_parts:order_status"}, "agent = run brings its own tools"),
         ({"agent": "own_parts:run", "environment": "own_parts:Desk"}, "agent = run brings its own tools"),
         ({"agent": "own_parts:walk"}, "agent = 'own_parts:walk': own_parts has no function or class walk"),
         ({"agent": "own_parts:length"}, "the agent, length, must take row, base_url, api_key"),
@@ -393,6 +392,12 @@ def test_agents_that_cannot_be_meant_are_refused(agent_file, changes, sentence):
     with pytest.raises(appo.errors.UserError) as error:
         made(agent_file, **changes)
     assert sentence in str(error.value)
+
+
+def test_tools_beside_an_agent_are_for_the_cold_start_alone(agent_file):
+    task = rows_task(agent_file, agent="own_parts:run", tools="own_parts:order_status")
+    assert [tool.__name__ for tool in tools_of(task)] == ["order_status"]
+    assert task.for_trainer()["tools"] == []
 
 
 def test_rows_of_an_agent_are_told_apart_by_all_that_they_hold(agent_file):
