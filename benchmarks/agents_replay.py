@@ -17,50 +17,19 @@ import inspect
 import json
 import os
 import random
-import re
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import orders
 import torch
+from orders_teacher import Teacher
 from serve_parts import make_endpoint, serving
 
-from appo.engines.base import Turn
 from appo.models.smollm2 import make_model
 from appo.serve.replay import Branch
 
 ROWS = [json.loads(line) for line in orders.FILE.read_text(encoding="utf-8").splitlines()]
-
-
-class Teacher:
-    """An engine that looks the order up, then answers; in code where it is asked for code."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer, self.asked, self.busy = tokenizer, [], False
-
-    def start(self, request):
-        self.asked, self.busy = [*self.asked, request], True
-
-    def step(self):
-        turns, self.asked, self.busy = [self.turn(request) for request in self.asked], [], False
-        return turns
-
-    def turn(self, request):
-        text = self.tokenizer.decode(request.token_ids)
-        order, status = re.findall(r"[A-H]\d\d\b", text)[-1], re.findall("|".join(orders.STATUSES), text)
-        call = json.dumps({"name": "order_status", "arguments": {"order": order}})
-        written = f"It is {status[-1]}.<|im_end|>" if status else f"<tool_call>\n{call}\n</tool_call><|im_end|>"
-        if "<code>" in text:
-            code = f'final_answer("{status[-1]}")' if status else f'print(order_status("{order}"))'
-            written = f"<code>\n{code}\n</code>"
-        ids = self.tokenizer(written)["input_ids"]
-        return Turn(request.id, ids, [0.0] * len(ids), "stop" if "<code>" in text else "eos")
-
-    def close(self, id=None):
-        pass
-
-    abandon = close
 
 
 def command(row, base_url, api_key):
