@@ -131,8 +131,9 @@ def make_data(directory: Path) -> None:
             for number, question in enumerate(questions)
         ]
     ).to_parquet(str(directory / "train_10k.parquet"))
-    for file in (pages.REPOSITORY / "examples" / "tickets").glob("*"):
-        shutil.copy(file, directory)
+    for example in ("tickets", "agents"):
+        for file in (pages.REPOSITORY / "examples" / example).glob("*.*"):
+            shutil.copy(file, directory)
     suite = directory / "my_suite" / "tasks" / "first"  # as Harbor has them
     suite.mkdir(parents=True)
     (suite / "task.toml").write_text('[metadata]\ngold_answer = "4"\n')

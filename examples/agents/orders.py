@@ -30,6 +30,20 @@ def order_status(order: str) -> str:
     return {row["order"]: row["status"] for row in rows}.get(order.strip().upper(), "no such order")
 
 
+SCHEMA = {
+    "type": "function",
+    "function": {
+        "name": "order_status",
+        "description": "Tells the status of an order.",
+        "parameters": {
+            "type": "object",
+            "properties": {"order": {"type": "string", "description": "Its number, a letter and two digits."}},
+            "required": ["order"],
+        },
+    },
+}
+
+
 def reward(answer: object, row: dict[str, str]) -> float:
     """1 for an answer that names the order's status and no other."""
     named = [status for status in STATUSES if status in str(answer).lower()]

@@ -80,3 +80,10 @@ def test_a_call_of_a_tool_that_there_is_not_is_worth_nothing(name, tmp_path):
 
 def test_the_rows_are_those_that_the_task_makes():
     assert [json.loads(line) for line in Path(orders.FILE).read_text().splitlines()] == orders.make_rows()
+
+
+def test_the_manual_shows_the_examples_as_they_are():
+    page = (Path(orders.FILE).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
+    for name in ("plain_openai", "openai_agents_sdk", "smol_agent", "verifiers_taskset"):
+        code = (orders.FILE.parent / f"{name}.py").read_text(encoding="utf-8").split('"""', 2)[2].strip()
+        assert f"```python\n# {name}.py\n{code}\n```" in page, name

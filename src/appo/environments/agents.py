@@ -9,7 +9,8 @@
 
 A command gets `OPENAI_BASE_URL` and `OPENAI_API_KEY`, which OpenAI's client reads by itself, and its row as JSON in
 `APPO_ROW`; a column's name in braces becomes that column's text. The last line that it prints is its reward, if that
-is a number. The key is the rollout's: whoever asks with it writes that rollout. An agent may run in several threads
+is a number; `python` is the one that runs this. The key is the rollout's: whoever asks with it writes that rollout. An
+agent may run in several threads
 and processes, and is stopped after `timeout` seconds, or, where it is a thread, no longer answered.
 
 Left out on purpose: who is asked (`appo.serve`), and what becomes of what is written (`appo.rollout.agents`).
@@ -22,6 +23,7 @@ import math
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -121,7 +123,7 @@ def _words(run: Any) -> list[str]:
         raise UserError(f"the agent is the text {run!r}; give a command as a list of words: {run.split()}.")
     if not isinstance(run, Sequence) or not run or not all(isinstance(word, str) for word in run):
         raise UserError(f"the agent must be a function or a command (a list of words), got {run!r}.")
-    return list(run)
+    return [sys.executable if run[0] == "python" else run[0], *run[1:]]
 
 
 def _checked(run: Any) -> Run:

@@ -17,7 +17,7 @@ Left out on purpose: demonstrations (`traces:` in a recipe), and the paper's too
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,7 @@ def rows_task(
 
     Args:
         file: A .csv, .jsonl, .json or .parquet file, else a name on the hub, whose split `train` is read.
-        prompt: A column, or a template such as `"{city}: what is its {property}?"`; may be left out where the
-            environment's `reset` returns the prompt.
+        prompt: A column, or a template such as `"{city}: what is its {property}?"`; None where `reset` returns it.
         answer: The column with the right answer. Reward functions get it as `answer`, or as `answers` where the file
             holds lists; the file's other columns reach them and the environment under their own names.
         reward: paper, math, exact_match, f1 or format (`appo.rewards`), `my_rewards:function`, or several.
@@ -83,39 +82,35 @@ def rows_task(
         eval_file: A file for evaluations, with the same columns; nothing of `file` is held out then.
         chat: Whether prompts are messages; else plain text, for models without a chat template.
         tool_protocol: The run's; a recipe's is given by itself.
-        agent: `my_agent:run`, an agent that asks the policy through OpenAI's API (`appo.environments.agents`), in
-            place of an environment. It gets each row, and calls its tools itself: here they are for traces alone.
-            Prompt and reward may be left out.
-        command: The same as a program: `["python", "agent.py", "{question}"]`.
-        agent_timeout: Seconds of a rollout of either.
-        agents_at_once: Rollouts of either that run at once.
+        agent, command: `my_agent:run` or `["python", "agent.py", "{question}"]` (`appo.environments.agents`). It calls
+            its tools itself, which are told here for traces alone; prompt and reward may be left out.
+        agent_timeout, agents_at_once: Seconds of a rollout of an agent; how many run at once.
 
     Raises:
         UserError: for all that contradicts itself, and names that there are not. Without mistakes the file waits.
     """
-    texts = {"file": file, "eval_file": eval_file, "prompt": prompt, "answer": answer, "system": system}
-    _check(texts, held_out, tool_protocol)
     program = _agent(agent, command, agent_timeout, agents_at_once)
+    _check(held_out, tool_protocol, file=file, eval_file=eval_file, prompt=prompt, answer=answer, system=system)
     _check_prompt(prompt, environment or program)
-    functions, factory, in_tags, scoring = _parts(
-        tools, environment, reward, answer, tool_protocol, program is not None,
-        lambda: _split(file, eval_file, held_out, prompt, answer, False, ("", chat)),
-    )  # fmt: skip
+    read = partial(_split, file, eval_file, held_out, prompt, answer)
+    look = partial(read, False, ("", chat))
+    functions, factory, in_tags, scoring = _parts(tools, environment, reward, answer, tool_protocol, program, look)
     said = _system(_several(reward), in_tags, tool_protocol == "tags") if system is None and not program else system
     whole = factory is not None or program is not None  # rows are told apart by all that they hold
-    parts = cache(lambda: _split(file, eval_file, held_out, prompt, answer, whole, (said or "", chat)))
-    held, none = str(eval_file or f"the held-out part of {file}"), _none_left(file, held_out, whole)
-    return Task(
-        dataset=lambda size, seed: choose(parts()[0], size, seed, "train_size", str(file), none[0]),
-        eval_dataset=lambda size, seed: choose(parts()[1], size, seed, "eval_size", held, none[1]),
-        reward_funcs=scoring,
-        tools=functions,
-        environment_factory=factory,
-        agent=program,
-    )
+    parts = cache(lambda: read(whole, (said or "", chat)))
+    both = _datasets(parts, str(file), eval_file, _none_left(file, held_out, whole))
+    return Task(**both, reward_funcs=scoring, tools=functions, environment_factory=factory, agent=program)
 
 
 TASK = rows_task
+
+
+def _datasets(parts: Callable[[], Any], file: str, eval_file: Any, none: tuple[str, str]) -> dict[str, Any]:
+    held = str(eval_file or f"the held-out part of {file}")
+    return {
+        "dataset": lambda size, seed: choose(parts()[0], size, seed, "train_size", file, none[0]),
+        "eval_dataset": lambda size, seed: choose(parts()[1], size, seed, "eval_size", held, none[1]),
+    }
 
 
 def _parts(
@@ -124,7 +119,7 @@ def _parts(
     reward: Any,
     answer: str | None,
     protocol: str,
-    rewards_itself: bool,
+    program: AgentProgram | None,
     read: Callable[[], Any],
 ) -> tuple[list[Any], Any, list[Any], list[Any]]:
     """Tools, the environment's factory, what a prompt in tags tells of, and reward functions.
@@ -136,7 +131,7 @@ def _parts(
     functions = mistakes.of(_tool, _several(tools))
     factory = next(iter(mistakes.of(_environment, [] if environment is None else [environment])), None)
     in_tags = _tools_in_tags(functions, factory) if protocol == "tags" else []
-    rewarded = _several(reward) or ([] if rewards_itself or (environment is not None and factory is None) else [None])
+    rewarded = _several(reward) or ([] if program or (environment is not None and factory is None) else [None])
     scoring = mistakes.of(lambda one: _reward_functions(_several(one), answer, factory, in_tags), rewarded)
     if mistakes.found:  # else the file is read when it is needed
         with mistakes.kept(but=HubError):
@@ -155,7 +150,7 @@ def _name(reward: Any) -> str:
     return name.removesuffix(SUFFIX)
 
 
-def _check(texts: dict[str, Any], held_out: Any, tool_protocol: Any) -> None:
+def _check(held_out: Any, tool_protocol: Any, **texts: Any) -> None:
     """Raises a UserError for what is not of its kind."""
     for name, value in texts.items():
         if value is not None and not isinstance(value, str | Path):

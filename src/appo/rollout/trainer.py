@@ -8,6 +8,7 @@ import copy
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from transformers import PreTrainedTokenizerBase
 from appo.config import APPOConfig
 from appo.data.content import check_apart
 from appo.environments.agents import agent_of
-from appo.errors import MissingPackage, UserError
+from appo.errors import UserError
 from appo.protocols.base import ToolProtocol
 from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
 from appo.rollout.agents.run import COUNTED, PHASES, agent_reward
+from appo.rollout.agents.writer import AgentWriter
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
 from appo.rollout.decisions import Decision, Judge, decisions_of
@@ -77,25 +79,22 @@ class RolloutTrainer(SeamTrainer):
         **kwargs: Any,
     ) -> None:
         others = {"tools": tools, "environment_factory": environment_factory}
-        given = by_name(positional, {**kwargs, **{name: value for name, value in others.items() if value is not None}})
+        given = by_name(positional, {**kwargs, **{name: one for name, one in others.items() if one is not None}})
         if given.pop("rollout_func", None) is not None:
             raise UserError("rollout_func is not supported: APPOTrainer writes rollouts itself; pass tools instead.")
         tools, environment_factory = given.pop("tools", None), given.pop("environment_factory", None)
         self.agent = agent_of(agent, tools, environment_factory)
         read = read_arguments(model, reward_funcs, args, tools, environment_factory, given, self.agent is not None)
         args, reward_funcs, given, self.pool = read.args, read.reward_funcs, read.given, read.pool
-        if self.agent is not None:
-            args, reward_funcs = copy.copy(args), [*reward_funcs, agent_reward]
-            args.reward_weights = args.reward_weights and [*args.reward_weights, 1.0]
         if args.tool_protocol == "chat_template":
             given.update(tools=read.tools, environment_factory=environment_factory)
             tokenizer = given["processing_class"]
             if (read.tools or environment_factory) and isinstance(tokenizer, PreTrainedTokenizerBase):
                 set_up_tools(tokenizer, args.add_tools)  # as TRL will, but its error would not say what else there is
-        else:
+        if args.tool_protocol == "tags" or self.agent is not None:
             # TRL would ask for a chat template with tools. Without them it still owns rewards and prompts.
             args = copy.copy(args)  # the caller may use it again
-            reward_funcs, args.reward_weights = self._with_environment_reward(reward_funcs, args.reward_weights)
+            reward_funcs, args.reward_weights = self._with_own_rewards(reward_funcs, args.reward_weights)
         with loading(model, *reward_funcs):
             super().__init__(read.model, reward_funcs, args, **given)
         named = zip(self.reward_funcs, self.reward_func_names, strict=True)  # type: ignore[has-type]
@@ -109,18 +108,19 @@ class RolloutTrainer(SeamTrainer):
         needs = self.method.needs
         if needs.collisions:
             self.measure_collisions()
-        self.writer = self._make_writer(needs.collisions)
+        kind: Any = partial(AgentWriter, program=self.agent) if self.agent else RolloutWriter
+        self.writer: RolloutWriter = kind(self, self.protocol, self.pool, self.counters, collisions=needs.collisions)
         self.records = RecordWriter(
             Path(self.args.output_dir) / DIRECTORY,
             {**self.args.to_dict(), "method_options": vars(self.method.options)},  # defaults included
-            self.tokenizer,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-        )
+            self.tokenizer, self.accelerator.process_index, self.accelerator.num_processes,
+        )  # fmt: skip
 
-    def _with_environment_reward(self, reward_funcs: list[Any], weights: Any) -> tuple[list[Any], Any]:
-        """Adds `get_reward` of the environments as TRL does: one column per class, weight 1."""
+    def _with_own_rewards(self, reward_funcs: list[Any], weights: Any) -> tuple[list[Any], Any]:
+        """Adds `get_reward` of the environments as TRL does, one column per class, or the agent's; weight 1."""
         funcs = list(reward_funcs)
+        if self.agent is not None:
+            return [*funcs, agent_reward], None if weights is None else [*weights, 1.0]
         types = {type(environment) for environment in self.pool.probe()}
         for kind in sorted((kind for kind in types if hasattr(kind, "get_reward")), key=lambda kind: kind.__name__):
             funcs.append(environment_reward(kind))
@@ -175,16 +175,6 @@ class RolloutTrainer(SeamTrainer):
     def _words_of(self, rollout: Rollout) -> list[str]:
         """The completion's tokens as text; a model may have ids that its tokenizer has no token for."""
         return [word or "\ufffd" for word in self.tokenizer.convert_ids_to_tokens(rollout.completion_ids)]
-
-    def _make_writer(self, collisions: bool) -> RolloutWriter:
-        parts = (self, self.protocol, self.pool, self.counters)
-        if self.agent is None:
-            return RolloutWriter(*parts, collisions=collisions)
-        try:
-            from appo.rollout.agents.writer import AgentWriter
-        except ModuleNotFoundError as error:
-            raise MissingPackage(f"agent = {self.agent.name} needs {error.name}; pip install 'appo[serve]'.") from None
-        return AgentWriter(*parts, program=self.agent, collisions=collisions)
 
     def _make_protocol(self) -> ToolProtocol:
         if self.args.tool_protocol == "tags":

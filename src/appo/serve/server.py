@@ -91,8 +91,8 @@ class Server:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        for number in signals:
-            signal.raise_signal(number)
+        for one in signals:
+            signal.raise_signal(one)
 
     def start(self, app: Any) -> "Server":
         """Serves an ASGI application in a thread of its own."""

@@ -87,6 +87,10 @@ def test_a_command_gets_the_address_the_key_and_its_row_and_its_last_line_is_the
     assert outcome(script(text)) == 7 + 3 + 1
 
 
+def test_python_is_the_one_that_runs_this():
+    assert AgentProgram(["python", "agent.py"]).command == [sys.executable, "agent.py"]
+
+
 def test_a_columns_name_in_braces_becomes_its_text_and_other_braces_stay():
     text = "import sys; assert sys.argv[1:] == ['What is it?', '--n=7', '{\"a\": 1}'], sys.argv; print(1)"
     assert outcome([*script(text), "{question}", "--n={number}", json.dumps({"a": 1})]) == 1.0

@@ -16,20 +16,21 @@ import weakref
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from appo.engines.base import Engine
 from appo.environments.agents import AgentProgram
-from appo.errors import UserError
+from appo.errors import MissingPackage, UserError
 from appo.rollout.agents.rollouts import branched_segment, main_segment
 from appo.rollout.agents.run import AgentRun
-from appo.serve.app import make_app
 from appo.serve.bounds import MIB, Bounds
 from appo.serve.chat import Chat
 from appo.serve.endpoint import Endpoint, ServedModel
 from appo.serve.engine_thread import EngineFailed, EngineThread
 from appo.serve.keys import Keys, RolloutTerms
-from appo.serve.server import Server
+
+if TYPE_CHECKING:
+    from appo.serve.server import Server
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -55,7 +56,19 @@ class Background:
         self.loop.call_soon_threadsafe(self.loop.stop)
 
 
-def _stop(server: Server, background: Background) -> None:
+def check_installed(program: AgentProgram) -> None:
+    """
+    Raises:
+        MissingPackage: where the endpoint's packages are missing.
+    """
+    try:
+        import appo.serve.app
+        import appo.serve.server  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingPackage(f"agent = {program.name} needs {error.name}; pip install 'appo[serve]'.") from None
+
+
+def _stop(server: "Server", background: Background) -> None:
     server.stop()
     background.stop()
 
@@ -74,6 +87,8 @@ class AgentRunner:
     """
 
     def __init__(self, program: AgentProgram, model: ServedModel, chat: Chat, longest: int | None) -> None:
+        from appo.serve.server import Server
+
         self.program, self.longest = program, longest
         bounds = Bounds(
             body_bytes=64 * MIB, body_seconds=program.timeout, seconds=program.timeout, turns_per_key=TURNS,
@@ -100,6 +115,8 @@ class AgentRunner:
         """
         if not runs:
             return
+        from appo.serve.app import make_app
+
         thread = EngineThread(engine, own=False)
         if self._endpoint is None:
             self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)

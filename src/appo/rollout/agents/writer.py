@@ -18,7 +18,7 @@ from appo.environments.agents import AgentProgram
 from appo.errors import UserError
 from appo.rollout.agents.rollouts import as_rollout, completion_of, place_of, sampled
 from appo.rollout.agents.run import AgentRun
-from appo.rollout.agents.runner import AgentRunner
+from appo.rollout.agents.runner import AgentRunner, check_installed
 from appo.rollout.tree import BranchPoint, RolloutTree
 from appo.rollout.types import Rollout
 from appo.rollout.writer import RolloutWriter
@@ -38,6 +38,7 @@ class AgentWriter(RolloutWriter):
     """
 
     def __init__(self, *others: Any, program: AgentProgram, **options: Any) -> None:
+        check_installed(program)
         super().__init__(*others, **options)
         self.program, self.gives_environments = program, True  # of runs, whose own rewards are read there
         self._runner: AgentRunner | None = None
