@@ -9,9 +9,12 @@ from typing import Any
 from appo.serve.book import Book
 from appo.serve.replay import CAUSES, Branch
 
-# What `RunCounters` counts besides. A branch whose place is in no conversation that is trained on: "segment".
+# What `RunCounters` counts besides. Rows: further segments that entered a loss. Tokens left out: those of neither a
+# rollout nor such a row, as where a branch is left out. A branch whose place is in no conversation that is trained on:
+# "segment".
 COUNTED = (
-    "agent/requests", "agent/failures", "agent/timeouts", "agent/segments", "agent/tokens_left_out",
+    "agent/requests", "agent/failures", "agent/timeouts", "agent/segments", "agent/rows",
+    "agent/tokens_left_out",
     *(f"agent/diverged/{cause}" for cause in (*CAUSES, "segment")),
 )  # fmt: skip
 
@@ -28,7 +31,7 @@ class AgentRun:
         reward: What the agent gave itself; None where it gives none, 0 where it failed.
         error: Why it failed: "timeout", or an exception's name.
         book: All that it wrote.
-        chain: Numbers of the turns that are its rollout, one segment of the book.
+        chain: Numbers of the turns that are its rollout, one segment of the book; the others are trained beside it.
         seconds: From its start to its end.
     """
 
