@@ -1,7 +1,7 @@
 # make train: a fresh machine to a trained agent. make test: all tests. make setup: installation only.
 # make study-smoke: the study's instrument from end to end, in miniature. make mutants: what the tests would not notice.
 # make docs: the manual, into docs/_build/html. make docs-links: whether the addresses that it links to are there.
-# make test-vllm, make test-verl: the tests with vLLM and with verl, each in an environment of its own.
+# make test-vllm, make test-verl, make test-verifiers: the tests with each of these, in an environment of its own.
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off
 RECIPE ?= recipes/kinship.yaml
@@ -10,7 +10,7 @@ CHILDREN ?= 2
 # Test processes, of one thread each: two threads of torch in each of them would starve one another.
 JOBS ?= 2
 
-.PHONY: setup train test docs docs-links test-vllm test-verl study-smoke mutants clean
+.PHONY: setup train test docs docs-links test-vllm test-verl test-verifiers study-smoke mutants clean
 
 setup: .venv/installed
 
@@ -22,8 +22,9 @@ test: .venv/installed-dev .venv/browser
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 docs/notebooks
+	@# In the order of their names, the trainings come first and no long file is left to one process at the end.
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --nbmake --nbmake-timeout=300 --numprocesses $(JOBS) docs/notebooks
 
 SPHINX := .venv/bin/sphinx-build --fail-on-warning --keep-going --quiet
 
@@ -43,6 +44,10 @@ test-vllm: .venv-vllm/installed
 test-verl: .venv-verl/installed .venv/installed-dev
 	OMP_NUM_THREADS=1 .venv-verl/bin/python -m pytest tests/with_verl
 
+# The agent runs in its own environment and asks an endpoint that runs in ours. It installs more when it first runs.
+test-verifiers: .venv-verifiers/installed .venv/installed-dev
+	VERIFIERS_PYTHON=$(CURDIR)/.venv-verifiers/bin/python OMP_NUM_THREADS=1 .venv/bin/python -m pytest tests/with_verifiers
+
 study-smoke: .venv/installed
 	$(PIP) --constraint constraints.txt --editable '.[sandbox,research]'
 	.venv/bin/appo study studies/smoke.yaml
@@ -57,7 +62,7 @@ mutants: .venv/installed-dev
 		print(f"{lived} of {total} mutants lived: {lived / total:.1%}"); sys.exit(lived >= 0.1 * total)'
 
 clean:
-	rm -rf .venv .venv-vllm .venv-verl runs mutants docs/_build docs/reference docs/notebooks/runs
+	rm -rf .venv .venv-vllm .venv-verl .venv-verifiers runs mutants docs/_build docs/reference docs/notebooks/runs
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "appo needs Python 3.11 or newer; run: make PYTHON=python3.11")'
@@ -104,4 +109,12 @@ VERL_PIP := .venv-verl/bin/python -m pip --disable-pip-version-check install --q
 	$(VERL_PIP) --constraint constraints-verl.txt torch
 	$(VERL_PIP) --requirement constraints-verl.txt
 	$(VERL_PIP) --no-deps --editable .
+	@touch $@
+
+# Of verifiers nothing is imported here: its agents are commands, and its pins exclude ours.
+.venv-verifiers/installed: constraints-verifiers.txt
+	@echo "installing verifiers into .venv-verifiers (a minute, 600 MB; progress is in .venv-verifiers/pip.log)"
+	$(PYTHON) -m venv .venv-verifiers
+	.venv-verifiers/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off \
+		--log .venv-verifiers/pip.log --requirement constraints-verifiers.txt
 	@touch $@

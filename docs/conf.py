@@ -3,6 +3,7 @@
 Pages are Markdown that reads as well on its own; `reference_pages.py` writes those of the reference.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import appo
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference_pages
+
+gc.disable()  # it was a third of the time, and the process ends with the build
 
 project = "appo"
 version = release = appo.__version__

@@ -1,5 +1,6 @@
 """What many tests share: the testbed's tiny model with random weights, one thread, no network."""
 
+import gc
 import os
 import sys
 
@@ -11,10 +12,23 @@ import torch
 
 from appo.environments import kinship
 
+gc.disable()  # while the tests are imported and collected: next to nothing of that is garbage
+
+
+def pytest_collection_finish():
+    gc.enable()
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_torch():
     torch.set_num_threads(1)  # more lose time with each other on tiny tensors
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_garbage():
+    """Each command and each training collects garbage at its end; what stands by now would only be walked through."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from appo.agent.agent import Agent
     from appo.agent.answer import AgentAnswer
     from appo.config import APPOConfig
+    from appo.environments.agents import AgentProgram
     from appo.environments.base import Demonstration, Segment, Task
     from appo.environments.rows import rows_task
     from appo.rollout.tree import RolloutTree
@@ -24,6 +25,7 @@ _HOMES = {
     "APPOTrainer": "appo.trainer",
     "Agent": "appo.agent.agent",
     "AgentAnswer": "appo.agent.answer",
+    "AgentProgram": "appo.environments.agents",
     "Demonstration": "appo.environments.base",
     "Rollout": "appo.rollout.types",
     "RolloutTree": "appo.rollout.tree",
@@ -33,8 +35,8 @@ _HOMES = {
     "rows_task": "appo.environments.rows",
 }
 __all__ = [
-    "APPOConfig", "APPOTrainer", "Agent", "AgentAnswer", "Demonstration", "Rollout", "RolloutTree", "Segment", "Task",
-    "ToolCall", "rows_task",
+    "APPOConfig", "APPOTrainer", "Agent", "AgentAnswer", "AgentProgram", "Demonstration", "Rollout", "RolloutTree",
+    "Segment", "Task", "ToolCall", "rows_task",
 ]  # fmt: skip
 
 

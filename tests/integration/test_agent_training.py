@@ -169,6 +169,7 @@ def test_two_updates_change_the_weights_and_count_what_was_done(tmp_path, method
     assert written <= logged["agent/segments"] <= written * TURNS  # a model of nonsense may write <think>
     assert 0 < logged["tokens/generated"] <= written * TURNS * TOKENS  # some turns end before their bound
     assert "rewards/agent/mean" in trainer.state.log_history[0]
+    assert trainer.state.log_history[0]["time/agent"] > 0 and trainer.state.log_history[0]["time/endpoint"] > 0
 
 
 def test_tokens_that_a_branch_takes_over_are_not_counted_as_generated(trainer):

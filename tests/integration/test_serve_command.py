@@ -99,6 +99,14 @@ def test_a_client_without_tools_reads_tags_as_text(server):
     assert answer.choices[0].message.tool_calls is None
 
 
+def test_a_server_that_is_terminated_says_so(directory):
+    command = [sys.executable, "-m", "appo", "serve", directory, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert " at http://127.0.0.1:" in process.stdout.readline()
+    process.terminate()
+    assert (process.wait(30), process.stderr.read()) == (143, "appo: terminated; start it again.\n")
+
+
 def test_ctrl_c_ends_it(server):
     server[1].send_signal(signal.SIGINT)
     assert server[1].wait(30) == 130

@@ -165,6 +165,16 @@ def test_an_agent_that_ends_too_early_has_not_reached_its_branch(url, endpoint, 
     assert endpoint.keys.take("early").branch.outcome == "unreached"
 
 
+def test_an_agent_may_put_the_stop_text_back_that_was_cut_off(url, endpoint):
+    puts_back = {"stop": "ab", "edit": lambda text: f"{text}ab"}
+    endpoint.keys.open("puts back")
+    agent(url, "puts back", **puts_back)
+    book = endpoint.keys.take("puts back").book
+    assert [turn.reason for turn in book.turns.values()] == ["stop"] * TURNS
+    assert book.segments() == [[0, 1, 2]] and dict(book.counts) == {"opened": 1, "continued": 2}
+    assert branched(url, endpoint, book, 2, 0, **puts_back).branch.outcome is None
+
+
 def test_a_turn_that_could_not_be_written_may_be_asked_for_again(url, endpoint, record, monkeypatch):
     write, failures = endpoint.thread.write, iter([EngineFailed("out of memory")])
 

@@ -3,6 +3,7 @@
 The last weights of each case go to DIRECTORY/CASE.pt; `test_two_processes.py` compares them.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def check_that_parameters_are_whole(trainer):
 
 def main(directory, sharding):
     directory = Path(directory)
+    gc.freeze()  # each training collects garbage, and would walk through all modules
     shard_on_cpus()
     for case in CASES:
         trainer = trainer_of(directory, case, sharding)

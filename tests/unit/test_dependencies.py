@@ -23,7 +23,7 @@ EXTRAS = {
 EVERYTHING = {path: ast.parse(path.read_text()) for path in (REPOSITORY / "src").rglob("*.py")}
 INTEGRATIONS = REPOSITORY / "src" / "appo" / "integrations"  # each lives in an environment of its own
 SOURCE = {path: tree for path, tree in EVERYTHING.items() if INTEGRATIONS not in path.parents}
-TOOLS = ("dev", "docs")  # extras of programs beside the package, which does not import them
+TOOLS = ("dev", "docs", "agents")  # extras of programs beside the package, which does not import them
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
@@ -62,11 +62,15 @@ def test_what_is_declared_is_imported() -> None:
     assert declared == used
 
 
+def listed(file: str) -> set[str]:
+    """The packages of a file of requirements."""
+    lines = (REPOSITORY / file).read_text().splitlines()
+    return {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+
+
 def in_verls_environment() -> set[str]:
     """What `make test-verl` installs besides appo; without hyphens, as modules have none."""
-    lines = (REPOSITORY / "constraints-verl.txt").read_text().splitlines()
-    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(requirement.name).replace("-", "") for requirement in found}
+    return {name.replace("-", "") for name in listed("constraints-verl.txt")}
 
 
 def test_what_the_integrations_import_is_in_verls_environment() -> None:
@@ -90,6 +94,7 @@ def test_what_the_tests_import_is_declared() -> None:
     files = [path for path in files if path.parent.name not in ("with_verl", "with_environments")]
     names = set().union(*(imported(ast.walk(ast.parse(path.read_text()))) for path in files))
     declared = DEPENDENCIES.keys() | {name for extra in EXTRAS.values() for name in extra}
+    declared |= listed("constraints-verifiers.txt")  # of an example that runs there
     assert packages(names, *(path.stem for path in files)) <= declared
 
 

@@ -40,7 +40,7 @@ def parity_reward(completion_ids, **kwargs):
     return [float(sum(ids) % 2) for ids in completion_ids]
 
 
-def make_trainer(directory, peft_config=None, **options):
+def make_trainer(directory, peft_config=None, environment_factory=kinship.KinshipEnvironment, agent=None, **options):
     """Two tasks of 8 rollouts per update, half of them branches; two updates per generation, four in all."""
     defaults = {
         "per_device_train_batch_size": 16,
@@ -67,6 +67,7 @@ def make_trainer(directory, peft_config=None, **options):
         APPOConfig(str(directory), **{**defaults, **options}),
         kinship.make_dataset(16, seed=3),
         processing_class=tokenizer,
-        environment_factory=kinship.KinshipEnvironment,
+        environment_factory=environment_factory,
+        agent=agent,
         peft_config=peft_config,
     )

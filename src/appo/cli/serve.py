@@ -81,8 +81,11 @@ def read_flags(arguments: list[str]) -> ServeSettings:
     return replace(settings, api_key=settings.api_key or os.environ.get(SECRET) or None)
 
 
-def open_endpoint(settings: ServeSettings) -> Any:
+def open_endpoint(settings: ServeSettings, own_thread: bool = True) -> Any:
     """The endpoint of a model (`appo.serve.endpoint.Endpoint`); its thread is to be closed.
+
+    Args:
+        own_thread: Whether its engine has one; else whoever calls this has to step it (`EngineThread.drive`).
 
     Raises:
         UserError: for what cannot be loaded, or does not fit.
@@ -118,7 +121,7 @@ def open_endpoint(settings: ServeSettings) -> Any:
         requests_per_key=max(1, settings.max_requests // 2), turns_per_key=KEPT_TURNS, keys=KEPT_KEYS, forgets=True,
     )  # fmt: skip
     keys = Keys(bounds, anyone=True, seed=settings.seed)
-    return Endpoint(served, EngineThread(engine), Chat(*_speech(policy, asked, usage)), keys)
+    return Endpoint(served, EngineThread(engine, own_thread), Chat(*_speech(policy, asked, usage)), keys)
 
 
 def _load(model: str, settings: AgentSettings) -> Policy:
@@ -175,13 +178,10 @@ def serve(arguments: list[str]) -> int:
     transformers.logging.disable_progress_bar()
     server = Server(settings.host, settings.port)  # before the model is read, which may take minutes
     try:
-        endpoint = open_endpoint(settings)
+        endpoint = open_endpoint(settings, own_thread=False)
         secret = "; with a key" if settings.api_key else ""
         print(f"{endpoint.model.name} at {server.url}/v1{secret}; Ctrl-C ends", flush=True)
-        try:
-            server.run(make_app(endpoint, settings.api_key))
-        finally:
-            endpoint.thread.close()
+        server.run(make_app(endpoint, settings.api_key), endpoint.thread.drive)
     finally:
         server.close()
     return 0

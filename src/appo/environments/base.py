@@ -84,7 +84,8 @@ class Task:
             seeds give disjoint episodes with overwhelming probability.
         eval_dataset: The same for evaluations, where a seed alone cannot keep them apart from training.
         reward_funcs: Reward functions with TRL's signature.
-        tools: Python functions that the policy may call.
+        tools: Python functions that the policy may call. Beside an agent they are those that it calls itself, and only
+            the cold start has to know them.
         environment_factory: Makes one environment per rollout, with TRL's convention plus `fork()`; a dict of such by
             the name in the rows' column `environment`.
         demonstrations: `(size, seed) -> Iterable[Demonstration]` for the cold start.
@@ -94,7 +95,7 @@ class Task:
         judge: `(row, words, skill) -> decisions` (`appo.rollout.decisions.Decision`), in order of position, for a task
             whose truth can be computed: what each choice of the completion was worth to a policy that decides well
             with chance `skill`, in (0, 1], from there on. Only controls look at it (`appo.research.ceilings`).
-        agent: A program of its own, in place of tools and environments: `run(row, base_url, api_key)`, a command, or
+        agent: A program of its own, in place of an environment: `run(row, base_url, api_key)`, a command, or
             an `AgentProgram` (`appo.environments.agents`). It writes its prompts, and may give the reward.
         token_kinds: `words -> kinds`, a name for each of the tokens, such as "filler"; the pilot study tells them
             apart (`appo.research.pilot`).
@@ -123,7 +124,7 @@ class Task:
                 continue
             if not callable(given) and (given is not None or name == "dataset"):
                 raise UserError(f"Task({name}=..) must be a function, got {given!r}.")
-        self.agent = agent_of(self.agent, self.tools, self.environment_factory)
+        self.agent = agent_of(self.agent, environment_factory=self.environment_factory)
 
     @property
     def writes_prompts(self) -> bool:
@@ -134,7 +135,7 @@ class Task:
         """Arguments of `APPOTrainer` that are the task's own: all but its data and its model."""
         return {
             "reward_funcs": list(self.reward_funcs),
-            "tools": list(self.tools),
+            "tools": [] if self.agent else list(self.tools),
             "environment_factory": self.environment_factory,
             "decision_positions": self.decision_positions,
             "judge": self.judge,

@@ -84,7 +84,8 @@ def rows_task(
         chat: Whether prompts are messages; else plain text, for models without a chat template.
         tool_protocol: The run's; a recipe's is given by itself.
         agent: `my_agent:run`, an agent that asks the policy through OpenAI's API (`appo.environments.agents`), in
-            place of tools and environment. It gets each row; prompt and reward may be left out.
+            place of an environment. It gets each row, and calls its tools itself: here they are for traces alone.
+            Prompt and reward may be left out.
         command: The same as a program: `["python", "agent.py", "{question}"]`.
         agent_timeout: Seconds of a rollout of either.
         agents_at_once: Rollouts of either that run at once.

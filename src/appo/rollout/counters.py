@@ -27,15 +27,15 @@ class RunCounters:
 
     Args:
         tool_names: Tools that are counted each by itself. Every process has to name the same.
-        more: Names of what is counted besides.
+        more, phases: Names of what is counted besides, and of what else takes time.
     """
 
-    def __init__(self, tool_names: Iterable[str], more: Iterable[str] = ()) -> None:
+    def __init__(self, tool_names: Iterable[str], more: Iterable[str] = (), phases: Iterable[str] = ()) -> None:
         tools = [*tool_names, UNKNOWN]
         names = [f"tools/{name}/{kind}" for name in tools for kind in TOOL_TOTALS]
         self.logged = dict.fromkeys([*TOTALS, *names, *more], 0)
         self.since_log = dict.fromkeys(self.logged, 0)  # of this process
-        self.seconds = dict.fromkeys([*PHASES, *(f"tools/{name}" for name in tools)], 0.0)
+        self.seconds = dict.fromkeys([*PHASES, *phases, *(f"tools/{name}" for name in tools)], 0.0)
         self.counting = False
 
     def totals(self) -> dict[str, int]:

@@ -24,7 +24,7 @@ from appo.protocols.chat_template import ChatProtocol, set_up_tools
 from appo.protocols.tags import TagProtocol
 from appo.report.trackers.trackio_log import without_a_run
 from appo.rewards.checked import check_parameters, checked
-from appo.rollout.agents.run import COUNTED, agent_reward
+from appo.rollout.agents.run import COUNTED, PHASES, agent_reward
 from appo.rollout.arguments import by_name, check_reset_takes, loading, read_arguments
 from appo.rollout.counters import RunCounters
 from appo.rollout.decisions import Decision, Judge, decisions_of
@@ -105,7 +105,7 @@ class RolloutTrainer(SeamTrainer):
         self.method = args.open_method()
         self._check_method(decision_positions, judge)
         self.protocol = self._make_protocol()
-        self.counters = RunCounters(sorted(self.pool.all_tools()), COUNTED if self.agent else ())
+        self.counters = RunCounters(sorted(self.pool.all_tools()), *((COUNTED, PHASES) if self.agent else ()))
         needs = self.method.needs
         if needs.collisions:
             self.measure_collisions()

@@ -13,6 +13,7 @@ import asyncio
 import hmac
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -217,11 +218,14 @@ class _Posted:
         self.doors, self.answer = doors, answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
+        request, begin = Request(scope, receive), time.perf_counter()
         try:
             with self.doors.endpoint.keys.entered(self.doors.key_of(request)) as account:
-                response = await self.answer(account, request)
-                await response(scope, receive, send)
+                try:
+                    response = await self.answer(account, request)
+                    await response(scope, receive, send)
+                finally:
+                    account.asked_seconds += time.perf_counter() - begin
         except ClientDisconnect:
             pass  # before the request was here whole
 

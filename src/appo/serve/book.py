@@ -34,6 +34,7 @@ class WrittenTurn:
         messages: What the client sent, where that is kept (`Bounds.forgets`).
         said: Names the conversation up to and with this turn (`chat.py`); None where there are no messages.
         told: Names the message alone.
+        also: Further such names, with a stop text that was cut off and that the client may put back.
         unknown_answer: Whether the last message of the assistant in the request is none that was written for this key.
         retold: Whether the template writes what was sampled otherwise.
         likeliest: Per token, the likeliest ones in its place as (id, log-probability), where they were asked for.
@@ -51,6 +52,7 @@ class WrittenTurn:
     messages: list[dict[str, Any]] | None = None
     said: str | None = None
     told: str | None = None
+    also: tuple[str, ...] = ()
     unknown_answer: bool = False
     retold: bool = False
     likeliest: list[list[tuple[int, float]]] | None = None
@@ -64,6 +66,11 @@ class WrittenTurn:
         if self.reason == "length":
             return "length"
         return "tool_calls" if (self.message or {}).get("tool_calls") else "stop"
+
+    @property
+    def names(self) -> list[str]:
+        """All that name it."""
+        return [name for name in (self.said, self.told, *self.also) if name is not None]
 
     @property
     def ids(self) -> list[int]:
@@ -96,17 +103,16 @@ class Book:
         number, self.next_number = self.next_number, self.next_number + 1
         self.turns[number] = turn
         self.counts[turn.kind] += 1
-        for name in (turn.said, turn.told):
-            if name is not None:
-                self._named[name] = number
+        for name in turn.names:
+            self._named[name] = number
         if self.room is not None and len(self.turns) > self.room:
             self._forget(next(iter(self.turns)))
         return number
 
     def _forget(self, number: int) -> None:
         turn = self.turns.pop(number)
-        for name in (turn.said, turn.told):
-            if name is not None and self._named.get(name) == number:
+        for name in turn.names:
+            if self._named.get(name) == number:
                 del self._named[name]
 
     def _kind(self, turn: WrittenTurn) -> Kind:

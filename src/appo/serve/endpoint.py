@@ -8,6 +8,7 @@ Left out on purpose: the API's JSON (`api.py`, `answers.py`).
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -231,9 +232,11 @@ class Endpoint:
 
         try:
             writing = self._begin(account, wanted, start, on_tokens)
+            begin = time.perf_counter()
             try:
                 turn = await asyncio.wait_for(asyncio.wrap_future(writing.turn), self.bounds.seconds)
             finally:
+                account.engine_seconds += time.perf_counter() - begin
                 self.thread.leave(writing)
         except TimeoutError:
             raise ApiError(408, f"the answer took more than {self.bounds.seconds:g} seconds; ask for less.") from None
@@ -282,13 +285,16 @@ class Endpoint:
             written.messages = wanted.messages
         prompt = wanted.prompt
         if prompt is not None:
-            cut_off = turn.reason == "length"
-            short = len(turn.token_ids) < SHORT_TURN
-            message = await aside(short, prompt.dialect.message, turn.token_ids, wanted.ids, cut_off)
-            message["content"] = cut(message["content"], wanted.cuts)
+            short, bounded = len(turn.token_ids) < SHORT_TURN, turn.reason == "length"
+            message = await aside(short, prompt.dialect.message, turn.token_ids, wanted.ids, bounded)
+            written_text = message["content"]
+            message["content"] = cut(written_text, wanted.cuts)
+            stops = [stop for stop in wanted.cuts if written_text.startswith(stop, len(message["content"]))]
             for place, call in enumerate(message.get("tool_calls", ())):
                 call["id"] = call_id(account.book.next_number, place)
             written.message, (written.said, written.told) = message, prompt.names_of(message)
+            put_back = ({**message, "content": message["content"] + stop} for stop in stops)
+            written.also = tuple(name for one in put_back for name in prompt.names_of(one))
             written.unknown_answer, written.retold = prompt.unknown_answer, prompt.retold
             self.unheeded += wanted.must_call and "tool_calls" not in message
         return written

@@ -62,14 +62,16 @@ class Writing:
 class EngineThread:
     """
     Args:
-        engine: Steps in this thread alone from now on; its weights are loaded.
+        engine: Steps in one thread alone from now on; its weights are loaded.
+        own: Whether that is a thread of its own; else it is the one that calls `drive`, as some engines are bound to
+            the thread that made them.
 
     Attributes:
         failures: Steps that failed.
         cause: What the last of them failed of.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, own: bool = True) -> None:
         self.engine = engine
         self.failures = 0
         self.cause: Exception | None = None
@@ -79,8 +81,9 @@ class EngineThread:
         self._kept: set[int] = set()  # between two turns
         self._lock = threading.Lock()  # of `_closed`: after it is set nothing is put into the queue
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="appo-engine", daemon=True)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name="appo-engine", daemon=True) if own else None
+        if self._thread is not None:
+            self._thread.start()
 
     @property
     def alive(self) -> bool:
@@ -140,11 +143,25 @@ class EngineThread:
 
     def close(self) -> None:
         """Ends the thread; what is being written fails."""
+        self._end()
+        if self._thread is not None:
+            self._thread.join()
+
+    def drive(self, done: Future[Any]) -> None:
+        """Steps the engine in the calling thread until `done` is; then, or where it is interrupted, it is closed."""
+        done.add_done_callback(lambda _: self._end())
+        try:
+            self._run()
+        except BaseException:
+            self._end()
+            self._fail(EngineFailed("the engine has been interrupted."))
+            raise
+
+    def _end(self) -> None:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._asked.put(lambda: None)  # wakes it
-        self._thread.join()
+                self._asked.put(lambda: None)  # wakes whoever steps
 
     def _ask(self, command: Callable[[], None], otherwise: type[Exception] | None = EngineFailed) -> None:
         with self._lock:
@@ -161,7 +178,8 @@ class EngineThread:
                 if self.engine.busy:
                     self._write_on()
             self._fail(EngineFailed("the engine has been closed."))
-        except Exception:
+        except Exception as error:
+            self.failures, self.cause = self.failures + 1, error
             logger.exception("the engine cannot go on")
             with self._lock:
                 self._closed = True

@@ -62,6 +62,8 @@ class Account:
         rollout: What a training says of it; None for a client of a server.
 
     Attributes:
+        asked_seconds: Of its requests, from the first byte to the last.
+        engine_seconds: Of these, in which the engine wrote for it, or others before it.
         held: Sequences of a training's rollout that are kept open, by the number of their last turn.
         book: What it wrote.
         open: Requests that are being answered.
@@ -72,6 +74,7 @@ class Account:
     ) -> None:
         self.key, self.branch, self.rollout, self.book, self.open = key, branch, rollout, Book(room), 0
         self.held: dict[int, Held] = {}
+        self.asked_seconds = self.engine_seconds = 0.0
         self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
         if rollout is not None:
             self._entropy = [rollout.seed]

@@ -80,6 +80,7 @@ class Branch:
         self.written: int | None = None
         self.diverged: Cause | None = None
         self._record = {number: one for number, one in record.turns.items() if number <= turn}
+        self._continued = {one.previous for one in record.turns.values()}
         self._left = list(self._record)
 
     def meet(self, prompt_ids: list[int], settings: dict[str, Any]) -> Step | None:
@@ -90,20 +91,17 @@ class Branch:
         """
         if self.diverged is not None:
             raise Diverged(self.diverged)
-        for number in self._left:
-            turn = self._record[number]
-            if turn.prompt_ids != prompt_ids:
-                continue
-            if turn.settings != settings:
-                raise self._diverge("settings")
-            self._left.remove(number)
-            if number != self.turn:
-                return Step(number, turn, None)
-            self.reached = True
-            return Step(number, turn, self.position)
-        if self.reached:
-            return None
-        raise self._diverge(self._cause(prompt_ids))
+        asked = [number for number in self._left if self._record[number].prompt_ids == prompt_ids]
+        alike = [number for number in asked if self._record[number].settings == settings]
+        if not alike:
+            if self.reached and not asked:
+                return None
+            raise self._diverge("settings" if asked else self._cause(prompt_ids))
+        # Asked twice, as an answer was lost: the agent went on from the one that it got.
+        number = min(alike, key=lambda one: (one not in self._continued, one))
+        self._left.remove(number)
+        self.reached |= number == self.turn
+        return Step(number, self._record[number], self.position if number == self.turn else None)
 
     def back(self, step: Step) -> None:
         """A request that was not answered after all, as its client went away: it may come again."""
@@ -123,6 +121,8 @@ class Branch:
     def _cause(self, prompt_ids: list[int]) -> Cause:
         if len(self._left) == len(self._record):
             return "opening"
-        before = self._record[self._left[0]].previous
+        answered = [turn.prompt_ids for number, turn in self._record.items() if number not in self._left]
+        left = [self._record[number] for number in self._left]
+        before = next((turn for turn in left if turn.prompt_ids not in answered), left[0]).previous
         known = self._record[before].ids if before is not None else None
         return "results" if known is not None and prompt_ids[: len(known)] == known else "history"

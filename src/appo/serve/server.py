@@ -1,13 +1,16 @@
-"""`Server`: an application served by uvicorn, in the main thread for a command or in one of its own for a training.
+"""`Server`: an application served by uvicorn in a thread of its own, for a training or beside a command's own work.
 
 server = Server().start(make_app(endpoint))
 print(server.url)
 server.close()
 """
 
+import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
@@ -57,20 +60,46 @@ class Server:
         """Its address, without /v1."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
-    def run(self, app: Any) -> None:
-        """Serves an ASGI application until a signal comes."""
-        self._made(app).run(sockets=[self._socket])
+    def run(self, app: Any, work: Callable[[Future[None]], None]) -> None:
+        """Serves an ASGI application until a signal comes, for the main thread.
 
-    def _made(self, app: Any) -> uvicorn.Server:
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE
-        )
-        self._server = uvicorn.Server(config)
-        return self._server
+        Args:
+            work: Is done in this thread meanwhile, until its argument is done: requests that are open at the signal
+                have some seconds more.
+
+        The signal is raised once more when all is over; at a second one all ends at once.
+        """
+        ended: Future[None] = Future()
+        signals: list[int] = []
+
+        def stop(number: int, _: Any) -> None:
+            signals.append(number)
+            if len(signals) > 1:
+                raise KeyboardInterrupt
+            self.stop()
+
+        def wait() -> None:
+            assert self._thread is not None
+            self._thread.join()
+            ended.set_result(None)
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.start(app)
+            threading.Thread(target=wait, name="appo-serve-end", daemon=True).start()
+            work(ended)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        for number in signals:
+            signal.raise_signal(number)
 
     def start(self, app: Any) -> "Server":
         """Serves an ASGI application in a thread of its own."""
-        server = self._made(app)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE
+        )
+        server = self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=server.run, args=([self._socket],), name="appo-serve", daemon=True)
         self._thread.start()
         while not server.started:
@@ -80,7 +109,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Has what `start` has started end soon, and waits for nothing: safe wherever garbage is collected."""
+        """Has what was started end soon, and waits for nothing: safe in a signal, and where garbage is collected."""
         if self._server is not None:
             self._server.should_exit = True
 

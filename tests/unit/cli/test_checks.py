@@ -249,3 +249,23 @@ def test_a_vllm_that_is_not_here_stops_a_run_before_it_loads_and_is_unchecked_in
     assert "appo: use_vllm = true, but vLLM is not installed here; run `pip install 'appo[vllm]'`" in (
         capsys.readouterr().err
     )
+
+
+# ---- an agent ----
+
+
+def agent_recipe(recipe, model_directory, tmp_path, **task_args):
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps({"question": f"{n}?"}) + "\n" for n in range(100)))
+    args = {"file": str(tmp_path / "questions.jsonl"), **task_args}
+    return recipe(task="rows", task_args=args, model=model_directory, demonstrations=0, tool_protocol="chat_template")
+
+
+def test_a_plan_for_an_agent_has_no_mistakes(recipe, model_directory, tmp_path, capsys):
+    path = agent_recipe(recipe, model_directory, tmp_path, command=[sys.executable, "{question}"])
+    assert main(["train", path, "--dry-run"]) == 0, capsys.readouterr().out
+
+
+def test_a_command_whose_program_is_not_there_is_a_mistake(recipe, model_directory, tmp_path, capsys):
+    path = agent_recipe(recipe, model_directory, tmp_path, command=["no-such-program", "{question}"])
+    assert main(["train", path, "--dry-run"]) == 2
+    assert "there is no program 'no-such-program'; give its path" in capsys.readouterr().out

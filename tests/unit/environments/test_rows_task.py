@@ -348,3 +348,60 @@ def test_decimals_keep_their_points(tmp_path):
 
 def test_the_rewards_by_name_are_those_of_the_package():
     assert set(REWARDS) == {"exact_match", "f1", "format", "math", "paper"}
+
+
+# ---- an agent in place of tools ----
+
+
+@pytest.fixture
+def agent_file(file, tmp_path):
+    with (tmp_path / "own_parts.py").open("a") as parts:
+        parts.write("async def run(row, base_url, api_key):\n    return 1.0\n")
+    return file
+
+
+def test_an_agent_needs_neither_prompt_nor_reward_and_gets_the_files_columns(agent_file):
+    task = rows_task(agent_file, agent="own_parts:run")
+    assert task.agent.name == "run" and task.writes_prompts
+    assert (task.tools, task.reward_funcs, task.environment_factory) == ([], [], None)
+    row = task.dataset(1, seed=0)[0]
+    assert set(row) == {"ticket_text", "status", "prompt"} and row["prompt"] == [{"role": "user", "content": ""}]
+    assert task.for_trainer()["agent"] is task.agent
+
+
+def test_a_command_is_an_agent_and_its_bounds_are_the_recipes(file):
+    task = made(file, command=["my-agent", "{ticket_text}"], agent_timeout=5, agents_at_once=2)
+    assert task.agent.command == ["my-agent", "{ticket_text}"]
+    assert (task.agent.timeout, task.agent.at_once) == (5, 2)
+    assert task.reward_funcs == [exact_match_reward_func]
+    assert task.dataset(1, seed=0)[0]["prompt"][0]["role"] == "user"  # the agent brings its system message
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"agent": "own_parts:run", "command": ["x"]}, "agent and command are two ways to name an agent; give one"),
+        ({"agent": "own_parts:run", "environment": "own_parts:Desk"}, "agent = run brings its own tools"),
+        ({"agent": "own_parts:walk"}, "agent = 'own_parts:walk': own_parts has no function or class walk"),
+        ({"agent": "own_parts:length"}, "the agent, length, must take row, base_url, api_key"),
+        ({"command": "python agent.py"}, "is the text 'python agent.py'; give a command as a list of words"),
+        ({"agent": "own_parts:run", "agent_timeout": 0}, "timeout of the agent must be a positive number"),
+    ],
+)
+def test_agents_that_cannot_be_meant_are_refused(agent_file, changes, sentence):
+    with pytest.raises(appo.errors.UserError) as error:
+        made(agent_file, **changes)
+    assert sentence in str(error.value)
+
+
+def test_tools_beside_an_agent_are_for_the_cold_start_alone(agent_file):
+    task = rows_task(agent_file, agent="own_parts:run", tools="own_parts:order_status")
+    assert [tool.__name__ for tool in tools_of(task)] == ["order_status"]
+    assert task.for_trainer()["tools"] == []
+
+
+def test_rows_of_an_agent_are_told_apart_by_all_that_they_hold(agent_file):
+    task = rows_task(agent_file, agent="own_parts:run", held_out=0.5)
+    train = {row["ticket_text"] for row in task.dataset(60, seed=0)}
+    held = {row["ticket_text"] for row in task.questions(60, seed=0)}
+    assert len(train) > 40 and len(held) > 40 and not train & held

@@ -72,6 +72,45 @@ def test_requests_at_once_may_come_in_another_order():
     assert [branch.meet([1], SETTINGS).number for _ in range(2)] == [0, 2]
 
 
+@pytest.fixture
+def with_a_lost_answer():
+    """The first request came twice, as its answer was lost; the agent went on from the second answer."""
+    book = Book()
+    for prompt, written in (([1], [2]), ([1], [3]), ([1, 3, 9], [4])):
+        book.add(WrittenTurn(prompt, written, [-1.0], "eos", SETTINGS))
+    assert [turn.kind for turn in book.turns.values()] == ["opened", "repeated", "continued"]
+    return book
+
+
+def test_a_request_that_was_repeated_is_answered_with_what_the_agent_went_on_from(with_a_lost_answer):
+    branch = Branch(with_a_lost_answer, turn=2, position=0)
+    assert branch.meet([1], SETTINGS).turn.token_ids == [3]
+    assert branch.meet([1, 3, 9], SETTINGS).forced == 0 and branch.outcome is None
+
+
+@pytest.mark.parametrize(("turn", "token"), [(0, 2), (1, 3)])
+def test_each_answer_to_a_repeated_request_can_be_branched(with_a_lost_answer, turn, token):
+    branch = Branch(with_a_lost_answer, turn, position=0)
+    step = branch.meet([1], SETTINGS)
+    assert (step.turn.token_ids, step.forced) == ([token], 0) and branch.reached
+
+
+@pytest.mark.parametrize(("prompt", "cause"), [([1, 3, 8], "results"), ([1, 7, 9], "history")])
+def test_an_answer_that_was_lost_does_not_hide_the_cause(with_a_lost_answer, prompt, cause):
+    branch = Branch(with_a_lost_answer, turn=2, position=0)
+    branch.meet([1], SETTINGS)
+    with pytest.raises(Diverged, match=cause):
+        branch.meet(prompt, SETTINGS)
+
+
+def test_of_requests_that_differ_in_their_settings_alone_each_gets_its_own_answer():
+    book = Book()
+    for temperature in (0.5, 1.0):
+        book.add(WrittenTurn([1], [2], [-1.0], "eos", {"temperature": temperature}))
+    branch = Branch(book, turn=1, position=0)
+    assert branch.meet([1], {"temperature": 1.0}).number == 1
+
+
 @pytest.mark.parametrize(("turn", "position"), [(3, 0), (0, 3), (0, -1)])
 def test_a_place_that_the_record_has_not_is_refused(record, turn, position):
     with pytest.raises(ValueError, match="must"):

@@ -9,6 +9,8 @@ from typing import Any
 from appo.serve.book import Book
 from appo.serve.replay import CAUSES, Branch
 
+# What takes time: the agents' own work, and what requests take beside the engine; both add up runs at once.
+PHASES = ("agent", "endpoint")
 # What `RunCounters` counts besides. Rows: further segments that entered a loss. Tokens left out: those of neither a
 # rollout nor such a row, as where a branch is left out. A branch whose place is in no conversation that is trained on:
 # "segment".
@@ -33,6 +35,7 @@ class AgentRun:
         book: All that it wrote.
         chain: Numbers of the turns that are its rollout, one segment of the book; the others are trained beside it.
         seconds: From its start to its end.
+        asked_seconds, engine_seconds: Of these, in its requests, and of those in the engine.
     """
 
     row: dict[str, Any]
@@ -43,6 +46,8 @@ class AgentRun:
     book: Book = field(default_factory=Book)
     chain: list[int] = field(default_factory=list)
     seconds: float = 0.0
+    asked_seconds: float = 0.0
+    engine_seconds: float = 0.0
 
 
 def agent_reward(environments: list[AgentRun], **_: Any) -> list[float | None]:

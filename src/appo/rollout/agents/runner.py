@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from appo.engines.base import Engine
@@ -45,14 +46,9 @@ class Background:
         self._thread = threading.Thread(target=self.loop.run_forever, name="appo-agents", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What a coroutine comes to; it is cancelled where the caller is interrupted."""
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+    def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """What a coroutine will come to."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def stop(self) -> None:
         """Has the loop end soon; nothing runs in it any longer."""
@@ -96,7 +92,7 @@ class AgentRunner:
         """Runs the agent for each of `runs`, which are filled in.
 
         Args:
-            engine: Writes for them; nobody else steps it meanwhile.
+            engine: Writes for them, in this thread; nobody else steps it meanwhile.
 
         Raises:
             EngineFailed: where the engine failed.
@@ -104,15 +100,17 @@ class AgentRunner:
         """
         if not runs:
             return
-        thread = EngineThread(engine)
+        thread = EngineThread(engine, own=False)
+        if self._endpoint is None:
+            self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)
+            self._server.start(make_app(self._endpoint))
+        self._endpoint.thread = thread
+        ended = self._background.begin(self._all(runs, self._endpoint))
         try:
-            if self._endpoint is None:
-                self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)
-                self._server.start(make_app(self._endpoint))
-            self._endpoint.thread = thread
-            self._background.run(self._all(runs, self._endpoint))
+            thread.drive(ended)
+            ended.result()
         finally:
-            thread.close()
+            ended.cancel()
 
     async def _all(self, runs: Sequence[AgentRun], endpoint: Endpoint) -> None:
         thread = endpoint.thread
@@ -148,6 +146,7 @@ class AgentRunner:
             self._failed(run, "timeout" if bound.expired() else type(error).__name__, error)
         finally:
             run.seconds = time.perf_counter() - start
+            run.asked_seconds, run.engine_seconds = account.asked_seconds, account.engine_seconds
             self.keys.take(key)
             endpoint.let_go(account)
         run.chain = main_segment(run.book) if run.branch is None else branched_segment(run)

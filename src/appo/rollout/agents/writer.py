@@ -166,6 +166,8 @@ class AgentWriter(RolloutWriter):
         }
         for name, count in counts.items():
             self.counters.add(name, count)
+        self.counters.add_seconds("agent", sum(run.seconds - run.asked_seconds for run in runs))
+        self.counters.add_seconds("endpoint", sum(run.asked_seconds - run.engine_seconds for run in runs))
 
     # ---- further segments ----
 
