@@ -2,7 +2,8 @@
 
 Once per generation the current policy writes rollouts, and the method may expand them. Then, before every optimizer
 step, that step's rollouts are scored with the current policy, the method branches and credits. What reaches TRL's
-unchanged loss is a batch of rollouts with a (B, T) advantage: no gradient passes through branches.
+unchanged loss is a batch of rollouts with a (B, T) advantage: no gradient passes through branches. An agent's further
+segments are added where that batch is made (`rollout/further.py`); nothing before knows of them.
 
 Left out on purpose: what a method does (`methods/`), how rollouts are written (`rollout/writer.py`), and the loss,
 checkpoints, PEFT, distribution and logging back-ends, which are TRL's and transformers' own; and what is told and
@@ -23,6 +24,7 @@ from appo.methods import Credit
 from appo.report.trainer import ReportingTrainer
 from appo.rollout import metrics
 from appo.rollout.batches import MiniBatch
+from appo.rollout.further import Segment, segments_of, with_segments
 from appo.rollout.loss_inputs import batch_inputs, busy_rows, loss_inputs, split, with_idle_rows, without_idle_rows
 from appo.rollout.mismatch import branch_distances, correct
 from appo.rollout.rewards import group_advantages
@@ -85,7 +87,8 @@ class APPOTrainer(ReportingTrainer):
             part = trees[start : start + size]
             batch, scores = self.writer.score(self._trained(part))
             sizes = [len(tree.rollouts) for tree in part]
-            mini_batches.append(MiniBatch(part, batch, scores, self.state.global_step, sizes))
+            further = self._scored_further(self._trained(part))
+            mini_batches.append(MiniBatch(part, batch, scores, self.state.global_step, sizes, further))
         return mini_batches
 
     def _prepare_mini_batch(self, mini_batch: MiniBatch) -> list[dict[str, Any]]:
@@ -104,7 +107,12 @@ class APPOTrainer(ReportingTrainer):
             scores = self._with_branches(trees, scores)
         credit = self.method.credit(trees, scores)
         self.write_down(trees, scores, credit)
-        return self._micro_batches_of(scores, credit)
+        further = self._further(mini_batch, sizes)
+        joins = bool(further) and not self._everywhere(not any(further))  # all processes go the same way
+        if joins:
+            scores, credit = self._with_further(trees, scores, credit, further)
+        self.count_trained(credit)
+        return self._micro_batches_of(scores, credit, joins)
 
     def _trained(self, trees: list[RolloutTree]) -> list[Rollout]:
         """The rollouts that carry loss, in the order of the trees."""
@@ -126,8 +134,42 @@ class APPOTrainer(ReportingTrainer):
         behaviour = replace(behaviour, logps_BT=current.logps_BT - ratios_BT)
         return Scores(batch, behaviour, current, [len(tree.rollouts) for tree in trees])
 
-    def _micro_batches_of(self, scores: Scores, credit: Credit) -> list[dict[str, Any]]:
-        """The loss's inputs in equal parts. TRL's token-mean losses expect `num_items_in_batch` of a generation."""
+    def _scored_further(self, rollouts: list[Rollout]) -> list[list[Segment]]:
+        """Further segments of rollouts that the present policy wrote; [] where no run has any."""
+        further = self.writer.further(rollouts)
+        segments = [segment for own in further for segment in own]
+        return segments_of(further, self.writer.score(segments)[1]) if segments else [[] for _ in further]
+
+    def _further(self, mini_batch: MiniBatch, sizes: list[int]) -> list[list[Segment]]:
+        """Those of all rollouts that carry loss: of `sizes` of each tree they are known, the others are new."""
+        trained = [tree.trained(self.method.needs.trains) for tree in mini_batch.trees]
+        new = [rollout for own, size in zip(trained, sizes, strict=True) for rollout in own[size:]]
+        if not mini_batch.further or not new:
+            return mini_batch.further
+        known, written = iter(mini_batch.further), iter(self._scored_further(new))
+        return [
+            next(known if place < size else written)
+            for own, size in zip(trained, sizes, strict=True)
+            for place in range(len(own))
+        ]
+
+    def _with_further(
+        self, trees: list[RolloutTree], scores: Scores, credit: Credit, further: list[list[Segment]]
+    ) -> tuple[Scores, Credit]:
+        rows = [
+            row
+            for rollout, own in zip(self._trained(trees), further, strict=True)
+            for row in (rollout, *(segment.rollout for segment in own))
+        ]
+        self.counters.add("agent/rows", len(rows) - len(further))
+        return with_segments(scores, credit, further, self.writer.collate(rows), self.args.loss_type)
+
+    def _micro_batches_of(self, scores: Scores, credit: Credit, joined: bool = False) -> list[dict[str, Any]]:
+        """The loss's inputs in equal parts. TRL's token-mean losses expect `num_items_in_batch` of a generation.
+
+        Args:
+            joined: Whether further segments are among the rows, here or on another process.
+        """
         inputs = loss_inputs(scores, credit)
         if self.args.corrects_sampling:
             inputs["importance_sampling_ratio"] = self._sampling_ratio(scores, credit)
@@ -138,14 +180,16 @@ class APPOTrainer(ReportingTrainer):
         accumulation = self.args.gradient_accumulation_steps
         updates = self.args.steps_per_generation // accumulation
         items = self.accelerator.gather(inputs["tool_mask"].sum() * updates).sum()
+        # As many on every process, because TRL gathers a number per row. Where a rollout was too short for its
+        # branches, or a run had fewer segments, a process has fewer.
+        if joined or (self.method.needs.trains == "all" and self.accelerator.num_processes > 1):
+            rows = torch.tensor([len(inputs["tool_mask"])], device=self.accelerator.device)
+            parts = accumulation if joined else 1  # micro-batches are of one size
+            size = -(-int(self.accelerator.gather(rows).max()) // parts) * parts
+            inputs = with_idle_rows(inputs, size, self.args.loss_type)
         if self.skips_idle:
-            # As many on every process, because TRL gathers a number per row.
             busy = int(self.accelerator.gather(busy_rows(inputs).sum()).max())
             inputs = without_idle_rows(inputs, max(accumulation, -(-busy // accumulation) * accumulation))
-        elif self.method.needs.trains == "all" and self.accelerator.num_processes > 1:
-            # Where a rollout was too short for its branches, a process has fewer.
-            rows = torch.tensor([len(inputs["tool_mask"])], device=self.accelerator.device)
-            inputs = with_idle_rows(inputs, int(self.accelerator.gather(rows).max()), self.args.loss_type)
         return split(inputs, accumulation, items)
 
     def _sampling_ratio(self, scores: Scores, credit: Credit) -> torch.Tensor:

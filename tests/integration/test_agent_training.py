@@ -268,14 +268,15 @@ def test_a_conversation_that_reaches_the_rollouts_bound_is_refused_more(tmp_path
         assert len(rollout.completion_ids) <= 20 and rollout.environment.error == "BadRequestError"
 
 
-def test_what_is_outside_of_the_trained_segment_is_counted_and_told(tmp_path):
+def test_a_second_conversation_is_a_further_segment_and_nothing_is_left_out(tmp_path):
     def forgetful(row, base_url, api_key):
         return letters(row, base_url, api_key) + letters({"question": "Another one."}, base_url, api_key, turns=1)
 
     trainer = make(tmp_path, forgetful)
-    with trainer.counters.counted(), pytest.warns(UserWarning, match="24 of 96 tokens stand outside"):
-        trainer.writer.write([ROWS[0]], 2)
-    assert trainer.counters.totals()["agent/tokens_left_out"] == 2 * TOKENS
+    with trainer.counters.counted():
+        (tree,) = trainer.writer.write([ROWS[0]], 2)
+    assert [[sum(one.policy_mask) for one in own] for own in trainer.writer.further(tree.initial)] == [[TOKENS]] * 2
+    assert trainer.counters.totals()["agent/tokens_left_out"] == 0
     assert trainer.counters.totals()["agent/segments"] == 4
 
 

@@ -133,6 +133,9 @@ class ReportingTrainer(ResumableTrainer):
                 "groups_without_signal": metrics.mean(map(float, without_signal)),
             }
         )
+
+    def count_trained(self, credit: Credit) -> None:
+        """Counts the tokens of an update that carry loss, further segments' too."""
         trained_BT = credit.loss_mask_BT * (credit.advantages_BT != 0) if self.skips_idle else credit.loss_mask_BT
         self.counters.add("tokens/trained", int(trained_BT.sum()))
 

@@ -11,14 +11,17 @@ task's row and replays the calls, which is exact where an environment is a funct
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 
 from appo.errors import UserError
 from appo.files import read_json, write_text
+from appo.rollout.further import Segment, segments_of
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
 from appo.rollout.types import Rollout, ToolCall
@@ -26,6 +29,7 @@ from appo.rollout.types import Rollout, ToolCall
 # Shapes: B rollouts, T completion tokens.
 
 NOT_STORED = ("environment", "snapshots")
+FURTHER = "further."  # begins names of scores of further segments
 
 
 class NotStorable(TypeError):
@@ -42,6 +46,7 @@ class MiniBatch:
         behaviour: Scores under the policy that wrote them.
         written_at: `global_step` at which they were written.
         sizes: Rollouts that each tree had then: what follows are branches of a later policy.
+        further: For each of the rollouts the further segments of its run; [] where no run ever has any.
     """
 
     trees: list[RolloutTree]
@@ -49,6 +54,7 @@ class MiniBatch:
     behaviour: TokenScores
     written_at: int
     sizes: list[int]
+    further: list[list[Segment]] = field(default_factory=list)
 
 
 def save_mini_batches(directory: Path, process: int, mini_batches: list[MiniBatch], rest: dict[str, Any]) -> None:
@@ -62,6 +68,7 @@ def save_mini_batches(directory: Path, process: int, mini_batches: list[MiniBatc
             "written_at": part.written_at,
             "sizes": part.sizes,
             "trees": [_tree_as_dict(tree, size) for tree, size in zip(part.trees, part.sizes, strict=True)],
+            "further": [[rollout_as_dict(segment.rollout) for segment in own] for own in part.further],
         }
         for part in mini_batches
     ]
@@ -72,6 +79,8 @@ def save_mini_batches(directory: Path, process: int, mini_batches: list[MiniBatc
         for name, tensor in vars(part.behaviour).items()
         if tensor is not None
     }
+    for index, part in enumerate(mini_batches):
+        scores.update(_scores_of_segments(part.further, f"{FURTHER}{index}."))
     directory.mkdir(parents=True, exist_ok=True)
     save_file(scores, directory / f"scores-{process}.safetensors")
     write_text(directory / f"rollouts-{process}.json", text + "\n")
@@ -103,8 +112,28 @@ def load_mini_batches(
         device = batch.completion_ids_BT.device
         names = [name.partition(".")[2] for name in scores if name.startswith(f"{index}.")]
         behaviour = TokenScores(**{name: scores[f"{index}.{name}"].to(device) for name in names})
-        mini_batches.append(MiniBatch(trees, batch, behaviour, stored["written_at"], stored["sizes"]))
+        further = _segments_from(stored.get("further", []), scores, f"{FURTHER}{index}.", device)
+        mini_batches.append(MiniBatch(trees, batch, behaviour, stored["written_at"], stored["sizes"], further))
     return mini_batches, found["rest"]
+
+
+def _scores_of_segments(further: list[list[Segment]], prefix: str) -> dict[str, torch.Tensor]:
+    """Scores of all segments, one behind the other."""
+    scores = [vars(segment.scores) for own in further for segment in own]
+    names = [name for name, tensor in (scores[0] if scores else {}).items() if tensor is not None]
+    return {prefix + name: torch.cat([one[name] for one in scores]).detach().cpu() for name in names}
+
+
+def _segments_from(
+    stored: list[list[dict[str, Any]]], scores: dict[str, torch.Tensor], prefix: str, device: torch.device
+) -> list[list[Segment]]:
+    rollouts = [[rollout_from_dict(fields) for fields in own] for own in stored]
+    lengths = [len(rollout.completion_ids) for own in rollouts for rollout in own]
+    found = {name.removeprefix(prefix): tensor for name, tensor in scores.items() if name.startswith(prefix)}
+    if not lengths:
+        return [[] for _ in rollouts]
+    rows = {name: pad_sequence(tensor.split(lengths), batch_first=True).to(device) for name, tensor in found.items()}
+    return segments_of(rollouts, TokenScores(**rows))
 
 
 def _tree_as_dict(tree: RolloutTree, size: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from appo.rollout.scoring import RolloutBatch, Scores
 
 Inputs = dict[str, torch.Tensor]
 MEAN_OVER_ROLLOUTS = ("grpo", "sapo", "dr_grpo", "luspo")  # of TRL's `loss_type`; the others are means over tokens
+MEAN_OVER_OWN_TOKENS = ("grpo", "sapo")  # .. whose part of a rollout is a mean over its tokens
 
 
 def batch_inputs(batch: RolloutBatch, loss_mask_BT: torch.Tensor, advantages: torch.Tensor) -> Inputs:

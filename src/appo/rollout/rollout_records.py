@@ -1,6 +1,7 @@
 """What an update decided, as records: one dict per rollout, whose keys `record_columns.py` explains.
 
-Left out on purpose: files (`records.py`), and how anything here is measured: it comes from whoever trains.
+Left out on purpose: files (`records.py`), and how anything here is measured: it comes from whoever trains. Further
+segments of agents' runs (`rollout/further.py`) are in no record: each is of a rollout, a run's main segment.
 """
 
 import statistics

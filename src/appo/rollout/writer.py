@@ -339,6 +339,11 @@ class RolloutWriter:
         known = [self._remembered[id(rollout)][1] for rollout in rollouts]
         return batch, stack_scores(known, batch.completion_ids_BT.shape[1])
 
+    def further(self, rollouts: list[Rollout]) -> list[list[Rollout]]:
+        """For each rollout what its run wrote besides, to be trained with it (`rollout/further.py`): [] where no run
+        ever does."""
+        return []
+
     def score_batch(self, batch: RolloutBatch) -> TokenScores:
         """Scores of a batch under the present policy, whatever is remembered."""
         with self.counters.timed("score"):

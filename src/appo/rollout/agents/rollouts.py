@@ -3,11 +3,15 @@
 A segment is a conversation that only ever went on: each turn's prompt begins with all tokens before it. Its first
 prompt is the rollout's prompt; what stands between two turns (results, questions) is not the policy's. Of a book with
 several segments, as of an agent that shortens its history or asks another one, the one with the most sampled tokens is
-the rollout; the others are counted.
+the rollout: its main segment, which methods see. The others are trained beside it (`rollout/further.py`).
 
-Left out on purpose: training on every segment of a run.
+A turn is in one segment alone. Where another one goes on from it, or quotes it, it stands in that one's prompt or
+between its turns, and so no token is trained twice.
+
+Left out on purpose: messages and calls of further segments.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from appo.rollout.agents.run import AgentRun
@@ -18,6 +22,11 @@ from appo.serve.book import Book, WrittenTurn
 def sampled(book: Book, chain: list[int]) -> int:
     """Tokens that the policy wrote in a segment."""
     return sum(len(book.turns[number].token_ids) for number in chain)
+
+
+def sampled_here(book: Book, chain: Iterable[int]) -> int:
+    """.. without those that a branch took over."""
+    return sum(len(book.turns[number].token_ids) - book.turns[number].forced for number in chain)
 
 
 def main_segment(book: Book) -> list[int]:
@@ -64,6 +73,27 @@ def _calls(turn: WrittenTurn, after: WrittenTurn | None, start: int, end: int, r
             call.result, call.result_start, call.result_end = results[one["id"]] or "", end, result_end
         calls.append(call)
     return calls
+
+
+def further_segments(run: AgentRun) -> list[Rollout]:
+    """What a run sampled outside of its `chain`, a rollout of tokens alone for each segment, in the book's order.
+
+    `policy_mask` is 1 at tokens that the run sampled itself: a branch repeats what its parent wrote, which is trained
+    there. A segment without such tokens is none; and a run without a chain has none, as it has no rollout.
+    """
+    others = [chain for chain in run.book.segments() if chain != run.chain] if run.chain else []
+    segments = [_tokens_of([run.book.turns[number] for number in chain]) for chain in others]
+    return [segment for segment in segments if any(segment.policy_mask)]
+
+
+def _tokens_of(turns: list[WrittenTurn]) -> Rollout:
+    rollout = Rollout(list(turns[0].prompt_ids))
+    for turn in turns:
+        between = turn.prompt_ids[len(rollout.prompt_ids) + len(rollout.completion_ids) :]
+        rollout.append(between + turn.token_ids[: turn.forced], None)
+        rollout.append(turn.token_ids[turn.forced :], turn.logprobs[turn.forced :])
+    rollout.finish_reason = "length" if turns[-1].reason == "length" else "stop"
+    return rollout
 
 
 def place_of(run: AgentRun, position: int) -> tuple[int, int]:

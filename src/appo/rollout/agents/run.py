@@ -11,9 +11,12 @@ from appo.serve.replay import CAUSES, Branch
 
 # What takes time: the agents' own work, and what requests take beside the engine; both add up runs at once.
 PHASES = ("agent", "endpoint")
-# What `RunCounters` counts besides. A branch whose place is in no conversation that is trained on: "segment".
+# What `RunCounters` counts besides. Rows: further segments that entered a loss. Tokens left out: those of neither a
+# rollout nor such a row, as where a branch is left out. A branch whose place is in no conversation that is trained on:
+# "segment".
 COUNTED = (
-    "agent/requests", "agent/failures", "agent/timeouts", "agent/segments", "agent/tokens_left_out",
+    "agent/requests", "agent/failures", "agent/timeouts", "agent/segments", "agent/rows",
+    "agent/tokens_left_out",
     *(f"agent/diverged/{cause}" for cause in (*CAUSES, "segment")),
 )  # fmt: skip
 
@@ -30,7 +33,7 @@ class AgentRun:
         reward: What the agent gave itself; None where it gives none, 0 where it failed.
         error: Why it failed: "timeout", or an exception's name.
         book: All that it wrote.
-        chain: Numbers of the turns that are its rollout, one segment of the book.
+        chain: Numbers of the turns that are its rollout, one segment of the book; the others are trained beside it.
         seconds: From its start to its end.
         asked_seconds, engine_seconds: Of these, in its requests, and of those in the engine.
     """

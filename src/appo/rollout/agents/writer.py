@@ -2,12 +2,12 @@
 
 A rollout is a run of the agent, a branch is a run that repeats the tokens of another up to its place
 (`appo.serve.replay`). A branch whose agent does otherwise is left out: `branches/left_out`, and by cause
-`agent/diverged/CAUSE`. Scores, rewards, random numbers and weights are the other writer's.
+`agent/diverged/CAUSE`. Where a run has several segments, the others follow its rollout into the loss. Scores, rewards,
+random numbers and weights are the other writer's.
 
 Left out on purpose: prompts, which the agent writes, and tools, which it runs.
 """
 
-import warnings
 from collections import Counter
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from appo.engines.base import Engine
 from appo.environments.agents import AgentProgram
 from appo.errors import UserError
-from appo.rollout.agents.rollouts import as_rollout, completion_of, place_of, sampled
+from appo.rollout.agents.rollouts import as_rollout, completion_of, further_segments, place_of, sampled_here
 from appo.rollout.agents.run import AgentRun
 from appo.rollout.agents.runner import AgentRunner, check_installed
 from appo.rollout.tree import BranchPoint, RolloutTree
@@ -26,8 +26,6 @@ from appo.serve.chat import Chat
 from appo.serve.dialects import dialects
 from appo.serve.endpoint import ServedModel
 from appo.serve.replay import Branch
-
-LEFT_OUT = 0.1  # share of the tokens outside of the rollouts' segments that is told
 
 
 class AgentWriter(RolloutWriter):
@@ -42,7 +40,6 @@ class AgentWriter(RolloutWriter):
         super().__init__(*others, **options)
         self.program, self.gives_environments = program, True  # of runs, whose own rewards are read there
         self._runner: AgentRunner | None = None
-        self._told_of_segments = False
 
     # ---- writing ----
 
@@ -155,30 +152,33 @@ class AgentWriter(RolloutWriter):
 
     def _count(self, runs: list[AgentRun], failures: Counter[str]) -> None:
         turns = [turn for run in runs for turn in run.book.turns.values()]
-        written = sum(len(turn.token_ids) for turn in turns)
-        kept = sum(sampled(run.book, run.chain) for run in runs)
+        written = sum(sampled_here(run.book, run.book.turns) for run in runs)
+        kept = sum(sampled_here(run.book, run.chain) for run in runs)
+        further = sum(sum(segment.policy_mask) for run in runs for segment in self._further(run))
         counts = {
-            "tokens/generated": sum(len(turn.token_ids) - turn.forced for turn in turns),
+            "tokens/generated": written,
             "rollouts/generated": len(runs),
             "tools/calls": sum(len((turn.message or {}).get("tool_calls") or ()) for turn in turns),
             "agent/requests": len(turns),
             "agent/failures": failures.total(),
             "agent/timeouts": failures["timeout"],
             "agent/segments": sum(len(run.book.segments()) for run in runs),
-            "agent/tokens_left_out": written - kept,
+            "agent/tokens_left_out": written - kept - further,
         }
         for name, count in counts.items():
             self.counters.add(name, count)
         self.counters.add_seconds("agent", sum(run.seconds - run.asked_seconds for run in runs))
         self.counters.add_seconds("endpoint", sum(run.asked_seconds - run.engine_seconds for run in runs))
-        if written - kept > LEFT_OUT * written and not self._told_of_segments:
-            self._told_of_segments = True
-            warnings.warn(
-                f"{written - kept} of {written} tokens stand outside of the conversation that is trained on: the "
-                "agent rewrites its history or keeps several (agent/segments, agent/tokens_left_out; docs/agents.md). "
-                "This is said once.",
-                stacklevel=2,
-            )
+
+    # ---- further segments ----
+
+    def further(self, rollouts: list[Rollout]) -> list[list[Rollout]]:
+        """The segments of each rollout's run beside it, but for those that were cut off and are masked for it."""
+        return [self._further(rollout.environment) for rollout in rollouts]
+
+    def _further(self, run: AgentRun) -> list[Rollout]:
+        masks = self.args.mask_truncated_completions
+        return [one for one in further_segments(run) if not (masks and one.finish_reason == "length")]
 
     # ---- rewards ----
 
