@@ -243,12 +243,13 @@ def test_segments_that_were_cut_off_are_masked_where_rollouts_are_and_counted_as
     assert trainer.counters.totals()["agent/tokens_left_out"] == cut > 0
 
 
-def test_a_run_goes_on_inside_a_generation_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("method", ["grpo", "appo"])
+def test_a_run_goes_on_inside_a_generation_to_the_same_weights(tmp_path, method):
     options = {**SMALL, "save_strategy": "steps", "save_steps": 1}
-    whole = make(tmp_path / "whole", forgetful, method="grpo", **options)
+    whole = make(tmp_path / "whole", forgetful, method=method, **options)
     whole.train()
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
-    again = make(tmp_path / "again", forgetful, method="grpo", **options)
+    again = make(tmp_path / "again", forgetful, method=method, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "again" / "checkpoint-1"))
     for one, other in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from appo.errors import UserError
 from appo.files import read_json, write_text
+from appo.rollout.agents.run import AgentRun
 from appo.rollout.further import Segment, segments_of
 from appo.rollout.scoring import RolloutBatch, TokenScores
 from appo.rollout.tree import RolloutTree
@@ -146,13 +147,15 @@ def _tree_as_dict(tree: RolloutTree, size: int) -> dict[str, Any]:
 
 
 def rollout_as_dict(rollout: Rollout) -> dict[str, Any]:
-    """A rollout as JSON keeps it, without environment and snapshots.
+    """A rollout as JSON keeps it, without environment and snapshots; with the run of an agent that wrote it.
 
     Raises:
         NotStorable: for a prompt or arguments that JSON does not keep.
     """
     fields = {name: value for name, value in vars(rollout).items() if name not in NOT_STORED}
     fields["prompt"] = _exact(rollout.prompt, "a prompt")
+    if isinstance(rollout.environment, AgentRun):
+        fields["run"] = _exact(rollout.environment.as_dict(), "an agent's run")
     fields["tool_calls"] = [
         {**vars(call), "arguments": _exact(call.arguments, f"a call of {call.name}")} for call in rollout.tool_calls
     ]
@@ -166,7 +169,9 @@ def _tree_from_dict(stored: dict[str, Any]) -> RolloutTree:
 
 def rollout_from_dict(fields: dict[str, Any]) -> Rollout:
     """What `rollout_as_dict` was given, without environment and snapshots."""
-    return Rollout(**{**fields, "tool_calls": [ToolCall(**call) for call in fields["tool_calls"]]})
+    own = {**fields, "tool_calls": [ToolCall(**call) for call in fields["tool_calls"]]}
+    run = own.pop("run", None)
+    return Rollout(**own, environment=None if run is None else AgentRun.from_dict(run))
 
 
 def _exact(value: Any, what: str) -> Any:

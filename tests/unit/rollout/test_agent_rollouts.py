@@ -1,11 +1,13 @@
 """Books as rollouts, with tokens by hand: what is the policy's, where calls and results stand, whose a place is."""
 
+import json
 import math
 
 import pytest
 
 from appo.rollout.agents.rollouts import as_rollout, branched_segment, completion_of, main_segment, place_of
 from appo.rollout.agents.run import AgentRun
+from appo.rollout.batches import rollout_as_dict, rollout_from_dict
 from appo.serve.book import Book, WrittenTurn
 from appo.serve.replay import Branch
 
@@ -99,3 +101,15 @@ def test_a_completion_is_what_followed_the_first_request_as_the_agent_had_it():
     assert completion_of(run_of(first, second)) == [said, more, said]
     assert completion_of(run_of(turn([1], [2]))) is None  # token ids have no messages
     assert completion_of(run_of()) is None
+
+
+def test_a_run_that_was_stored_is_the_same_run():
+    told = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    asked = [{"role": "user", "content": "?"}]
+    first = turn([1], [2, 3], message=told, messages=asked, also=("a", "b"), likeliest=[[(2, -0.5)], [(3, -0.25)]])
+    run = run_of(first, turn([7], [8]), turn([1, 2, 3, 4], [5], settings={"limit": 4, "stop": ["</x>"]}))
+    run.reward, run.error, run.seconds = 0.5, "timeout", 1.5
+    again = rollout_from_dict(json.loads(json.dumps(rollout_as_dict(as_rollout(run, [0]))))).environment
+    assert again.book.turns == run.book.turns and again.chain == [0, 2]
+    assert {**vars(again), "book": None} == {**vars(run), "book": None}
+    assert place_of(again, 3) == (2, 0)

@@ -6,7 +6,7 @@ Left out on purpose: how it is run (`runner.py`), and tokens (`rollouts.py`).
 from dataclasses import dataclass, field
 from typing import Any
 
-from appo.serve.book import Book
+from appo.serve.book import Book, WrittenTurn
 from appo.serve.replay import CAUSES, Branch
 
 # What takes time: the agents' own work, and what requests take beside the engine; both add up runs at once.
@@ -48,6 +48,29 @@ class AgentRun:
     seconds: float = 0.0
     asked_seconds: float = 0.0
     engine_seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, so that the run can still be branched; what it branched itself is over."""
+        own = {name: value for name, value in vars(self).items() if name not in ("book", "branch")}
+        return {**own, "turns": [[number, _turn_as_dict(turn)] for number, turn in self.book.turns.items()]}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "AgentRun":
+        """What `as_dict` gave."""
+        own = {name: value for name, value in stored.items() if name != "turns"}
+        book = Book()
+        book.turns = {number: _turn_from_dict(turn) for number, turn in stored["turns"]}
+        return cls(**own, book=book)
+
+
+def _turn_as_dict(turn: WrittenTurn) -> dict[str, Any]:
+    likeliest: Any = turn.likeliest and [[[token, logp] for token, logp in one] for one in turn.likeliest]
+    return {**vars(turn), "also": list(turn.also), "likeliest": likeliest}
+
+
+def _turn_from_dict(stored: dict[str, Any]) -> WrittenTurn:
+    likeliest: Any = stored["likeliest"] and [[(token, logp) for token, logp in one] for one in stored["likeliest"]]
+    return WrittenTurn(**{**stored, "also": tuple(stored["also"]), "likeliest": likeliest})
 
 
 def agent_reward(environments: list[AgentRun], **_: Any) -> list[float | None]:
