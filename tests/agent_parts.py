@@ -60,13 +60,13 @@ def endpoint_that_writes(script, directory):
     return make_endpoint(*model_that_writes(script, directory), anyone=False, add_tools=True)
 
 
-def train(agent, script, directory, tasks=2):
-    """A trainer behind two updates of such a model: `tasks` of 4 rollouts and 4 branches an update."""
+def train(agent, script, directory, tasks=2, size=8):
+    """A trainer behind two updates of such a model: `tasks` of `size` rollouts each, half of them branches."""
     model, tokenizer = model_that_writes(script, directory / "model")
     args = APPOConfig(
         str(directory / "run"), bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-        save_report=False, method_args={"num_initial_rollouts": 4, "num_branch_points": 1}, num_generations=8,
-        per_device_train_batch_size=8 * tasks, steps_per_generation=1, max_steps=2, logging_steps=1,
+        save_report=False, num_generations=size, method_args={"num_initial_rollouts": size // 2, "num_branch_points": 1},
+        per_device_train_batch_size=size * tasks, steps_per_generation=1, max_steps=2, logging_steps=1,
         max_completion_length=2048, learning_rate=1e-3, add_tools=True,
     )  # fmt: skip
     rows = Dataset.from_list([json.loads(line) for line in orders.FILE.read_text().splitlines()][: 2 * tasks])
@@ -78,15 +78,16 @@ def train(agent, script, directory, tasks=2):
     return trainer
 
 
-def check_trained(trainer, tasks=2):
+def check_trained(trainer):
     """That every branch was written and is its parent's up to its place, in one segment, and no agent failed."""
     entry = trainer.state.log_history[-2]
-    assert entry["rollouts/generated"] == 2 * tasks * 8 and entry["agent/requests"] > 2 * tasks * 8
+    written = 2 * trainer.args.per_device_train_batch_size
+    assert entry["rollouts/generated"] == written < entry["agent/requests"]
     assert entry["branches/left_out"] == entry["agent/failures"] == entry["agent/tokens_left_out"] == 0
     assert entry["agent/segments"] == entry["rollouts/generated"]
     records = list(read_records(Path(trainer.args.output_dir)))
     branches = [record for record in records if record["parent"] is not None]
-    assert len(branches) == 2 * tasks * 4
+    assert len(branches) == written // 2
     by_place = {(record["step"], record["task"], record["rollout"]): record for record in records}
     for branch in branches:
         parent = by_place[branch["step"], branch["task"], branch["parent"]]

@@ -13,4 +13,4 @@ COMMAND = [os.environ["VERIFIERS_PYTHON"], str(Path(orders.__file__).parent / "v
 
 def test_two_updates_with_branches_that_are_exact(tmp_path):
     one_call = {**CALLS, "</tool_call>": "<|im_end|>"}
-    check_trained(train(AgentProgram(COMMAND, at_once=2), one_call, tmp_path, tasks=1), tasks=1)
+    check_trained(train(AgentProgram(COMMAND, at_once=2), one_call, tmp_path, tasks=1, size=4))
