@@ -100,6 +100,7 @@ class Book:
         """Writes a turn down, says what kind it is, and returns its number."""
         turn.previous = self.continued_by(turn.prompt_ids)
         turn.kind = self._kind(turn)
+        self._share_messages(turn)
         number, self.next_number = self.next_number, self.next_number + 1
         self.turns[number] = turn
         self.counts[turn.kind] += 1
@@ -108,6 +109,13 @@ class Book:
         if self.room is not None and len(self.turns) > self.room:
             self._forget(next(iter(self.turns)))
         return number
+
+    def _share_messages(self, turn: WrittenTurn) -> None:
+        """Keeps messages that the turn before has as well only once: each request sends the whole conversation."""
+        before = None if turn.previous is None else self.turns[turn.previous].messages
+        for place, (own, known) in enumerate(zip(turn.messages or (), before or (), strict=False)):
+            if turn.messages is not None and own == known:
+                turn.messages[place] = known
 
     def _forget(self, number: int) -> None:
         turn = self.turns.pop(number)

@@ -92,3 +92,12 @@ def test_a_conversation_is_found_by_its_name_the_latest_first():
     book.add(turn([1], [3], said="a"))
     assert book.find("a").token_ids == [3]
     assert book.find("b") is None
+
+
+def test_messages_that_two_turns_have_in_common_are_kept_once():
+    book = Book()
+    asked, more = {"role": "user", "content": "?"}, {"role": "user", "content": "!"}
+    book.add(WrittenTurn([1], [2], [-1.0], "eos", messages=[dict(asked)]))
+    book.add(WrittenTurn([1, 2, 3], [4], [-1.0], "eos", messages=[dict(asked), dict(more)]))
+    first, second = book.turns.values()
+    assert second.messages == [asked, more] and second.messages[0] is first.messages[0]
