@@ -65,7 +65,8 @@ def train(agent, script, directory, tasks=2, size=8):
     model, tokenizer = model_that_writes(script, directory / "model")
     args = APPOConfig(
         str(directory / "run"), bf16=False, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-        save_report=False, num_generations=size, method_args={"num_initial_rollouts": size // 2, "num_branch_points": 1},
+        save_report=False, num_generations=size,
+        method_args={"num_initial_rollouts": size // 2, "num_branch_points": 1},
         per_device_train_batch_size=size * tasks, steps_per_generation=1, max_steps=2, logging_steps=1,
         max_completion_length=2048, learning_rate=1e-3, add_tools=True,
     )  # fmt: skip

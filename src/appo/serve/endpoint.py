@@ -202,6 +202,8 @@ class Endpoint:
             number = self._enter(account, turn)
             if account.rollout is not None:
                 account.held[number] = Held(sampled.id, wanted.lasting)
+                if account.taken:  # meanwhile
+                    self.let_go(account)
             if step is not None and account.branch is not None:
                 account.branch.written = number
             return turn

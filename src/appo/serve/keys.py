@@ -67,6 +67,7 @@ class Account:
         held: Sequences of a training's rollout that are kept open, by the number of their last turn.
         book: What it wrote.
         open: Requests that are being answered.
+        taken: Whether it asks no more; a request of it may still be open.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Account:
     ) -> None:
         self.key, self.branch, self.rollout, self.book, self.open = key, branch, rollout, Book(room), 0
         self.held: dict[int, Held] = {}
+        self.taken = False
         self.asked_seconds = self.engine_seconds = 0.0
         self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
         if rollout is not None:
@@ -145,6 +147,7 @@ class Keys:
         """
         with self._lock:
             account = self._accounts.pop(key)
+            account.taken = True
         if account.branch is not None and (cause := account.branch.outcome) is not None:
             self.diverged[cause] += 1
         return account
