@@ -146,7 +146,7 @@ def test_of_what_a_command_prints_the_end_is_kept():
 
 
 def test_a_program_that_may_not_be_run_is_named(tmp_path):
-    with pytest.raises(UserError, match="may not be run; make it so"):
+    with pytest.raises(UserError, match=r"may not be run \(Permission denied\); make it so"):
         outcome([str(tmp_path)])
 
 
