@@ -236,6 +236,30 @@ def test_a_fault_before_the_first_answer_keeps_its_traceback(tmp_path):
     assert caught.traceback[-1].name == "mistaken"
 
 
+def test_a_row_that_is_too_long_for_the_model_is_an_empty_rollout_and_ends_no_training(tmp_path):
+    trainer = make(tmp_path, letters)
+    long = {"question": " x" * 600}
+    trees = trainer.writer.write([ROWS[0], long], 2)
+    assert [len(rollout.completion_ids) > 0 for tree in trees for rollout in tree.initial] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [rollout.reward for rollout in trees[1].initial] == [0.0, 0.0]
+    with pytest.raises(UserError, match=r"none of 2 runs had an answer .* 2 had a prompt too long for the model's"):
+        trainer.writer.write([long], 2)
+
+
+def test_a_model_without_a_chat_template_is_one_sentence_for_an_agent_of_messages(tmp_path):
+    trainer = make(tmp_path, letters)
+    trainer.tokenizer.chat_template = None
+    with pytest.raises(
+        openai.BadRequestError, match="the model has no chat template, by which messages become tokens"
+    ):
+        trainer.writer.write([ROWS[0]], 1)
+
+
 def test_an_agent_that_fails_later_has_reward_0_is_counted_and_its_first_traceback_told(tmp_path, caplog):
     def failing(row, base_url, api_key):
         letters(row, base_url, api_key, turns=1)

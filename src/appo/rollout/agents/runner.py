@@ -2,7 +2,7 @@
 
 A failure of the agent is the end of its rollout: it is counted, its first traceback is told, and its reward is 0, as a
 policy that writes rubbish makes agents fail. One that fails before anything was written is not the policy's doing: its
-exception is passed on.
+exception is passed on, unless its row was too long for the model.
 
 Left out on purpose: what the engine is (`writer.py`), and how a function or a command is run (`appo.environments`).
 """
@@ -208,6 +208,7 @@ class AgentRunner:
         except UserError:
             raise
         except Exception as error:
+            run.refused = account.refused
             self._failed(run, "timeout" if isinstance(error, TookTooLong) else type(error).__name__, error)
         finally:
             run.seconds = time.perf_counter() - start
@@ -225,7 +226,7 @@ class AgentRunner:
         """
         if run.branch is not None and run.branch.outcome is not None:
             return  # a branch that is left out is ended by an error
-        if not run.book.turns and name != "timeout":
+        if not run.book.turns and name != "timeout" and not run.refused:
             raise error
         run.error, run.reward = name, 0.0
         self.failures[name] += 1
