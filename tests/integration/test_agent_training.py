@@ -1,7 +1,10 @@
 """An agent that is a program of its own, trained: a loop with OpenAI's client, over loopback, a model of nonsense."""
 
+import asyncio
+import contextlib
 import itertools
 import sys
+import threading
 import time
 
 import openai
@@ -233,6 +236,30 @@ def test_a_fault_before_the_first_answer_keeps_its_traceback(tmp_path):
     assert caught.traceback[-1].name == "mistaken"
 
 
+def test_a_row_that_is_too_long_for_the_model_is_an_empty_rollout_and_ends_no_training(tmp_path):
+    trainer = make(tmp_path, letters)
+    long = {"question": " x" * 600}
+    trees = trainer.writer.write([ROWS[0], long], 2)
+    assert [len(rollout.completion_ids) > 0 for tree in trees for rollout in tree.initial] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert [rollout.reward for rollout in trees[1].initial] == [0.0, 0.0]
+    with pytest.raises(UserError, match=r"none of 2 runs had an answer .* 2 had a prompt too long for the model's"):
+        trainer.writer.write([long], 2)
+
+
+def test_a_model_without_a_chat_template_is_one_sentence_for_an_agent_of_messages(tmp_path):
+    trainer = make(tmp_path, letters)
+    trainer.tokenizer.chat_template = None
+    with pytest.raises(
+        openai.BadRequestError, match="the model has no chat template, by which messages become tokens"
+    ):
+        trainer.writer.write([ROWS[0]], 1)
+
+
 def test_an_agent_that_fails_later_has_reward_0_is_counted_and_its_first_traceback_told(tmp_path, caplog):
     def failing(row, base_url, api_key):
         letters(row, base_url, api_key, turns=1)
@@ -259,6 +286,78 @@ def test_an_agent_that_does_not_end_is_stopped_and_counted(tmp_path):
         trees = trainer.writer.write([ROWS[0], ROWS[1]], 2)
     assert [[rollout.reward for rollout in tree.initial] for tree in trees] == [[0.0, 0.0], [1.0, 1.0]]
     assert trainer.counters.totals()["agent/timeouts"] == 2
+
+
+def test_an_async_agent_that_goes_on_though_it_is_cancelled_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("appo.rollout.agents.runner.GRACE", 0.1)
+
+    async def stubborn(row, base_url, api_key):
+        await asyncio.to_thread(letters, row, base_url, api_key, turns=1)
+        for _ in range(100 if row["question"].endswith("0.") else 0):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.2)
+        return 1.0
+
+    trainer = make(tmp_path, AgentProgram(stubborn, timeout=3.0))
+    trees = trainer.writer.write([ROWS[0], ROWS[1]], 2)
+    found = [[(rollout.reward, rollout.environment.error) for rollout in tree.initial] for tree in trees]
+    assert found == [[(0.0, "timeout")] * 2, [(1.0, None)] * 2]
+
+
+async def cancelling_itself():
+    task = asyncio.create_task(asyncio.sleep(600))
+    task.cancel()
+    await task
+
+
+async def ending_the_program_in_a_task():
+    async def leave():
+        sys.exit("enough")
+
+    await asyncio.gather(leave(), asyncio.sleep(0.01))
+
+
+@pytest.mark.parametrize("end", [cancelling_itself, ending_the_program_in_a_task])
+def test_an_agent_that_cancels_itself_or_ends_the_program_has_failed_and_ends_nothing_else(tmp_path, end):
+    async def agent(row, base_url, api_key):
+        await asyncio.to_thread(letters, row, base_url, api_key, turns=1)
+        if row["question"].endswith("0."):
+            await end()
+        return 1.0
+
+    trees = make(tmp_path, agent).writer.write([ROWS[0], ROWS[1]], 2)
+    found = [[(rollout.reward, rollout.environment.error) for rollout in tree.initial] for tree in trees]
+    assert found == [[(0.0, "AgentFailed")] * 2, [(1.0, None)] * 2]
+
+
+def test_what_is_answered_once_a_run_has_ended_is_not_in_its_book(tmp_path):
+    late = []
+
+    def hasty(row, base_url, api_key):
+        """Ends while a request of it, which continues its conversation, is being answered, and others still write."""
+        if row["question"].endswith("0."):
+            letters(row, base_url, api_key, turns=1)
+            while not late:
+                time.sleep(0.01)
+            late[0].join()
+            return 1.0
+        client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+        messages = [{"role": "user", "content": row["question"]}]
+        text = client.chat.completions.create(model="any", messages=messages, max_tokens=4).choices[0].message.content
+        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
+        options = {"model": "any", "messages": messages, "max_tokens": 300}
+        late.append(threading.Thread(target=lambda: client.chat.completions.create(**options)))
+        late[-1].start()
+        time.sleep(0.1)
+        return 1.0
+
+    trainer = make(tmp_path, hasty, max_completion_length=400)
+    trees = trainer.writer.write([ROWS[0], ROWS[1]], 1)
+    for tree in trees:
+        (rollout,) = tree.initial
+        run = rollout.environment
+        assert run.book.segments() == [run.chain]
+        assert trainer.writer.further([rollout]) == [[]]  # else its tokens would be trained twice
 
 
 def test_a_conversation_that_reaches_the_rollouts_bound_is_refused_more(tmp_path):

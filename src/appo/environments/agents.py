@@ -17,6 +17,7 @@ Left out on purpose: who is asked (`appo.serve`), and what becomes of what is wr
 """
 
 import asyncio
+import errno
 import inspect
 import json
 import math
@@ -37,6 +38,8 @@ Run = Callable[[dict[str, Any], str, str], Any]
 COLUMN = re.compile(r"\{(\w+)\}")
 TAKES = "row, base_url, api_key"
 SHOWN = 2000  # last characters of what a failed command said
+KEPT = 64 * 1024  # last bytes of what a command prints
+LET_PIPES = 1.0  # seconds in which what has been printed arrives, once a command has ended
 
 
 class AgentFailed(RuntimeError):
@@ -86,8 +89,8 @@ class AgentProgram:
         try:
             found = function(*given) if _is_async(function) else await _in_thread(function, *given)
             found = await found if inspect.isawaitable(found) else found
-        except SystemExit as error:
-            raise AgentFailed(f"the agent ended the program: SystemExit({error.code!r})") from error
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise AgentFailed(f"the agent ended the program: {error!r}") from error
         return self._reward(found)
 
     def _reward(self, found: Any) -> float | None:
@@ -95,7 +98,7 @@ class AgentProgram:
             return None
         try:
             number = float(found.item() if hasattr(found, "item") else found)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several
             number = math.nan
         if isinstance(found, str) or not math.isfinite(number):
             raise UserError(f"agent = {self.name} returned {found!r}; return its reward, a finite number, or None.")
@@ -180,25 +183,60 @@ def _filled(command: list[str], row: Row) -> list[str]:
 
 
 async def _run_command(command: list[str], row: Row, base_url: str, api_key: str) -> str:
-    """What a command prints; it and its children are ended where nobody waits for it any longer."""
+    """The end of what a command prints; it and its children are ended with it, and where nobody waits any longer."""
     given = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": api_key, "APPO_ROW": json.dumps(row, default=str)}
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command, env={**os.environ, **given}, stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
+        transport, process = await asyncio.get_running_loop().subprocess_exec(
+            _Process, *command, env={**os.environ, **given}, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
     except FileNotFoundError as error:
         raise UserError(f"command = {command}: there is no program {command[0]!r}; give its path.") from error
+    except PermissionError as error:
+        raise UserError(
+            f"command = {command}: {command[0]!r} may not be run ({error.strerror}); make it so."
+        ) from error
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise UserError(
+            f"command: a row of {len(given['APPO_ROW']):,} characters is too long for a program's environment and its "
+            "words; keep long texts in files that the row names, or give a function (agent)."
+        ) from error
+    except ValueError as error:  # a NUL, or half a character
+        raise UserError(f"command: a row cannot be told to a program ({error}); repair its text.") from error
     try:
-        told, said = await process.communicate()
+        await process.ended.wait()
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    if process.returncode:
-        last = said.decode(errors="replace")[-SHOWN:].strip()
-        raise AgentFailed(f"{' '.join(command)} ended with {process.returncode}: {last or 'it said nothing'}")
-    return told.decode(errors="replace")
+            os.killpg(transport.get_pid(), signal.SIGKILL)
+        await process.ended.wait()
+        with suppress(TimeoutError):  # a child that left the group may hold them
+            async with asyncio.timeout(LET_PIPES):
+                await process.closed.wait()
+        transport.close()
+    told, said = (process.printed[number].decode(errors="replace") for number in (1, 2))
+    if code := transport.get_returncode():
+        raise AgentFailed(f"{' '.join(command)} ended with {code}: {said[-SHOWN:].strip() or 'it said nothing'}")
+    return told
+
+
+class _Process(asyncio.SubprocessProtocol):
+    """Keeps the end of what a process prints, and says when it ends, whoever still holds what it prints to."""
+
+    def __init__(self) -> None:
+        self.ended, self.closed = asyncio.Event(), asyncio.Event()
+        self.printed = {1: bytearray(), 2: bytearray()}
+
+    def pipe_data_received(self, number: int, data: bytes) -> None:
+        kept = self.printed[number]
+        kept += data
+        del kept[:-KEPT]
+
+    def process_exited(self) -> None:
+        self.ended.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set()
 
 
 def _last_number(text: str) -> float | None:

@@ -117,6 +117,13 @@ class Book:
             if turn.messages is not None and own == known:
                 turn.messages[place] = known
 
+    def copy(self) -> "Book":
+        """The same turns, in a book that nobody else writes in."""
+        other = Book(self.room)
+        other.turns, other.counts, other.next_number = dict(self.turns), Counter(self.counts), self.next_number
+        other._named = dict(self._named)
+        return other
+
     def _forget(self, number: int) -> None:
         turn = self.turns.pop(number)
         for name in turn.names:

@@ -171,6 +171,7 @@ class Endpoint:
         if context is None:
             return limit
         if len(ids) >= context:
+            account.refused += 1
             raise ApiError(
                 400,
                 f"the prompt has {len(ids)} tokens and leaves no room for an answer in {owner} {context}; send a "
@@ -202,6 +203,8 @@ class Endpoint:
             number = self._enter(account, turn)
             if account.rollout is not None:
                 account.held[number] = Held(sampled.id, wanted.lasting)
+                if account.taken:  # meanwhile
+                    self.let_go(account)
             if step is not None and account.branch is not None:
                 account.branch.written = number
             return turn
@@ -256,8 +259,8 @@ class Endpoint:
                 return self.thread.resume(held.id, wanted.ids[read:], wanted.limit, on_tokens)
             self.thread.let_go(held.id)
         request = request_of(
-            wanted.ids + start, wanted.limit - len(start), account.seed(wanted.seed), stop=wanted.stop,
-            turn_tokens=len(start), temperature=wanted.temperature, top_logprobs=wanted.likeliest,
+            wanted.ids + start, wanted.limit - len(start), account.seed(wanted.seed, wanted.ids),
+            stop=wanted.stop, turn_tokens=len(start), temperature=wanted.temperature, top_logprobs=wanted.likeliest,
         )  # fmt: skip
         return self.thread.write(request, on_tokens, keep=account.rollout is not None)
 

@@ -66,7 +66,9 @@ class Account:
         engine_seconds: Of these, in which the engine wrote for it, or others before it.
         held: Sequences of a training's rollout that are kept open, by the number of their last turn.
         book: What it wrote.
+        refused: Requests that left no room for an answer.
         open: Requests that are being answered.
+        taken: Whether it asks no more; a request of it may still be open.
     """
 
     def __init__(
@@ -74,22 +76,32 @@ class Account:
     ) -> None:
         self.key, self.branch, self.rollout, self.book, self.open = key, branch, rollout, Book(room), 0
         self.held: dict[int, Held] = {}
+        self.taken, self.refused = False, 0
         self.asked_seconds = self.engine_seconds = 0.0
         self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
         if rollout is not None:
             self._entropy = [rollout.seed]
-        self._asked = 0
+        self._asked: Counter[int] = Counter()
 
-    def seed(self, given: int | None) -> int:
+    def seed(self, given: int | None, prompt_ids: list[int] | None = None) -> int:
         """The seed of the next turn, below 2**63: what follows from the one that the client asks for, else from the
-        key and the number of the turn. So neighbours change nothing."""
+        key and the number of the turn. So neighbours change nothing.
+
+        Args:
+            prompt_ids: What a training's rollout asks with: in place of the turn's number counts how often it asked
+                that, as nobody knows in which order requests come that are sent at once.
+        """
         if given is not None and self.branch is None and self.rollout is None:
             return given % 2**63
         if given is not None:
             entropy = [*self._entropy, given % 2**64]
         else:
-            entropy = [*self._entropy, self._asked]
-            self._asked += 1
+            what = 0
+            if self.rollout is not None and prompt_ids is not None:
+                text = np.asarray(prompt_ids, np.int64).tobytes()
+                what = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+            entropy = [*self._entropy, what, self._asked[what]]
+            self._asked[what] += 1
         if self.branch is not None:
             entropy.append(self.branch.seed)
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
@@ -145,6 +157,7 @@ class Keys:
         """
         with self._lock:
             account = self._accounts.pop(key)
+            account.taken = True
         if account.branch is not None and (cause := account.branch.outcome) is not None:
             self.diverged[cause] += 1
         return account

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from appo.errors import UserError
 from appo.protocols.chat_template import chat_protocol_for
 from appo.serve.book import WrittenTurn
 from appo.serve.dialect import PLACEHOLDER, Dialect, Message
@@ -31,7 +32,7 @@ class TemplateDialect(Dialect):
         add_tools: Whether tools are added to a template that has none.
 
     Raises:
-        UserError: for a template that cannot call tools.
+        UserError: for no template, and for one that cannot call tools.
     """
 
     def __init__(
@@ -44,6 +45,11 @@ class TemplateDialect(Dialect):
         add_tools: bool = False,
     ) -> None:
         super().__init__(tokenizer, tools, reads_calls, eos_token_ids)
+        if tokenizer.chat_template is None:
+            raise UserError(
+                "the model has no chat template, by which messages become tokens; give its tokenizer one "
+                "(tokenizer.chat_template), or train with tool_protocol: tags, which answers one question."
+            )
         self._kwargs = chat_template_kwargs or {}
         self.protocol = chat_protocol_for(tokenizer, tools, eos_token_ids, self._kwargs, add_tools)
         self._closing = self._find_closing()

@@ -6,8 +6,9 @@ import sys
 import time
 
 import pytest
+import torch
 
-from appo.environments.agents import AgentFailed, AgentProgram, agent_of
+from appo.environments.agents import KEPT, AgentFailed, AgentProgram, _Process, agent_of
 from appo.errors import UserError
 
 ROW = {"question": "What is it?", "number": 7}
@@ -51,7 +52,7 @@ def test_a_row_is_the_agents_to_change():
     assert row == {"list": [1]}
 
 
-@pytest.mark.parametrize("reward", ["1.0", float("nan"), float("inf"), [1.0], {}])
+@pytest.mark.parametrize("reward", ["1.0", float("nan"), float("inf"), [1.0], {}, torch.ones(2), 10**400])
 def test_what_is_no_reward_is_refused_with_the_agents_name(reward):
     def my_agent(row, base_url, api_key):
         return reward
@@ -69,7 +70,7 @@ def test_a_fault_of_the_agent_is_passed_on_as_it_is():
     assert caught.traceback[-1].name == "broken"
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), StopIteration()])
+@pytest.mark.parametrize("error", [SystemExit(3), StopIteration(), KeyboardInterrupt()])
 def test_an_agent_that_ends_the_program_has_failed(error):
     def leaving(row, base_url, api_key):
         raise error
@@ -128,6 +129,38 @@ def test_a_command_that_is_no_longer_waited_for_ends_with_its_children(tmp_path)
         asyncio.run(given_up())
     time.sleep(1.2)
     assert not (tmp_path / "late").exists()
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+def test_a_command_has_ended_though_a_child_that_it_left_holds_what_it_prints_to(own_session):
+    child = f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(20)'], start_new_session={own_session})"
+    assert outcome(script(f"import subprocess, sys; {child}; print(0.5)"), timeout=600.0) == 0.5
+
+
+def test_of_what_a_command_prints_the_end_is_kept():
+    process = _Process()
+    for part in (b"1" * KEPT, b"\n0.5\n"):
+        process.pipe_data_received(1, part)
+    assert process.printed[1] == b"1" * (KEPT - 5) + b"\n0.5\n"
+    assert outcome(script("print('x' * 5_000_000); print(0.5)")) == 0.5
+
+
+def test_a_program_that_may_not_be_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"may not be run \(Permission denied\); make it so"):
+        outcome([str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x" * 200_000, "a row of 200,[0-9]+ characters is too long for a program's environment"),
+        ("a\0b", r"a row cannot be told to a program \(embedded null byte\); repair its text"),
+        ("a\ud800b", "a row cannot be told to a program .*surrogates not allowed.*; repair its text"),
+    ],
+)
+def test_a_row_that_no_program_can_be_told_is_refused(text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        outcome([*script(""), "{question}"], {**ROW, "question": text})
 
 
 @pytest.mark.parametrize(

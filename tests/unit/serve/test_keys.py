@@ -5,7 +5,7 @@ import pytest
 from appo.serve.api import ApiError
 from appo.serve.book import WrittenTurn
 from appo.serve.bounds import Bounds
-from appo.serve.keys import Keys
+from appo.serve.keys import Keys, RolloutTerms
 from appo.serve.replay import Branch
 
 
@@ -91,6 +91,16 @@ def test_random_numbers_follow_from_the_key_and_the_turn_alone():
     assert seeds("a") == seeds("a", others=["b", "c"])
     assert len({*seeds("a"), *seeds("b")}) == 6
     assert all(0 <= seed < 2**63 for seed in seeds("a"))
+
+
+def test_a_rollouts_random_numbers_do_not_hang_on_which_of_two_requests_comes_first():
+    def seeds(*prompts):
+        account = Keys(Bounds()).open("any", rollout=RolloutTerms(seed=3))
+        return [account.seed(None, prompt) for prompt in prompts]
+
+    one, other, again = seeds([1, 2], [1, 3], [1, 2])
+    assert seeds([1, 3], [1, 2], [1, 2]) == [other, one, again]
+    assert len({one, other, again}) == 3
 
 
 def test_a_seed_of_the_clients_is_heeded_and_two_branches_of_one_place_still_differ():

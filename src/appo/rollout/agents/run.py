@@ -32,6 +32,7 @@ class AgentRun:
     Attributes:
         reward: What the agent gave itself; None where it gives none, 0 where it failed.
         error: Why it failed: "timeout", or an exception's name.
+        refused: Requests that left no room for an answer.
         book: All that it wrote.
         chain: Numbers of the turns that are its rollout, one segment of the book; the others are trained beside it.
         seconds: From its start to its end.
@@ -43,6 +44,7 @@ class AgentRun:
     branch: Branch | None = None
     reward: float | None = None
     error: str | None = None
+    refused: int = 0
     book: Book = field(default_factory=Book)
     chain: list[int] = field(default_factory=list)
     seconds: float = 0.0

@@ -2,7 +2,7 @@
 
 A failure of the agent is the end of its rollout: it is counted, its first traceback is told, and its reward is 0, as a
 policy that writes rubbish makes agents fail. One that fails before anything was written is not the policy's doing: its
-exception is passed on.
+exception is passed on, unless its row was too long for the model.
 
 Left out on purpose: what the engine is (`writer.py`), and how a function or a command is run (`appo.environments`).
 """
@@ -16,10 +16,11 @@ import weakref
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from appo.engines.base import Engine
-from appo.environments.agents import AgentProgram
+from appo.environments.agents import AgentFailed, AgentProgram
 from appo.errors import MissingPackage, UserError
 from appo.rollout.agents.rollouts import branched_segment, main_segment
 from appo.rollout.agents.run import AgentRun
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
+GRACE = 5.0  # seconds in which an agent that is cancelled has to end
 TURNS = 4096  # of a rollout; an agent that goes round in circles is refused some time
 OPEN = 256  # requests of a rollout at once
 
@@ -44,8 +46,16 @@ class Background:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, name="appo-agents", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="appo-agents", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        going = True
+        while going:
+            # Where a task of an agent ends the program, asyncio ends the loop besides telling who waits for the task.
+            with suppress(SystemExit, KeyboardInterrupt):
+                self.loop.run_forever()
+                going = False
 
     def begin(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         """What a coroutine will come to."""
@@ -71,6 +81,41 @@ def check_installed(program: AgentProgram) -> None:
 def _stop(server: "Server", background: Background) -> None:
     server.stop()
     background.stop()
+
+
+class TookTooLong(Exception):
+    """An agent took more than its seconds."""
+
+
+async def _within(work: Coroutine[Any, Any, Result], seconds: float) -> Result:
+    """What work comes to in a task of its own, which is not waited for where it goes on though it is cancelled.
+
+    Raises:
+        TookTooLong: where it takes longer.
+        AgentFailed: where it cancelled itself.
+        Exception: its own.
+    """
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait([task], timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=GRACE)
+            task.add_done_callback(lambda left: left.cancelled() or left.exception())  # nobody asks any longer
+    if not done:
+        raise TookTooLong(f"more than {seconds:g} seconds") from _where(task)
+    if task.cancelled():
+        raise AgentFailed("the agent cancelled itself.") from _where(task)
+    return task.result()
+
+
+def _where(task: asyncio.Task[Any]) -> BaseException | None:
+    """The error of a task that has ended, with its traceback."""
+    try:
+        return task.exception() if task.done() else None
+    except asyncio.CancelledError as error:
+        return error
 
 
 class AgentRunner:
@@ -122,14 +167,16 @@ class AgentRunner:
             self._endpoint = Endpoint(self._model, thread, self._chat, self.keys)
             self._server.start(make_app(self._endpoint))
         self._endpoint.thread = thread
-        ended = self._background.begin(self._all(runs, self._endpoint))
+        over = threading.Event()
+        ended = self._background.begin(self._all(runs, self._endpoint, over))
         try:
             thread.drive(ended)
             ended.result()
         finally:
             ended.cancel()
+            over.wait(2 * GRACE)  # else the program might end before the agents' processes
 
-    async def _all(self, runs: Sequence[AgentRun], endpoint: Endpoint) -> None:
+    async def _all(self, runs: Sequence[AgentRun], endpoint: Endpoint, over: threading.Event) -> None:
         thread = endpoint.thread
         places = asyncio.Semaphore(self.program.at_once)
 
@@ -148,6 +195,7 @@ class AgentRunner:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            over.set()
 
     async def _one(self, run: AgentRun, endpoint: Endpoint) -> None:
         key = f"rollout-{secrets.token_hex(8)}"
@@ -155,16 +203,18 @@ class AgentRunner:
         run.book = account.book
         start = time.perf_counter()
         try:
-            async with asyncio.timeout(self.program.timeout) as bound:
-                run.reward = await self.program.run(run.row, f"{self._server.url}/v1", key)
+            work = self.program.run(run.row, f"{self._server.url}/v1", key)
+            run.reward = await _within(work, self.program.timeout)
         except UserError:
             raise
         except Exception as error:
-            self._failed(run, "timeout" if bound.expired() else type(error).__name__, error)
+            run.refused = account.refused
+            self._failed(run, "timeout" if isinstance(error, TookTooLong) else type(error).__name__, error)
         finally:
             run.seconds = time.perf_counter() - start
             run.asked_seconds, run.engine_seconds = account.asked_seconds, account.engine_seconds
             self.keys.take(key)
+            run.book = account.book.copy()  # a request may still be open, and would be entered behind its back
             endpoint.let_go(account)
         run.chain = main_segment(run.book) if run.branch is None else branched_segment(run)
 
@@ -176,7 +226,7 @@ class AgentRunner:
         """
         if run.branch is not None and run.branch.outcome is not None:
             return  # a branch that is left out is ended by an error
-        if not run.book.turns and name != "timeout":
+        if not run.book.turns and name != "timeout" and not run.refused:
             raise error
         run.error, run.reward = name, 0.0
         self.failures[name] += 1

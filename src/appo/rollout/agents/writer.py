@@ -57,11 +57,12 @@ class AgentWriter(RolloutWriter):
         with self.counters.timed("generate"):
             self._run(runs)
         if runs and not any(run.chain for run in runs):
-            slow = sum(run.error == "timeout" for run in runs)
+            slow, long = sum(run.error == "timeout" for run in runs), sum(run.refused > 0 for run in runs)
             raise UserError(
                 f"agent = {self.program.name}: none of {len(runs)} runs had an answer of the policy, and {slow} took "
-                f"longer than {self.program.timeout:g} seconds; it has to use the address and the key that it is "
-                "given (base_url, api_key), and needs time to do so (timeout)."
+                f"longer than {self.program.timeout:g} seconds, {long} had a prompt too long for the model's context; "
+                "it has to use the address and the key that it is given (base_url, api_key), and needs time (timeout) "
+                "and room to do so."
             )
         for index, run in enumerate(runs):
             trees[index // size].add_initial(self._rollout(run))
