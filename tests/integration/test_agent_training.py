@@ -270,6 +270,7 @@ def test_an_agent_that_fails_later_has_reward_0_is_counted_and_its_first_traceba
         (tree,) = trainer.writer.write([ROWS[0]], 4)
     assert [(rollout.reward, rollout.environment.error) for rollout in tree.initial] == [(0.0, "LookupError")] * 4
     assert [sum(rollout.policy_mask) for rollout in tree.initial] == [TOKENS] * 4
+    assert {rollout.finish_reason for rollout in tree.initial} <= {"failed", "length"}
     assert trainer.counters.totals()["agent/failures"] == 4
     told = [record for record in caplog.records if "failed after 1 turns" in record.message]
     assert len(told) == 1 and "makes no sense" in caplog.text

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from shutil import which
 
+from trl.chat_template_utils import supports_tool_calling
+
 from appo.cli import loading
 from appo.cli.cold_start import check_demonstrations
 from appo.cli.context import Context, Finding, Note, Problem, Unavailable, Unchecked
 from appo.engines.transformers_engine import check_full_attention
+from appo.environments.agents import command_problems
 from appo.rewards.checked import check_parameters
 from appo.rollout.arguments import check_reset_takes
 from appo.rollout.environments import EnvironmentPool
@@ -62,6 +65,13 @@ def agent(context: Context) -> Iterator[Finding]:
         yield Problem(f"agent = {program.name} needs {missing[0]}; pip install 'appo[serve]'.")
     if program.command and which(program.command[0]) is None:
         yield Problem(f"command = {program.command}: there is no program {program.command[0]!r}; give its path.")
+    yield from map(Problem, command_problems(program.command, context.rows.column_names if program.command else ()))
+    reads_calls = context.args.tool_protocol == "tags" or context.args.add_tools
+    if not reads_calls and context.tokenizer.chat_template and not supports_tool_calling(context.tokenizer):
+        yield Note(
+            "the model's chat template writes no tools; an agent that has some needs add_tools: true, or "
+            "tool_protocol: tags (docs/protocols.md)"
+        )
 
 
 def lora(context: Context) -> Iterator[Finding]:

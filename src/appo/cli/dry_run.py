@@ -83,7 +83,11 @@ def _tools(context: Context) -> Lines:
         isolated = allowed if context.config.allow_unisolated else "isolated by bubblewrap"
         how = "not isolated" if context.not_isolated else isolated
         names = [f"{name} ({how})" if name == "python" else name for name in names]
-    yield "tools", f"{', '.join(names) or 'none'}; protocol {context.args.tool_protocol}"
+    agent = context.task.agent
+    if agent is not None:
+        yield "agent", f"{agent.name}; {agent.timeout:g} s a rollout, {agent.at_once} at once"
+    own = "the agent's" if agent is not None and not names else "none"
+    yield "tools", f"{', '.join(names) or own}; protocol {context.args.tool_protocol}"
 
 
 def _evaluation(context: Context) -> Lines:

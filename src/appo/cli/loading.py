@@ -18,7 +18,7 @@ from appo.cli.mistakes import RecipeError
 from appo.cli.run_config import RunConfig
 from appo.config import APPOConfig
 from appo.environments.base import Task
-from appo.errors import UserError
+from appo.errors import UserError, did_you_mean
 from appo.models.loading import ModelAndTokenizer, read_model
 from appo.models.sharding import sharding_of
 from appo.rollout.environments import EnvironmentPool
@@ -78,6 +78,11 @@ def _make_task(config: RunConfig, make: Callable[..., Any], tool_protocol: str |
     signature = inspect.signature(make)
     if tool_protocol is not None and "tool_protocol" in signature.parameters:
         given.setdefault("tool_protocol", tool_protocol)
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in signature.parameters.values())
+    if unknown := [name for name in given if name not in signature.parameters and not takes_any]:
+        names = list(signature.parameters)
+        hint = did_you_mean(unknown[0], names, f"it takes {', '.join(names) or 'none'}.")
+        raise RecipeError(f"task_args: task = {config.task!r} has no {unknown[0]}; {hint}")
     try:
         signature.bind(**given)
     except TypeError as error:

@@ -26,12 +26,13 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
-from appo.errors import UserError
+from appo.errors import UserError, did_you_mean
 
 Row = Mapping[str, Any]
 Run = Callable[[dict[str, Any], str, str], Any]
@@ -168,6 +169,17 @@ async def _in_thread(function: Callable[..., Any], *given: Any) -> Any:
 
     threading.Thread(target=work, name="appo-agent", daemon=True).start()
     return await done
+
+
+def command_problems(command: list[str], columns: Iterable[str]) -> Iterator[str]:
+    """What is wrong with a command, as far as it shows before it runs: columns in braces, a Python file."""
+    known = list(columns)
+    for name in dict.fromkeys(found for word in command for found in COLUMN.findall(word)):
+        if name not in known:
+            hint = did_you_mean(name, known, f"the rows have {', '.join(known)}.", "{{{}}}")
+            yield f"command: {{{name}}} names no column; {hint}"
+    if len(command) > 1 and command[1].endswith(".py") and not Path(command[1]).is_file():
+        yield f"command: there is no file {command[1]}; give its path."
 
 
 def _filled(command: list[str], row: Row) -> list[str]:

@@ -126,6 +126,11 @@ def _usage(trainer: Any, source: str, base_is_known: bool) -> str:
             f"tools, so that what follows a call is made up; `appo chat {source}` runs them, and so does\n\n"
             f"    appo.Agent({source!r}, {'environment_factory=..' if trainer.pool.factories else 'tools=[..]'})"
         )
+    if trainer.agent is not None:
+        called = (
+            "\n\nIt was trained by an agent that asks it through OpenAI's API. This puts it behind one, as it was "
+            f"asked there:\n\n    appo serve {source} --name policy"
+        )
     whole = trainer.card_facts.model_directory is not None or not is_peft_model(trainer.model)
     if not (whole or base_is_known):
         return f"## Quick start\n\nThis is an adapter of a model made on the spot, which it needs.{called}"

@@ -9,7 +9,7 @@ Left out on purpose: padding and tensors (`scoring.py`), text (`appo.protocols`)
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["stop", "length", "tool_limit"]
+FinishReason = Literal["stop", "length", "tool_limit", "failed"]
 
 
 @dataclass
@@ -59,7 +59,8 @@ class Rollout:
         logprobs: Per token, log-probability (nats, at the sampling temperature) under the policy that sampled it; NaN
             in tool results: they have none, and 0 would claim certainty.
         tool_calls: In order of position.
-        finish_reason: "stop" (answered or ended by itself), "length" (token limit), "tool_limit" (call limit).
+        finish_reason: "stop" (answered or ended by itself), "length" (token limit), "tool_limit" (call limit),
+            "failed" (the agent that wrote it, a program of its own, ended with an error).
         reward: Total reward; None until scored and where no reward function applied.
         rewards: The parts of the reward by function, unweighted; NaN where a function did not apply.
         parent: Index, in the tree, of the rollout it branched from; None for an initial rollout.

@@ -60,6 +60,8 @@ def likely_reason(endings: Iterable[Ending], with_tools: bool = False) -> str | 
     if errors and all(error is not None for error in errors):
         first, often = Counter(errors).most_common(1)[0]
         return f"every tool call failed ({len(errors)} calls; {often} with {str(first)[:SHOWN_CHARS]!r})"
+    if many(failed := sum(ending.finish_reason == "failed" for ending in endings)):
+        return f"{of(failed)} ended as the agent failed"
     if many(cut := sum(ending.finish_reason == "length" for ending in endings)):
         return f"{of(cut)} reached the token limit"
     if many(limited := sum(ending.finish_reason == "tool_limit" for ending in endings)):

@@ -157,7 +157,9 @@ class Endpoint:
         """
         if name != self.model.name and not self.model.any_name:
             raise ApiError(
-                404, f"the model {name[:100]!r} is not served here; there is {self.model.name!r}.", "model",
+                404,
+                f"the model {name[:100]!r} is not served here; there is {self.model.name!r} (appo serve --name).",
+                "model",
                 "model_not_found",
             )  # fmt: skip
 
@@ -167,7 +169,7 @@ class Endpoint:
         if account.rollout is not None and account.rollout.longest is not None:
             longest = account.book.start_of(ids) + account.rollout.longest
             if context is None or longest < context:
-                context, owner = longest, "the rollout's"
+                context, owner = longest, "its first prompt and the rollout's max_completion_length,"
         if context is None:
             return limit
         if len(ids) >= context:

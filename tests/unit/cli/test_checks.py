@@ -269,3 +269,30 @@ def test_a_command_whose_program_is_not_there_is_a_mistake(recipe, model_directo
     path = agent_recipe(recipe, model_directory, tmp_path, command=["no-such-program", "{question}"])
     assert main(["train", path, "--dry-run"]) == 2
     assert "there is no program 'no-such-program'; give its path" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ([sys.executable, "-c", "1", "{qestion}"], "command: {qestion} names no column; did you mean {question}?"),
+        ([sys.executable, "-c", "1", "{x}"], "command: {x} names no column; the rows have question"),
+        (["python", "no_such_agent.py"], "command: there is no file no_such_agent.py; give its path."),
+    ],
+)
+def test_what_shows_of_a_command_before_it_runs_is_told(recipe, model_directory, tmp_path, capsys, command, sentence):
+    assert main(["train", agent_recipe(recipe, model_directory, tmp_path, command=command), "--dry-run"]) == 2
+    assert f"mistake: {sentence}" in capsys.readouterr().out
+
+
+def test_the_plan_names_the_agent_and_a_template_without_tools(recipe, model_directory, tmp_path, capsys):
+    path = agent_recipe(recipe, model_directory, tmp_path, command=[sys.executable, "{question}"], agents_at_once=3)
+    assert main(["train", path, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert f"{sys.executable} {{question}}; 600 s a rollout, 3 at once" in out
+    assert "the agent's; protocol chat_template" in out
+
+
+def test_a_misspelt_argument_of_a_task_is_told_the_closest(recipe, model_directory, tmp_path, capsys):
+    path = agent_recipe(recipe, model_directory, tmp_path, agnet="x:run")
+    assert main(["train", path, "--dry-run"]) == 2
+    assert "task_args: task = 'rows' has no agnet; did you mean agent?" in capsys.readouterr().out

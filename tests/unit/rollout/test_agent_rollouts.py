@@ -45,6 +45,13 @@ def test_a_rollout_whose_last_turn_was_cut_off_ended_by_length():
     assert as_rollout(run_of(turn([1], [2], "length"), turn([1, 2, 3], [4])), [0]).finish_reason == "stop"
 
 
+def test_a_run_that_failed_says_so_unless_it_was_cut_off():
+    for reason, found in (("eos", "failed"), ("length", "length")):
+        run = run_of(turn([1], [2], reason))
+        run.error = "KeyError"
+        assert as_rollout(run, [0]).finish_reason == found
+
+
 def test_the_segment_with_the_most_sampled_tokens_is_the_rollout_the_last_of_equal_ones():
     assert main_segment(book_of(turn([1], [2, 3]), turn([7], [8, 8, 8]), turn([1, 2, 3, 4], [5, 6]))) == [0, 2]
     assert main_segment(book_of(turn([1], [2, 3]), turn([7], [8, 8]))) == [1]

@@ -15,6 +15,7 @@ PLAIN = Ending("stop", 5, [], answered=True)
     [
         ([Ending("length", 0, [])] * 3, "all 3 samples are empty: the prompts leave no room in the model's context"),
         ([Ending("length", 9, [])] * 2 + [PLAIN], "2 of 3 samples reached the token limit"),
+        ([Ending("failed", 9, [None])] * 2 + [PLAIN], "2 of 3 samples ended as the agent failed"),
         ([Ending("tool_limit", 9, [None])] * 2, "all 2 samples reached the limit of tool calls"),
         (
             [Ending("stop", 9, ["timeout", "timeout", "bad arguments"])],

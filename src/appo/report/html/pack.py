@@ -25,7 +25,7 @@ from appo.report.html.run import Run
 POLICY, CREDITED = 1, 2  # bits of a token's flags; its part stands above them
 PART_SHIFT = 2
 SHARD_TOKENS = 500_000  # that a shard has at least, but for the last one
-FINISH = {"stop": 0, "length": 1, "tool_limit": 2}
+FINISH = {"stop": 0, "length": 1, "tool_limit": 2, "failed": 3}
 NO_FINISH = NO_EVALUATION = 255
 RENAMED = {"entropies": "entropy", "logprobs": "logprob"}
 NOT_HEAT = ("behaviour_logprobs", "advantages")

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from appo.rollout.agents.run import AgentRun
-from appo.rollout.types import Rollout, ToolCall
+from appo.rollout.types import FinishReason, Rollout, ToolCall
 from appo.serve.book import Book, WrittenTurn
 
 
@@ -49,7 +49,7 @@ def as_rollout(run: AgentRun, empty: list[int]) -> Rollout:
     """
     turns = [run.book.turns[number] for number in run.chain]
     if not turns:
-        return Rollout(list(empty), run.row.get("prompt", ""), finish_reason="stop", environment=run)
+        return Rollout(list(empty), run.row.get("prompt", ""), finish_reason=_reason(run), environment=run)
     rollout = Rollout(list(turns[0].prompt_ids), turns[0].messages or run.row.get("prompt", ""), environment=run)
     for place, turn in enumerate(turns):
         start = len(rollout.completion_ids)
@@ -59,8 +59,15 @@ def as_rollout(run: AgentRun, empty: list[int]) -> Rollout:
         if after is not None:
             rollout.append(after.prompt_ids[len(turn.ids) :], None)
         rollout.tool_calls += _calls(turn, after, start, end, len(rollout.completion_ids))
-    rollout.finish_reason = "length" if turns[-1].reason == "length" else "stop"
+    rollout.finish_reason = _reason(run)
     return rollout
+
+
+def _reason(run: AgentRun) -> FinishReason:
+    last = run.book.turns[run.chain[-1]] if run.chain else None
+    if last is not None and last.reason == "length":
+        return "length"
+    return "stop" if run.error is None else "failed"
 
 
 def _calls(turn: WrittenTurn, after: WrittenTurn | None, start: int, end: int, result_end: int) -> list[ToolCall]:

@@ -184,15 +184,13 @@ class AgentWriter(RolloutWriter):
     # ---- rewards ----
 
     def reward(self, pairs: list[tuple[RolloutTree, Rollout]], spare: Any = None) -> None:
-        super().reward(pairs, spare)
-        if len(self.host.reward_funcs) > 1:
-            return
-        for _, rollout in pairs:
-            if rollout.reward is None:
+        for _, rollout in pairs if len(self.host.reward_funcs) == 1 else []:
+            if rollout.environment.reward is None:
                 raise UserError(
                     f"agent = {self.program.name} gave no reward, and there are no reward functions; return one, a "
                     "number (a command: print it as its last line), or give reward_funcs."
                 )
+        super().reward(pairs, spare)
 
     def completion_of(self, rollout: Rollout, conversational: bool) -> Any:
         """As reward functions get it: the conversation's messages, as the agent had them, behind its first request."""

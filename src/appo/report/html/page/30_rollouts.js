@@ -77,7 +77,7 @@ const ROLLOUT_COLUMNS = [
   [null, 'ended by', '84px', (run, i) => FINISH[run.index.finish[i]] ?? '–', 'soft hide-narrow'],
   [null, 'task', 'minmax(0, 1fr)', (run, i) => oneLine(promptText(run.task(i)), 160), 'soft'],
 ];
-const FINISH = ['stop', 'length limit', 'tool limit'];
+const FINISH = ['stop', 'length limit', 'tool limit', 'agent failed'];
 
 function kindWords(run, i) {
   const {rollout, parent, branch_position: position} = run.index;
