@@ -5,8 +5,10 @@ Each asks the context for what it looks at; what cannot be made is told by the r
 Left out on purpose: the overlap with benchmarks (`python -m appo.data` counts it).
 """
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from shutil import which
 
 from appo.cli import loading
@@ -62,6 +64,12 @@ def agent(context: Context) -> Iterator[Finding]:
         yield Problem(f"agent = {program.name} needs {missing[0]}; pip install 'appo[serve]'.")
     if program.command and which(program.command[0]) is None:
         yield Problem(f"command = {program.command}: there is no program {program.command[0]!r}; give its path.")
+    scripts = [word for word in program.command[1:2] if word.endswith(".py") and program.command[0] == sys.executable]
+    for script in scripts:
+        if not Path(script).is_file():
+            yield Problem(f"command = {program.command}: there is no file {script!r}; give its path from this folder.")
+    if program.command and len(context.rows):
+        program.words(context.rows[0])
 
 
 def lora(context: Context) -> Iterator[Finding]:

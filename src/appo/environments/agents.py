@@ -64,7 +64,7 @@ class AgentProgram:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise UserError(f"timeout of the agent must be a positive number of seconds, got {timeout!r}.")
         if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
-            raise UserError(f"at_once of the agent must be at least 1, got {at_once!r}.")
+            raise UserError(f"at_once of the agent must be a whole number, at least 1, got {at_once!r}.")
         self.timeout, self.at_once = timeout, at_once
 
     @property
@@ -73,6 +73,14 @@ class AgentProgram:
         if self.command:
             return " ".join(self.command)
         return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def words(self, row: Row) -> list[str]:
+        """The command for a row.
+
+        Raises:
+            UserError: for braces that name no column.
+        """
+        return _filled(self.command, row)
 
     async def run(self, row: Row, base_url: str, api_key: str) -> float | None:
         """One rollout of the agent; its reward, where it gives one.
@@ -83,7 +91,7 @@ class AgentProgram:
             Exception: whatever the function raises.
         """
         if self.command:
-            return _last_number(await _run_command(_filled(self.command, row), row, base_url, api_key))
+            return _last_number(await _run_command(self.words(row), row, base_url, api_key))
         assert self.function is not None
         function, given = self.function, (deepcopy(dict(row)), base_url, api_key)
         try:

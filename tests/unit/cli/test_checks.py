@@ -265,6 +265,14 @@ def test_a_plan_for_an_agent_has_no_mistakes(recipe, model_directory, tmp_path, 
     assert main(["train", path, "--dry-run"]) == 0, capsys.readouterr().out
 
 
+def test_a_commands_file_and_columns_that_are_not_there_are_mistakes(recipe, model_directory, tmp_path, capsys):
+    path = agent_recipe(recipe, model_directory, tmp_path, command=["python", "no_agent.py", "{answer}"])
+    assert main(["train", path, "--dry-run"]) == 2
+    out = capsys.readouterr().out
+    assert "there is no file 'no_agent.py'; give its path from this folder" in out
+    assert "command: {answer} names no column; the rows have question" in out
+
+
 def test_a_command_whose_program_is_not_there_is_a_mistake(recipe, model_directory, tmp_path, capsys):
     path = agent_recipe(recipe, model_directory, tmp_path, command=["no-such-program", "{question}"])
     assert main(["train", path, "--dry-run"]) == 2
