@@ -303,7 +303,7 @@ def test_a_task_made_with_arguments(recipe, tmp_path, monkeypatch, capsys):
     assert main(["eval", str(recipe), *flags, "--task_args", '{"size": 2}']) == 0
     assert "of 2 questions" in capsys.readouterr().out
     assert main(["eval", str(recipe), *flags, "--task_args", '{"count": 2}']) == 2
-    assert "'count'; task = 'my_task' takes size: int = 3." in capsys.readouterr().err
+    assert "task_args: task = 'my_task' has no count; it takes size." in capsys.readouterr().err
 
 
 def test_a_reference_policy_from_the_tasks_own_model(recipe):

@@ -65,7 +65,7 @@ class AgentProgram:
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise UserError(f"timeout of the agent must be a positive number of seconds, got {timeout!r}.")
         if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
-            raise UserError(f"at_once of the agent must be at least 1, got {at_once!r}.")
+            raise UserError(f"at_once of the agent must be a whole number, at least 1, got {at_once!r}.")
         self.timeout, self.at_once = timeout, at_once
 
     @property
@@ -178,7 +178,8 @@ def command_problems(command: list[str], columns: Iterable[str]) -> Iterator[str
         if name not in known:
             hint = did_you_mean(name, known, f"the rows have {', '.join(known)}.", "{{{}}}")
             yield f"command: {{{name}}} names no column; {hint}"
-    if len(command) > 1 and command[1].endswith(".py") and not Path(command[1]).is_file():
+    own = command[:1] == [sys.executable] and len(command) > 1 and command[1].endswith(".py")
+    if own and not Path(command[1]).is_file():
         yield f"command: there is no file {command[1]}; give its path."
 
 

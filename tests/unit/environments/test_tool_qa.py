@@ -117,7 +117,7 @@ def test_the_order_is_the_seeds_and_too_few_rows_are_told(files, caplog):
         ({"tools": 5}, "tools must be some of search, python, got 5."),
         ({"sandbox": 5}, "sandbox must be a mapping, got 5."),
         ({"search_options": 5}, "search_options must be a mapping, got 5."),
-        ({"daat": "x"}, "unexpected keyword argument 'daat'; task = 'tool_qa' takes data: str, valid: "),
+        ({"daat": "x"}, "task_args: task = 'tool_qa' has no daat; did you mean data?"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(files, values, sentence):
