@@ -81,7 +81,7 @@ class Account:
         self._entropy = [seed, int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")]
         if rollout is not None:
             self._entropy = [rollout.seed]
-        self._asked: Counter[int] = Counter()
+        self._asked: Counter[tuple[int, ...]] = Counter()
 
     def seed(self, given: int | None, prompt_ids: list[int] | None = None) -> int:
         """The seed of the next turn, below 2**63: what follows from the one that the client asks for, else from the
@@ -96,12 +96,12 @@ class Account:
         if given is not None:
             entropy = [*self._entropy, given % 2**64]
         else:
-            what = 0
+            asked: tuple[int, ...] = ()
             if self.rollout is not None and prompt_ids is not None:
                 text = np.asarray(prompt_ids, np.int64).tobytes()
-                what = int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
-            entropy = [*self._entropy, what, self._asked[what]]
-            self._asked[what] += 1
+                asked = (int.from_bytes(hashlib.sha256(text).digest()[:8], "big"),)
+            entropy = [*self._entropy, *asked, self._asked[asked]]
+            self._asked[asked] += 1
         if self.branch is not None:
             entropy.append(self.branch.seed)
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
