@@ -89,7 +89,8 @@ class AgentProgram:
         function, given = self.function, (deepcopy(dict(row)), base_url, api_key)
         try:
             found = function(*given) if _is_async(function) else await _in_thread(function, *given)
-            found = await found if inspect.isawaitable(found) else found
+            while inspect.isawaitable(found):  # once more where the agent forgot to
+                found = await found
         except (SystemExit, KeyboardInterrupt) as error:
             raise AgentFailed(f"the agent ended the program: {error!r}") from error
         return self._reward(found)

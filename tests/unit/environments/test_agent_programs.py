@@ -36,8 +36,12 @@ def test_an_async_function_is_awaited_and_so_is_what_a_plain_one_returns():
         async def __call__(self, row, base_url, api_key):
             return 0.25
 
+    async def forgetful(row, base_url, api_key):
+        return run(row, base_url, api_key)
+
     assert outcome(run) == 0.5
     assert outcome(lambda *given: run(*given)) == 0.5
+    assert outcome(forgetful) == 0.5
     assert outcome(Agent()) == 0.25
 
 
