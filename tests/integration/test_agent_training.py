@@ -125,6 +125,9 @@ def test_branches_have_their_parents_tokens_up_to_their_place_and_then_their_own
         assert branch.logprobs[start - 1] == parent.logprobs[start - 1]
         assert branch.completion_ids[start:] != parent.completion_ids[start:]
         assert branch.reward in (0.0, 1.0) and branch.branch_position == start
+        assert len(branch.alternatives) == 5 and branch.alternatives == sorted(
+            branch.alternatives, key=lambda x: -x[1]
+        )
     _, scores = trainer.writer.score(branches)
     own = torch.tensor(branches[0].logprobs[points[0].position :])
     found = scores.logps_BT[0, points[0].position : len(branches[0].completion_ids)]

@@ -4,38 +4,16 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs these")
 
-import openai
 import torch
-from vllm_parts import make_trainer
+from vllm_parts import make_agents_trainer
 
 from appo.rollout.tree import BranchPoint
 
 CLOSE = 1e-4  # nats, in float32
 
 
-TEMPLATE = (
-    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %} {% endfor %}"
-)
-
-
-def asking_on(row, base_url, api_key):
-    """Asks, and asks again."""
-    client = openai.OpenAI(base_url=base_url, api_key=api_key)
-    messages = [{"role": "user", "content": row["prompt"]}]
-    for _ in range(3):
-        answer = client.chat.completions.create(model="any", messages=messages, max_tokens=8)
-        messages += [answer.choices[0].message, {"role": "user", "content": "start mother"}]
-    return float(len(answer.choices[0].message.content) % 2)
-
-
-def make(directory, **options):
-    trainer = make_trainer(directory, environment_factory=None, agent=asking_on, **options)
-    trainer.processing_class.chat_template = TEMPLATE
-    return trainer
-
-
 def test_an_agents_rollouts_and_branches_are_written_by_the_present_weights(tmp_path):
-    trainer = make(tmp_path)
+    trainer = make_agents_trainer(tmp_path)
     for update in range(2):
         with torch.no_grad():
             for parameter in trainer.model.parameters():
@@ -58,7 +36,7 @@ def test_an_agents_rollouts_and_branches_are_written_by_the_present_weights(tmp_
 
 
 def test_two_updates_of_an_agent(tmp_path):
-    trainer = make(tmp_path, max_steps=2)
+    trainer = make_agents_trainer(tmp_path, max_steps=2)
     before = trainer.model.model.embed_tokens.weight.detach().clone()
     trainer.train()
     assert trainer.state.global_step == 2

@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` runs these")
 
-from vllm_parts import RESULT, make_model, make_trainer
+from vllm_parts import RESULT, make_agents_trainer, make_model, make_trainer
 
 from appo.engines.base import Request, Stop
 from appo.engines.vllm_server import VLLMServerEngine, check_server
@@ -149,6 +149,15 @@ def test_training_writes_branches_with_the_present_weights(url, tmp_path):
         own_BT[row, : branch.branch_position] = False
     # Trained once more since: a large learning rate makes that a large difference.
     assert (scores.logps_BT - batch.engine_logps_BT).abs()[own_BT].max() > CLOSE
+
+
+def test_an_agents_branches_are_written_with_the_present_weights(url, tmp_path):
+    trainer = make_agents_trainer(tmp_path, vllm_mode="server", vllm_server_base_url=url, max_steps=2)
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if "omega/mean" in entry]
+    assert len(logged) == 2 and logged[-1]["branches/left_out"] == 0
+    told = [entry["sampling/branch_logp_difference"] for entry in logged]
+    assert max(value for value in told if value is not None) < CLOSE
 
 
 def test_another_dtype_than_the_trainers_is_refused(url):

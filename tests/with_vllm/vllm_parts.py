@@ -1,5 +1,6 @@
 """What tests with vLLM share: the testbed's model in a shape that vLLM's kernels for CPUs take."""
 
+import openai
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,3 +72,25 @@ def make_trainer(directory, peft_config=None, environment_factory=kinship.Kinshi
         agent=agent,
         peft_config=peft_config,
     )
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %} {% endfor %}"
+)
+
+
+def asking_on(row, base_url, api_key):
+    """Asks, and asks again."""
+    client = openai.OpenAI(base_url=base_url, api_key=api_key)
+    messages = [{"role": "user", "content": row["prompt"]}]
+    for _ in range(3):
+        answer = client.chat.completions.create(model="any", messages=messages, max_tokens=8)
+        messages += [answer.choices[0].message, {"role": "user", "content": "start mother"}]
+    return float(len(answer.choices[0].message.content) % 2)
+
+
+def make_agents_trainer(directory, **options):
+    """As `make_trainer`, of an agent that asks three times."""
+    trainer = make_trainer(directory, environment_factory=None, agent=asking_on, **options)
+    trainer.processing_class.chat_template = TEMPLATE
+    return trainer

@@ -35,7 +35,7 @@ from appo.serve.chat import Chat, Prompt
 from appo.serve.dialect import Message
 from appo.serve.engine_thread import EngineFailed, EngineThread, Writing, request_of
 from appo.serve.keys import Account, Held, Keys
-from appo.serve.replay import Diverged, Step
+from appo.serve.replay import ALTERNATIVES, Diverged, Step
 from appo.serve.wanted import Wanted
 
 Listener = Callable[[list[int]], None]
@@ -208,7 +208,7 @@ class Endpoint:
                 if account.taken:  # meanwhile
                     self.let_go(account)
             if step is not None and account.branch is not None:
-                account.branch.written = number
+                account.branch.written, account.branch.alternatives = number, sampled.alternatives
             return turn
         except BaseException:
             if step is not None and account.branch is not None:
@@ -260,9 +260,11 @@ class Endpoint:
                 read = len(account.book.turns[before].ids)
                 return self.thread.resume(held.id, wanted.ids[read:], wanted.limit, on_tokens)
             self.thread.let_go(held.id)
+        at_place = account.branch is not None and account.branch.reached and account.branch.written is None
         request = request_of(
             wanted.ids + start, wanted.limit - len(start), account.seed(wanted.seed, wanted.ids),
             stop=wanted.stop, turn_tokens=len(start), temperature=wanted.temperature, top_logprobs=wanted.likeliest,
+            top_alternatives=ALTERNATIVES if at_place else 0,
         )  # fmt: skip
         return self.thread.write(request, on_tokens, keep=account.rollout is not None)
 

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from appo.serve.book import Book, WrittenTurn
 
 Cause = Literal["opening", "results", "history", "settings", "unreached"]
+ALTERNATIVES = 5  # tokens that are told of a branch's place
 CAUSES: tuple[Cause, ...] = ("opening", "results", "history", "settings", "unreached")
 
 
@@ -61,6 +62,7 @@ class Branch:
     Attributes:
         reached: Whether the chosen turn has been written on.
         written: The number of that turn in the branch's own book, once it is there.
+        alternatives: The likeliest tokens in the place of the one that was written anew, as `Turn.alternatives`.
         diverged: Why the branch is to be left out, or None.
 
     Raises:
@@ -78,6 +80,7 @@ class Branch:
         self.turn, self.position, self.seed = turn, position, seed
         self.reached = False
         self.written: int | None = None
+        self.alternatives: list[tuple[int, float]] | None = None
         self.diverged: Cause | None = None
         self._record = {number: one for number, one in record.turns.items() if number <= turn}
         self._continued = {one.previous for one in record.turns.values()}

@@ -59,6 +59,8 @@ def as_rollout(run: AgentRun, empty: list[int]) -> Rollout:
         if after is not None:
             rollout.append(after.prompt_ids[len(turn.ids) :], None)
         rollout.tool_calls += _calls(turn, after, start, end, len(rollout.completion_ids))
+    if run.branch is not None and run.branch.alternatives is not None:
+        rollout.alternatives = [[token, logp] for token, logp in run.branch.alternatives]
     rollout.finish_reason = _reason(run)
     return rollout
 
