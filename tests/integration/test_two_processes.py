@@ -28,7 +28,7 @@ weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
 both = trainer.accelerator.gather(weights[None])
 assert torch.equal(both[0], both[1]), "the processes have different weights"
 if trainer.accelerator.is_main_process:
-    print("PROCESSES", len(both))
+    print("PROCESSES " + str(len(both)))  # in one piece: the other process prints, too
 """
 
 CASES = ["branches", "nothing_to_branch", "more_to_train_on", "ends_early", "reference", "interrupted"]
