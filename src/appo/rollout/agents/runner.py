@@ -13,7 +13,6 @@ import secrets
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -128,7 +127,6 @@ class AgentRunner:
 
     Attributes:
         keys: Of the rollouts; counts branches that diverged.
-        failures: Runs that failed, by what failed.
     """
 
     def __init__(self, program: AgentProgram, model: ServedModel, chat: Chat, longest: int | None) -> None:
@@ -140,7 +138,6 @@ class AgentRunner:
             requests=OPEN * program.at_once, requests_per_key=OPEN, keys=2 * program.at_once,
         )  # fmt: skip
         self.keys = Keys(bounds)
-        self.failures: Counter[str] = Counter()
         self._chat, self._model = chat, model
         self._endpoint: Endpoint | None = None
         self._server, self._background = Server(), Background()
@@ -229,7 +226,6 @@ class AgentRunner:
         if not run.book.turns and name != "timeout" and not run.refused:
             raise error
         run.error, run.reward = name, 0.0
-        self.failures[name] += 1
         if not self._told:
             self._told = True
             logger.warning(

@@ -8,7 +8,6 @@ random numbers and weights are the other writer's.
 Left out on purpose: prompts, which the agent writes, and tools, which it runs.
 """
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -119,14 +118,11 @@ class AgentWriter(RolloutWriter):
         return np.random.SeedSequence(self.seed(stream)).generate_state(max(count, 1), np.uint64).tolist()[:count]
 
     def _run(self, runs: list[AgentRun]) -> None:
-        failures: Counter[str] = Counter()
         with self._present_engine() as engine:
             if self._runner is None:
                 self._runner = self._make_runner(engine)
-            before = self._runner.failures.copy()
             self._runner.run(engine, runs)
-            failures = self._runner.failures - before
-        self._count(runs, failures)
+        self._count(runs)
 
     def _make_runner(self, engine: Engine) -> AgentRunner:
         host, args = self.host, self.args
@@ -151,7 +147,7 @@ class AgentWriter(RolloutWriter):
         )
         return AgentRunner(self.program, model, Chat(speech), host.max_completion_length)
 
-    def _count(self, runs: list[AgentRun], failures: Counter[str]) -> None:
+    def _count(self, runs: list[AgentRun]) -> None:
         turns = [turn for run in runs for turn in run.book.turns.values()]
         written = sum(sampled_here(run.book, run.book.turns) for run in runs)
         kept = sum(sampled_here(run.book, run.chain) for run in runs)
@@ -161,8 +157,8 @@ class AgentWriter(RolloutWriter):
             "rollouts/generated": len(runs),
             "tools/calls": sum(len((turn.message or {}).get("tool_calls") or ()) for turn in turns),
             "agent/requests": len(turns),
-            "agent/failures": failures.total(),
-            "agent/timeouts": failures["timeout"],
+            "agent/failures": sum(run.error is not None for run in runs),
+            "agent/timeouts": sum(run.error == "timeout" for run in runs),
             "agent/segments": sum(len(run.book.segments()) for run in runs),
             "agent/tokens_left_out": written - kept - further,
         }
