@@ -334,33 +334,45 @@ def test_an_agent_that_cancels_itself_or_ends_the_program_has_failed_and_ends_no
     assert found == [[(0.0, "AgentFailed")] * 2, [(1.0, None)] * 2]
 
 
-def test_what_is_answered_once_a_run_has_ended_is_not_in_its_book(tmp_path):
+def test_what_is_answered_once_a_run_has_ended_is_not_in_its_book(tmp_path, monkeypatch):
     late = []
 
     def hasty(row, base_url, api_key):
-        """Ends while a request of it, which continues its conversation, is being answered, and others still write."""
+        """Of question 1 it ends while a request that continues its conversation is open; of 0 it waits for that."""
+        letters(row, base_url, api_key, turns=1)
         if row["question"].endswith("0."):
-            letters(row, base_url, api_key, turns=1)
             while not late:
                 time.sleep(0.01)
             late[0].join()
-            return 1.0
-        client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0)
-        messages = [{"role": "user", "content": row["question"]}]
-        text = client.chat.completions.create(model="any", messages=messages, max_tokens=4).choices[0].message.content
-        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": "Go on."}]
-        options = {"model": "any", "messages": messages, "max_tokens": 300}
-        late.append(threading.Thread(target=lambda: client.chat.completions.create(**options)))
-        late[-1].start()
-        time.sleep(0.1)
+        if row["question"].endswith("1."):
+            account = trainer.writer._runner.keys._accounts[api_key]
+            (turn,) = account.book.turns.values()
+            client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+            messages = [*turn.messages, turn.message, {"role": "user", "content": "Go on."}]
+            options = {"model": "any", "messages": messages, "max_tokens": 4}
+            late.append(threading.Thread(target=lambda: client.chat.completions.create(**options)))
+            late[0].start()
+            while not account.open:
+                time.sleep(0.01)
         return 1.0
 
-    trainer = make(tmp_path, hasty, max_completion_length=400)
+    trainer = make(tmp_path, hasty)
+    trainer.writer.write([ROWS[2]], 1)  # makes the engine
+    engine, keys = trainer.writer._engine, trainer.writer._runner.keys
+    step = engine.step
+
+    def patient():
+        while late and len(keys) == 2:  # nothing is answered before the run has ended
+            time.sleep(0.01)
+        return step()
+
+    monkeypatch.setattr(engine, "step", patient)
     trees = trainer.writer.write([ROWS[0], ROWS[1]], 1)
+    assert not late[0].is_alive()  # it was answered, all the same
     for tree in trees:
         (rollout,) = tree.initial
         run = rollout.environment
-        assert run.book.segments() == [run.chain]
+        assert len(run.book.turns) == 1 and run.book.segments() == [run.chain]
         assert trainer.writer.further([rollout]) == [[]]  # else its tokens would be trained twice
 
 
